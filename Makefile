@@ -1,0 +1,53 @@
+# `make` alone prints the targets. Override what follows on the command line: make shards SOURCE=folder:photos SIZE=224
+PYTHON  ?= python3
+SOURCE  ?= hub:ethz/food101
+SIZE    ?= 192
+SHARDS  ?= shards/food101
+RECIPE  ?= baseline
+RUN     ?= runs/$(RECIPE)
+DEMO    ?= runs/demo
+
+VENV := .venv
+BIN  := $(VENV)/bin
+# Written last, so that an interrupted installation is done again; older than its inputs, so that a changed one is.
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo shards train evaluate bench test lint
+
+help: ## print the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## build .venv with the pinned versions
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed; name one with PYTHON=")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(READY) ## the whole job on drawn pictures: prepare, train, evaluate (no network)
+	rm -rf $(DEMO)
+	$(BIN)/python -m food101_fast.prepare --source demo: --size 64 --out $(DEMO)/shards
+	$(BIN)/python -m food101_fast.train --shards $(DEMO)/shards --run $(DEMO)/run --recipe demo
+	$(BIN)/python -m food101_fast.evaluate --run $(DEMO)/run
+
+shards: $(READY) ## decode SOURCE (default: Food-101 from the hub) once into SHARDS
+	$(BIN)/python -m food101_fast.prepare --source $(SOURCE) --size $(SIZE) --out $(SHARDS)
+
+train: $(READY) ## train RECIPE (default: baseline) on SHARDS into RUN
+	$(BIN)/python -m food101_fast.train --shards $(SHARDS) --run $(RUN) --recipe $(RECIPE)
+
+evaluate: $(READY) ## measure RUN on the test split
+	$(BIN)/python -m food101_fast.evaluate --run $(RUN)
+
+bench: $(READY) ## images per second of each stage on SHARDS
+	$(BIN)/python -m food101_fast.bench --shards $(SHARDS)
+
+test: $(READY) ## run the tests (those on real photographs need FOOD101_FAST_DATA)
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

@@ -1,0 +1,68 @@
+"""What every command shares: parsing from a dataclass, errors as one sentence, and the `food101-fast` script."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import tyro
+
+from food101_fast import __version__
+from food101_fast.errors import UserError
+
+COMMANDS = {
+    "prepare": "decode every image once and write shards",
+    "train": "train a model on shards",
+    "evaluate": "measure a trained run on a split",
+    "bench": "images per second of each stage",
+}
+USER_ERROR_CODE = 2  # the code argparse and tyro exit with for a wrong flag
+
+Settings = TypeVar("Settings")
+
+
+def parse(settings: type[Settings], command: str, argv: Sequence[str], *, default: Settings | None = None) -> Settings:
+    """Read `settings`, a dataclass, from the command line; its docstrings are the help text.
+
+    A wrong flag prints what is wrong and exits with code 2; `--help` exits with 0.
+    """
+    return tyro.cli(
+        settings,
+        prog=f"python -m food101_fast.{command}",
+        args=argv,
+        default=tyro.MISSING_NONPROP if default is None else default,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+
+
+def exit_with(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> None:
+    """Run `command` on `argv` (default: the process's own) and exit: 0 done, 2 the user's mistake, 130 Ctrl-C."""
+    try:
+        command(sys.argv[1:] if argv is None else argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USER_ERROR_CODE)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+def main() -> None:
+    """The `food101-fast` script: `food101-fast train ...` is `python -m food101_fast.train ...`."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: food101-fast COMMAND [--help] ...\n")
+        for name, purpose in COMMANDS.items():
+            print(f"  {name:<10}{purpose}")
+        sys.exit(0 if arguments else USER_ERROR_CODE)
+    if arguments[0] == "--version":
+        print(__version__)
+        sys.exit(0)
+    if arguments[0] not in COMMANDS:
+        print(f"error: no command {arguments[0]!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)
+        sys.exit(USER_ERROR_CODE)
+    module = importlib.import_module(f"food101_fast.{arguments[0]}.__main__")
+    exit_with(module.main, arguments[1:])

@@ -1,0 +1,87 @@
+"""Small data sets made on the spot, and the real photographs where FOOD101_FAST_DATA says they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from food101_fast.prepare import PrepareSettings, prepare
+from food101_fast.shards import ShardSet
+
+
+def picture(seed: int, width: int, height: int) -> Image.Image:
+    """A smooth random picture: JPEG keeps it nearly as it is."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    stream = BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def write_folder(path: Path, counts: dict[str, int], *, width: int = 48, height: int = 40) -> Path:
+    """Class folders with `counts` JPEGs each."""
+    for label, (name, count) in enumerate(counts.items()):
+        (path / name).mkdir(parents=True)
+        for i in range(count):
+            (path / name / f"{i:03d}.jpg").write_bytes(encoded(picture(1000 * label + i, width, height), quality=95))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of 30, 20 and 23 pictures, 48 x 40 pixels."""
+    return write_folder(tmp_path_factory.mktemp("images") / "tiny", {"ramen": 30, "apple pie": 20, "tacos": 23})
+
+
+@pytest.fixture(scope="session")
+def tiny_path(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `tiny_shards`."""
+    out = tmp_path_factory.mktemp("shards") / "tiny"
+    prepare(PrepareSettings(source=f"folder:{tiny_folder}", out=out, size=32, samples_per_shard=9, workers=1))
+    return out
+
+
+@pytest.fixture
+def tiny_shards(tiny_path: Path) -> ShardSet:
+    """`tiny_folder` at 32 pixels: several shards per split, the last ones uneven."""
+    return ShardSet.open(tiny_path)
+
+
+@pytest.fixture(scope="session")
+def photographs() -> Path:
+    """The folder of real photographs; tests that need it skip without it."""
+    if "FOOD101_FAST_DATA" not in os.environ:
+        pytest.skip("needs real photographs: set FOOD101_FAST_DATA to their folder")
+    return Path(os.environ["FOOD101_FAST_DATA"])
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command in this process as `python -m` would: `command("prepare", "--size", "32")` -> (code, out, err)."""
+    import importlib
+
+    from food101_fast.cli import exit_with
+
+    def run(name: str, *arguments: str) -> tuple[int, str, str]:
+        main = importlib.import_module(f"food101_fast.{name}.__main__").main
+        with pytest.raises(SystemExit) as exit_info:
+            exit_with(main, arguments)
+        captured = capsys.readouterr()
+        return exit_info.value.code, captured.out, captured.err  # type: ignore[return-value]
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_everywhere() -> None:
+    torch.manual_seed(0)
