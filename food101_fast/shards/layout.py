@@ -1,0 +1,74 @@
+"""Names and record types of the shard format: everything that the writer and the readers must agree on.
+
+The format itself is specified in `shards/README.md` of the repository.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import unicodedata
+
+import numpy as np
+from numpy.typing import NDArray
+
+FORMAT_VERSION = 1
+SPLITS = ("train", "val", "test")
+MANIFEST_NAME = "manifest.json"
+REJECTS_NAME = "rejects.jsonl"
+
+# One row per sample: where its payload lies in the tar, its label, and the XXH3-64 of the payload.
+INDEX_DTYPE = np.dtype([("offset", "<u8"), ("length", "<u8"), ("label", "<i8"), ("xxh3_64", "<u8")])
+
+# A USTAR name holds 100 bytes; past that tar adds extra headers and rows would no longer have one stride.
+_CLASS_CHARACTERS = 40
+_SAMPLE_CHARACTERS = 44
+
+
+def shard_name(split: str, index: int) -> str:
+    """File name of shard `index` of `split`: `train-000007.tar`."""
+    return f"{split}-{index:06d}.tar"
+
+
+def index_name(shard: str) -> str:
+    """File name of the index that belongs to `shard`: `train-000007.index.npy`."""
+    return shard.removesuffix(".tar") + ".index.npy"
+
+
+def npy_header(image_size: int) -> bytes:
+    """The bytes that precede the pixels in the `.npy` of a `(image_size, image_size, 3)` uint8 image."""
+    stream = io.BytesIO()
+    shape = (image_size, image_size, 3)
+    np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return stream.getvalue()
+
+
+def _slug(text: str, limit: int) -> str:
+    ascii_text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", ascii_text).strip("_")[:limit] or "unnamed"
+
+
+def sample_keys(classes: tuple[str, ...], labels: NDArray[np.int64], names: list[str]) -> list[str]:
+    """WebDataset keys `{class}/{id}`, unique, ASCII, without dots and short enough for a plain USTAR header.
+
+    Args:
+        classes: class names; `labels` index into them.
+        labels: (N,) label of each sample.
+        names: N names of the samples in their source, not necessarily unique.
+
+    Returns:
+        N keys. Where two would be equal, the later one carries its position in the source.
+    """
+    folders: list[str] = []
+    for position, name in enumerate(classes):
+        folder = _slug(name, _CLASS_CHARACTERS)
+        folders.append(folder if folder not in folders else f"{folder}-{position}")
+    keys: list[str] = []
+    taken: set[str] = set()
+    for position, (label, name) in enumerate(zip(labels.tolist(), names, strict=True)):
+        key = f"{folders[label]}/{_slug(name, _SAMPLE_CHARACTERS)}"
+        while key in taken:
+            key = f"{key}-{position}"
+        taken.add(key)
+        keys.append(key)
+    return keys

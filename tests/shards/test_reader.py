@@ -1,0 +1,103 @@
+"""A folder that is whole is read by id; a folder that is not is refused with one sentence."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+
+from food101_fast.errors import UserError
+from food101_fast.shards import ShardSet
+from food101_fast.shards.manifest import read_manifest
+
+
+@pytest.fixture
+def copy(tiny_path: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_path, tmp_path / "copy"))
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    document = orjson.loads(path.read_bytes())
+    change(document)
+    path.write_bytes(orjson.dumps(document))
+
+
+def open_all(path: Path) -> None:
+    shards = ShardSet.open(path)
+    for name in shards.manifest.splits:
+        shards.split(name)
+
+
+def test_rows_by_id_are_the_shards_content(tiny_shards: ShardSet, tiny_path: Path) -> None:
+    split = tiny_shards.split("train")
+    start = 0
+    for entry in tiny_shards.manifest.splits["train"].shards:
+        content = (tiny_path / entry.name).read_bytes()
+        for row, record in enumerate(np.load(tiny_path / entry.name.replace(".tar", ".index.npy"))):
+            payload = content[int(record["offset"]) : int(record["offset"] + record["length"])]
+            assert split[start + row].tobytes() == payload[128:]
+            assert split.labels[start + row] == record["label"]
+        start += entry.samples
+    assert start == len(split)
+
+
+def test_gather_takes_any_ids(tiny_shards: ShardSet) -> None:
+    split = tiny_shards.split("train")
+    ids = np.array([len(split) - 1, 0, 0, 12])
+    out = np.zeros((4, split.row_bytes), np.uint8)
+    split.gather(ids, out)
+    assert all(np.array_equal(out[i], split[j].ravel()) for i, j in enumerate(ids.tolist()))
+    with pytest.raises(IndexError):
+        split[len(split)]
+
+
+def test_writing_to_a_row_does_not_change_the_file(tiny_shards: ShardSet, tiny_path: Path) -> None:
+    before = (tiny_path / "val-000000.tar").read_bytes()
+    tiny_shards.split("val")[0][:] = 0
+    assert (tiny_path / "val-000000.tar").read_bytes() == before
+
+
+def test_the_manifest_survives_a_round_trip(tiny_path: Path) -> None:
+    manifest = read_manifest(tiny_path)
+    assert manifest.to_json() == (tiny_path / "manifest.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: shutil.rmtree(path), "there is no shards folder"),
+        (lambda path: (path / "manifest.json").unlink(), "it is no finished set of shards"),
+        (lambda path: (path / "manifest.json").write_bytes(b'{"format": "food1'), "is damaged"),
+        (lambda path: (path / "manifest.json").write_bytes(b"[]"), "is damaged"),
+        (lambda path: edit(path / "manifest.json", lambda m: m.update(version=2)), "format version 2"),
+        (lambda path: edit(path / "manifest.json", lambda m: m.pop("classes")), "'classes' is missing"),
+        (lambda path: edit(path / "manifest.json", lambda m: m.update(classes=[])), "class names are missing"),
+        (lambda path: edit(path / "manifest.json", lambda m: m.update(read=1)), "is damaged"),
+        (lambda path: edit(path / "manifest.json", lambda m: m.update(image_size="32")), "image_size should be"),
+        (lambda path: edit(path / "manifest.json", lambda m: m["splits"].update(extra={})), "is damaged"),
+        (
+            lambda path: edit(path / "manifest.json", lambda m: m["splits"]["val"]["shards"][0].update(name="../x")),
+            "plain file name",
+        ),
+        (lambda path: (path / "val-000000.tar").unlink(), "cannot be read"),
+        (lambda path: (path / "val-000000.tar").write_bytes(b"short"), "has 5 bytes and the manifest says"),
+        (lambda path: (path / "val-000000.index.npy").unlink(), "cannot be read"),
+        (lambda path: shutil.copy(path / "test-000000.index.npy", path / "val-000000.index.npy"), "not the one"),
+    ],
+)
+def test_a_damaged_folder_is_one_sentence(copy: Path, damage: Callable[[Path], object], message: str) -> None:
+    damage(copy)
+    with pytest.raises(UserError, match=message) as error:
+        open_all(copy)
+    assert "\n" not in str(error.value)
+    assert "copy" in str(error.value)
+
+
+def test_an_unknown_split_is_named(tiny_shards: ShardSet) -> None:
+    with pytest.raises(UserError, match="has no split 'holdout'; it has train, val, test"):
+        tiny_shards.split("holdout")
