@@ -1,0 +1,82 @@
+"""Which image goes to which split: stratified by class, and decided before any image is decoded.
+
+Deciding first makes a shard a pure function of the source and the settings: workers share nothing, and a damaged file
+shortens its own shard by one instead of moving every other image to another place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.model_selection import train_test_split
+
+from food101_fast.errors import UserError
+from food101_fast.shards.layout import SPLITS
+
+
+def check_fractions(fractions: Sequence[float]) -> None:
+    """Refuse fractions that are not three shares of a whole with something to train on."""
+    if len(fractions) != len(SPLITS) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or fractions[0] == 0:
+        raise UserError(
+            f"--fractions {' '.join(map(str, fractions))} should be three numbers for train, val and test, "
+            "not negative, that add up to 1, the first above 0"
+        )
+
+
+def stratified_split(
+    labels: NDArray[np.int64], classes: Sequence[str], fractions: tuple[float, float, float], seed: int
+) -> dict[str, NDArray[np.int64]]:
+    """Split samples so that every class has its share of each split, within one image.
+
+    Args:
+        labels: (N,) label of each sample.
+        classes: class names, for the error message.
+        fractions: shares of train, val and test; a split with share 0 is left out.
+        seed: another seed gives another split.
+
+    Returns:
+        Positions of the samples of each split, shuffled; every position stands in exactly one.
+
+    Raises:
+        UserError: the fractions are wrong, or a class has too few images for one of the splits.
+    """
+    check_fractions(fractions)
+    shares = {name: share for name, share in zip(SPLITS, fractions, strict=True) if share > 0}
+    needed = int(np.ceil(1 / min(shares.values()) - 1e-9))
+    counts = np.bincount(labels, minlength=len(classes))
+    if counts.min() < needed:
+        raise UserError(
+            f"class {classes[int(counts.argmin())]!r} has {counts.min()} images, and at least {needed} are needed "
+            f"to split {' / '.join(f'{share:g}' for share in shares.values())}; add images, remove the class, "
+            "or change --fractions"
+        )
+    remaining = np.arange(labels.size)
+    parts: dict[str, NDArray[np.int64]] = {}
+    left = 1.0
+    for name, share in list(shares.items())[:-1]:
+        parts[name], remaining = train_test_split(
+            remaining, train_size=share / left, stratify=labels[remaining], random_state=seed
+        )
+        left -= share
+    parts[list(shares)[-1]] = np.random.default_rng(seed).permutation(remaining)
+    return parts
+
+
+def stratified_subset(labels: NDArray[np.int64], limit: int, seed: int) -> NDArray[np.int64]:
+    """Positions of `limit` samples with every class represented by its share, in ascending order."""
+    if limit >= labels.size:
+        return np.arange(labels.size)
+    if limit < np.unique(labels).size:
+        raise UserError(f"--limit {limit} is less than one image for each of the {np.unique(labels).size} classes")
+    classes, counts = np.unique(labels, return_counts=True)
+    quota = counts * limit / labels.size
+    take = np.floor(quota).astype(np.int64)
+    take[np.argsort(take - quota, kind="stable")[: limit - take.sum()]] += 1
+    rng = np.random.default_rng(seed)
+    chosen = [
+        rng.choice(np.flatnonzero(labels == label), count, replace=False)
+        for label, count in zip(classes, take, strict=True)
+    ]
+    return np.sort(np.concatenate(chosen))
