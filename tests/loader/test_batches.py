@@ -1,0 +1,163 @@
+"""Batches hold what the shards hold, each sample once, in buffers that are never overwritten under a reader."""
+
+from __future__ import annotations
+
+import gc
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from food101_fast.errors import UserError
+from food101_fast.loader import Batch, ShardLoader
+from food101_fast.shards import ShardSet
+
+
+def loader_of(shards: ShardSet, **options: object) -> ShardLoader:
+    return ShardLoader(shards, **{"split": "train", "batch_size": 8, **options})  # type: ignore[arg-type]
+
+
+def assert_content(batch: Batch, shards: ShardSet, split: str = "train") -> None:
+    rows = shards.split(split)
+    for image, label, sample in zip(batch.images, batch.labels.tolist(), batch.ids.tolist(), strict=True):
+        assert torch.equal(image, torch.from_numpy(rows[sample]).permute(2, 0, 1))
+        assert label == rows.labels[sample]
+
+
+def test_a_batch_is_uint8_channels_last(tiny_shards: ShardSet) -> None:
+    batch = next(iter(loader_of(tiny_shards)))
+    assert batch.images.shape == (8, 3, 32, 32)
+    assert batch.images.dtype == torch.uint8
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+    assert batch.labels.dtype == batch.ids.dtype == torch.int64
+    assert batch.labels.shape == batch.ids.shape == (8,)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
+def test_every_sample_once_over_all_ranks(tiny_shards: ShardSet, world: int, split: str) -> None:
+    seen: list[int] = []
+    for rank in range(world):
+        loader = loader_of(
+            tiny_shards,
+            split=split,
+            batch_size=3,
+            rank=rank,
+            world_size=world,
+            drop_last=False,
+            shuffle=split == "train",
+        )
+        batches = list(loader)
+        assert len(batches) == len(loader)
+        for batch in batches:
+            assert_content(batch, tiny_shards, split)
+            seen += batch.ids.tolist()
+    assert sorted(seen) == list(range(len(tiny_shards.split(split))))
+
+
+def test_the_global_batch_does_not_depend_on_the_ranks(tiny_shards: ShardSet) -> None:
+    alone = [batch.ids.tolist() for batch in loader_of(tiny_shards, batch_size=12)]
+    ranks = [
+        [batch.ids.tolist() for batch in loader_of(tiny_shards, batch_size=4, rank=rank, world_size=3)]
+        for rank in range(3)
+    ]
+    assert alone == [[*a, *b, *c] for a, b, c in zip(*ranks, strict=True)]
+
+
+def test_epochs_differ_and_can_be_chosen(tiny_shards: ShardSet) -> None:
+    loader = loader_of(tiny_shards, seed=5)
+    first, second = ([batch.ids.tolist() for batch in loader] for _ in range(2))
+    assert first != second
+    loader.set_epoch(0)
+    assert [batch.ids.tolist() for batch in loader] == first
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("prefetch", [1, 7])
+def test_threads_and_prefetch_change_nothing(tiny_shards: ShardSet, threads: int, prefetch: int) -> None:
+    reference = [batch.ids.tolist() for batch in loader_of(tiny_shards)]
+    batches = list(loader_of(tiny_shards, threads=threads, prefetch=prefetch))
+    assert [batch.ids.tolist() for batch in batches] == reference
+    for batch in batches:
+        assert_content(batch, tiny_shards)
+
+
+def test_kept_batches_are_not_overwritten(tiny_shards: ShardSet) -> None:
+    loader = loader_of(tiny_shards, batch_size=4, prefetch=1)
+    kept = [batch for _ in range(3) for batch in loader]
+    for batch in kept:
+        assert_content(batch, tiny_shards)
+
+
+def test_a_part_of_a_batch_keeps_its_buffer(tiny_shards: ShardSet) -> None:
+    loader = loader_of(tiny_shards, batch_size=4, prefetch=1)
+    parts = []
+    for batch in loader:
+        parts.append((batch.ids[2].item(), batch.images[2].numpy()))
+        del batch
+    for sample, pixels in parts:
+        assert np.array_equal(pixels.transpose(1, 2, 0), tiny_shards.split("train")[int(sample)])
+
+
+def test_buffers_are_used_again(tiny_shards: ShardSet) -> None:
+    loader = loader_of(tiny_shards, batch_size=4, threads=1, prefetch=2)
+    places = set()
+    for _ in range(5):
+        for batch in loader:
+            places.add(batch.images.data_ptr())
+            del batch
+            gc.collect()
+    assert len(places) <= 5
+    assert 5 * len(loader) > 20
+
+
+def test_no_thread_outlives_an_iteration(tiny_shards: ShardSet) -> None:
+    before = threading.active_count()
+    for _ in range(3):
+        for _batch in loader_of(tiny_shards, batch_size=2):
+            break
+        del _batch
+    assert len(list(loader_of(tiny_shards))) > 0
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("done", [0, 1, 3, 7])
+def test_a_state_goes_on_where_it_was_taken(tiny_shards: ShardSet, done: int) -> None:
+    whole = [batch.ids.tolist() for batch in loader_of(tiny_shards)]
+    loader = loader_of(tiny_shards)
+    batches = iter(loader)
+    for _ in range(done):
+        next(batches)
+    state = loader.state_dict()
+    batches.close()  # type: ignore[attr-defined]
+    other = loader_of(tiny_shards, batch_size=4, rank=0, world_size=2)
+    other.load_state_dict(state)
+    assert [batch.ids.tolist() for batch in other] == [ids[:4] for ids in whole[done:]]
+    assert other.epoch == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"batch_size": 9}, "global_batch"), ({"seed": 1}, "seed"), ({"split": "val"}, "split")],
+)
+def test_a_state_of_another_order_is_refused(tiny_shards: ShardSet, options: dict[str, object], message: str) -> None:
+    state = loader_of(tiny_shards, batch_size=4).state_dict()
+    with pytest.raises(UserError, match=f"saved state has {message}"):
+        loader_of(tiny_shards, **{"batch_size": 4, **options}).load_state_dict(state)
+
+
+def test_too_few_samples_for_a_batch_is_one_sentence(tiny_shards: ShardSet) -> None:
+    with pytest.raises(UserError, match="fewer than one batch of 1000"):
+        loader_of(tiny_shards, batch_size=1000)
+
+
+def test_an_error_in_a_thread_reaches_the_consumer(tiny_shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = loader_of(tiny_shards)
+
+    def fail(*_: object) -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(loader.split, "gather", fail)
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(loader)
