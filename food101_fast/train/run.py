@@ -1,0 +1,125 @@
+"""A run's folder: what was trained, on what, and with which versions. It is complete in itself."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+import torchvision
+
+from food101_fast import __version__
+from food101_fast.errors import UserError
+from food101_fast.shards import ShardSet
+from food101_fast.shards.manifest import write_atomically
+from food101_fast.train.recipes import Recipe
+
+RECIPE_NAME = "recipe.json"
+METRICS_NAME = "metrics.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a run's `recipe.json` holds."""
+
+    recipe: Recipe
+    classes: tuple[str, ...]
+    stored_size: int
+    """Height and width of the images in the shards, in pixels."""
+    shards: str
+    """Where the shards lay, as an absolute path."""
+    data: str
+    """The digest of the shards' manifest."""
+    versions: dict[str, str]
+
+
+def new_run(folder: Path, recipe: Recipe, shards: ShardSet) -> Run:
+    """Describe a new run; nothing is written yet.
+
+    Raises:
+        UserError: the folder already holds something.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        held = (
+            "already holds a run; pass --resume to go on with it, or"
+            if (folder / RECIPE_NAME).exists()
+            else "is not empty;"
+        )
+        raise UserError(f"{folder} {held} give another --run")
+    return Run(
+        recipe=recipe,
+        classes=shards.classes,
+        stored_size=shards.manifest.image_size,
+        shards=str(shards.path.resolve()),
+        data=shards.manifest.digest,
+        versions=versions(),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a run's numbers."""
+    return {
+        "food101_fast": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+    }
+
+
+def write_run(folder: Path, run: Run) -> None:
+    """Make the folder and put `recipe.json` into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / RECIPE_NAME, orjson.dumps(asdict(run), option=orjson.OPT_INDENT_2))
+    except OSError as error:
+        raise UserError(f"cannot write into {folder} ({error.strerror}); give another --run") from error
+
+
+def read_run(folder: Path) -> Run:
+    """Read `recipe.json`.
+
+    Raises:
+        UserError: the folder holds no run, or the file is damaged or was written by another version.
+    """
+    path = folder / RECIPE_NAME
+    if not path.is_file():
+        raise UserError(
+            f"{folder} holds no run (it has no {RECIPE_NAME}); make one with `python -m food101_fast.train`"
+        )
+    try:
+        document = orjson.loads(path.read_bytes())
+        recipe = Recipe(**document.pop("recipe"))
+        document["classes"] = tuple(document["classes"])
+        return Run(recipe=recipe, **document)
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is damaged or of another version ({error}); train again into another folder"
+        ) from error
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`, one dict per epoch; empty where there is none yet."""
+    path = folder / METRICS_NAME
+    return [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
+
+
+def check_resumable(folder: Path, run: Run, recipe: Recipe, shards: ShardSet) -> None:
+    """Refuse to go on with other data or another recipe; only the number of epochs and the patience may change.
+
+    Raises:
+        UserError: what differs.
+    """
+    if run.data != shards.manifest.digest:
+        raise UserError(
+            f"{folder} was trained on other shards ({run.shards}) than {shards.path}; give those to --shards"
+        )
+    for field in fields(Recipe):
+        stored, asked = getattr(run.recipe, field.name), getattr(recipe, field.name)
+        if stored != asked and field.name not in ("epochs", "patience"):
+            flag = "--" + field.name.replace("_", "-")
+            raise UserError(f"{folder} was trained with {flag} {stored} and can't go on with {asked}; leave {flag} out")

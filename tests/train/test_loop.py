@@ -1,0 +1,228 @@
+"""A run from start to end on tiny shards: same seed same numbers, resume, early stopping, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import safetensors.torch
+import torch
+
+from food101_fast.errors import UserError
+from food101_fast.loader import Batch
+from food101_fast.shards import ShardSet
+from food101_fast.train import RECIPES, Recipe, train
+from food101_fast.train.checkpoint import load_checkpoint, save_checkpoint
+from food101_fast.train.loop import TrainStep, validate
+from food101_fast.train.model import build_model
+
+TINY = Recipe(model="shufflenet_v2_x0_5", weights="none", image_size=32, epochs=3, batch_size=8, learning_rate=1e-3)
+
+
+def changed(recipe: Recipe, **fields: Any) -> Recipe:
+    import dataclasses
+
+    return dataclasses.replace(recipe, **fields)
+
+
+def without_times(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key != "timing"} for row in metrics]
+
+
+def weights(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
+    return safetensors.torch.load_file(run / "checkpoints" / name / "model.safetensors")
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    first, second = weights(a), weights(b)
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    run = tmp_path_factory.mktemp("runs") / "run"
+    return run, train(ShardSet.open(tiny_path), run, TINY, device="cpu")
+
+
+def test_a_run_leaves_what_it_found(finished: tuple[Path, list[dict[str, Any]]], tiny_path: Path) -> None:
+    run, metrics = finished
+    lines = [orjson.loads(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
+    assert lines == metrics
+    assert [row["epoch"] for row in metrics] == [1, 2, 3]
+    for row in metrics:
+        assert 0 <= row["val_top1"] <= row["val_top5"] <= 1
+        assert 0 <= row["timing"]["wait_share"] <= 1
+        assert row["timing"]["images_per_second"] > 0
+    stored = orjson.loads((run / "recipe.json").read_bytes())
+    assert Recipe(**stored["recipe"]) == TINY
+    assert stored["classes"] == list(ShardSet.open(tiny_path).classes)
+    assert weights(run).keys() == weights(run, "best").keys()
+
+
+def test_the_same_seed_gives_the_same_run(
+    finished: tuple[Path, list[dict[str, Any]]], tiny_shards: ShardSet, tmp_path: Path
+) -> None:
+    run, metrics = finished
+    again = train(tiny_shards, tmp_path / "again", TINY, device="cpu")
+    assert without_times(again) == without_times(metrics)
+    assert same_weights(run, tmp_path / "again")
+    other = train(tiny_shards, tmp_path / "other", changed(TINY, seed=1, epochs=1), device="cpu")
+    assert without_times(other) != without_times(metrics[:1])
+
+
+def test_a_resumed_run_equals_one_that_was_not_interrupted(
+    finished: tuple[Path, list[dict[str, Any]]], tiny_shards: ShardSet, tmp_path: Path
+) -> None:
+    run, metrics = finished
+    train(tiny_shards, tmp_path / "run", changed(TINY, epochs=1), device="cpu")
+    resumed = train(tiny_shards, tmp_path / "run", TINY, device="cpu", resume=True)
+    assert without_times(resumed) == without_times(metrics)
+    assert same_weights(run, tmp_path / "run")
+
+
+def test_a_checkpoint_cut_off_between_its_renames_is_found(
+    finished: tuple[Path, list[dict[str, Any]]], tiny_shards: ShardSet, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(finished[0], tmp_path / "run"))
+    (run / "checkpoints" / "last").rename(run / "checkpoints" / "last.old")
+    assert len(train(tiny_shards, run, changed(TINY, epochs=4), device="cpu", resume=True)) == 4
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best", "last"]
+
+
+def test_training_stops_when_validation_stops_rising(
+    tiny_shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accuracies = iter([0.2, 0.5, 0.5, 0.4, 0.9])
+    monkeypatch.setattr(
+        "food101_fast.train.loop.validate",
+        lambda *_: {"val_loss": 1.0, "val_top1": next(accuracies), "val_top5": 1.0},
+    )
+    metrics = train(tiny_shards, tmp_path / "run", changed(TINY, epochs=9, patience=2), device="cpu")
+    assert [row["val_top1"] for row in metrics] == [0.2, 0.5, 0.5, 0.4]
+    _, best = load_checkpoint(tmp_path / "run", "best")
+    assert best["progress"]["epoch"] == 2
+
+
+def test_validation_is_exact(tiny_shards: ShardSet) -> None:
+    from food101_fast.loader import ShardLoader
+    from food101_fast.train.loop import Precision
+    from food101_fast.transforms import eval_preset
+
+    model = build_model("shufflenet_v2_x0_5", "none", 3)
+    preset, precision = eval_preset(32, 32), Precision("off", torch.device("cpu"))
+    results = []
+    for batch_size in (3, 100):
+        loader = ShardLoader(tiny_shards, split="val", batch_size=batch_size, shuffle=False, drop_last=False)
+        results.append(validate(model, loader, preset, precision))
+    batch = next(iter(loader))
+    with torch.inference_mode():
+        logits = model(preset(batch.images, seed=0, epoch=0, ids=batch.ids))
+    assert results[1]["val_loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, batch.labels).item())
+    assert results[1]["val_top1"] == pytest.approx((logits.argmax(1) == batch.labels).double().mean().item())
+    assert results[1]["val_top5"] == 1.0
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
+
+
+def test_bf16_computes_the_same_loss_with_fewer_digits() -> None:
+    images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8)
+    batch = Batch(images, torch.arange(8) % 2, torch.arange(8))
+    losses = []
+    for amp in ("off", "bf16"):
+        torch.manual_seed(0)
+        step = TrainStep(changed(TINY, amp=amp), build_model(TINY.model, "none", 2), torch.device("cpu"))
+        losses.append(step(batch, 0)[0].item())
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--recipe", "nothing"], "there is no recipe 'nothing'; choose from baseline, demo"),
+        (["--recipe", "demo", "--batch-size", "4000"], "fewer than one batch of 4000"),
+        (["--recipe", "demo", "--model", "alexnet9"], "no classification model"),
+        (["--recipe", "demo", "--weights", "nowhere.pth"], "there is no file of weights"),
+        (["--recipe", "demo", "--epochs", "0"], "--epochs 0 should be at least 1"),
+        (["--recipe", "demo", "--resume"], "holds no run"),
+        (["--recipe", "demo", "--shards", "nowhere"], "there is no shards folder nowhere"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(
+    tiny_path: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]], flags: list[str], message: str
+) -> None:
+    run = tmp_path / "run"
+    code, _, err = command("train", "--shards", str(tiny_path), "--run", str(run), "--device", "cpu", *flags)
+    assert code == 2
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not run.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_without_a_device_is_one_sentence(
+    tiny_path: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    arguments = ("--shards", str(tiny_path), "--run", str(tmp_path / "run"), "--device", "cuda")
+    code, _, err = command("train", *arguments)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--device cuda: torch finds no CUDA device" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_with_a_run_is_not_overwritten(
+    finished: tuple[Path, list[dict[str, Any]]], tiny_shards: ShardSet, tmp_path: Path
+) -> None:
+    before = (finished[0] / "recipe.json").read_bytes()
+    with pytest.raises(UserError, match="already holds a run; pass --resume"):
+        train(tiny_shards, finished[0], TINY, device="cpu")
+    assert (finished[0] / "recipe.json").read_bytes() == before
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UserError, match="is not empty"):
+        train(tiny_shards, tmp_path, TINY, device="cpu")
+
+
+def test_a_run_goes_on_only_with_its_own_recipe(
+    finished: tuple[Path, list[dict[str, Any]]], tiny_shards: ShardSet
+) -> None:
+    with pytest.raises(UserError, match="was trained with --batch-size 8 and can't go on with 16"):
+        train(tiny_shards, finished[0], changed(TINY, batch_size=16), device="cpu", resume=True)
+
+
+def test_flags_change_the_recipe_that_is_named(
+    tiny_path: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    arguments = ["--shards", str(tiny_path), "--run", str(tmp_path / "run"), "--device", "cpu"]
+    flags = ["--recipe", "demo", "--image-size", "32", "--epochs", "1", "--batch-size", "16"]
+    code, out, _ = command("train", *arguments, *flags)
+    assert code == 0
+    assert "best validation top-1" in out
+    stored = Recipe(**orjson.loads((tmp_path / "run" / "recipe.json").read_bytes())["recipe"])
+    assert stored == changed(RECIPES["demo"], image_size=32, epochs=1, batch_size=16)
+    code, out, _ = command("train", *arguments, "--resume", "--epochs", "2")
+    assert code == 0
+    assert len((tmp_path / "run" / "metrics.jsonl").read_bytes().splitlines()) == 2
+
+
+def test_a_failed_save_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.Linear(2, 2)
+    save_checkpoint(tmp_path, "last", model, {"epoch": 1})
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path, "last", model, {"epoch": 2})
+    assert load_checkpoint(tmp_path, "last")[1] == {"epoch": 1}
+
+
+def test_a_damaged_checkpoint_is_one_sentence(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, "last", torch.nn.Linear(2, 2), {"epoch": 1})
+    (tmp_path / "checkpoints" / "last" / "state.pt").write_bytes(b"noise")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_checkpoint(tmp_path, "last")

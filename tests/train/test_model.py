@@ -1,0 +1,106 @@
+"""Models by name with a new head, and weights from a file, torchvision or nowhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import pytest
+import safetensors.torch
+import torch
+import torchvision
+
+from food101_fast.errors import UserError
+from food101_fast.train.model import build_model, read_weights
+
+NAMES = ["mobilenet_v2", "resnet18", "efficientnet_b0", "convnext_tiny", "shufflenet_v2_x0_5", "vit_b_32"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_head_is_replaced_whatever_it_is_called(name: str) -> None:
+    size = 224 if name.startswith("vit") else 64
+    with torch.inference_mode():
+        assert build_model(name, "none", 7).eval()(torch.zeros(2, 3, size, size)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_weights_from_a_file_keep_all_but_a_head_of_another_size(tmp_path: Path, suffix: str) -> None:
+    other = build_model("shufflenet_v2_x0_5", "none", 5)
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save(other.state_dict(), path)
+    else:
+        safetensors.torch.save_file(other.state_dict(), path)
+    for classes in (5, 9):
+        torch.manual_seed(1)
+        loaded = build_model("shufflenet_v2_x0_5", str(path), classes).state_dict()
+        torch.manual_seed(1)
+        fresh = build_model("shufflenet_v2_x0_5", "none", classes).state_dict()
+        for key, value in loaded.items():
+            head_of_another_size = key.startswith("fc.") and classes == 9
+            assert torch.equal(value, fresh[key] if head_of_another_size else other.state_dict()[key]), key
+
+
+class Pretrained:
+    """Stands in for torchvision's download."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+        self.asked: list[str] = []
+
+    def __call__(self, url: str, **_: Any) -> dict[str, torch.Tensor]:
+        self.asked.append(url)
+        if self.error is not None:
+            raise self.error
+        return torchvision.models.get_model("mobilenet_v2", weights=None).state_dict()
+
+
+def test_torchvisions_weights_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    download = Pretrained(None)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", download)
+    model = build_model("mobilenet_v2", "DEFAULT", 3)
+    assert model.classifier[1].out_features == 3  # type: ignore[index, union-attr]
+    assert download.asked == [torchvision.models.MobileNet_V2_Weights.DEFAULT.url]
+
+
+def test_no_network_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", Pretrained(URLError("no route to host")))
+    with pytest.raises(UserError, match=r"could not be downloaded .*no route to host.*--weights FILE") as error:
+        build_model("mobilenet_v2", "DEFAULT", 3)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "message"),
+    [
+        ("mobilenet_v9", "none", "no classification model 'mobilenet_v9'"),
+        ("fcn_resnet50", "none", "no classification model"),
+        ("squeezenet1_1", "none", "does not end in a linear layer"),
+        ("mobilenet_v2", "IMAGENET1K_V9", "has no weights 'IMAGENET1K_V9'; choose from DEFAULT, IMAGENET1K_V1"),
+        ("mobilenet_v2", "missing.safetensors", "there is no file of weights"),
+    ],
+)
+def test_what_can_not_be_built_is_one_sentence(name: str, weights: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_model(name, weights, 3)
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "resnet.safetensors"
+    safetensors.torch.save_file(build_model("resnet18", "none", 3).state_dict(), path)
+    with pytest.raises(UserError, match="are not of a mobilenet_v2"):
+        build_model("mobilenet_v2", str(path), 3)
+
+
+def test_files_of_weights_never_run_code(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.write_text, (tmp_path / "ran", "yes"))
+
+    torch.save({"x": Evil()}, tmp_path / "evil.pth")
+    (tmp_path / "noise.safetensors").write_bytes(b"noise")
+    for name in ("evil.pth", "noise.safetensors"):
+        with pytest.raises(UserError, match="cannot be read"):
+            read_weights(tmp_path / name)
+    assert not (tmp_path / "ran").exists()
