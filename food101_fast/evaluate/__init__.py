@@ -1,0 +1,5 @@
+"""A trained run in, numbers and plots out."""
+
+from food101_fast.evaluate.job import Evaluation, evaluate
+
+__all__ = ["Evaluation", "evaluate"]

@@ -1,0 +1,76 @@
+"""Evaluating a run: files that agree with each other, and a run that is refused with one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+from PIL import Image
+
+from food101_fast.evaluate import evaluate
+from food101_fast.evaluate.metrics import compute_metrics
+from food101_fast.evaluate.plots import plot_class_counts, plot_confusion
+from food101_fast.shards import ShardSet
+from food101_fast.train import Recipe, train
+
+
+@pytest.fixture(scope="module")
+def run(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    recipe = Recipe(model="shufflenet_v2_x0_5", weights="none", image_size=32, epochs=1, batch_size=8)
+    train(ShardSet.open(tiny_path), folder, recipe, device="cpu")
+    return folder
+
+
+def test_the_files_agree(run: Path, tiny_shards: ShardSet, command: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = command("evaluate", "--run", str(run), "--device", "cpu")
+    assert code == 0
+    metrics = orjson.loads((run / "test_metrics.json").read_bytes())
+    assert f"top-1{'':<10}" in out
+    assert f"{metrics['top1']:.4f}" in out
+    with np.load(run / "predictions.npz") as arrays:
+        assert arrays["ids"].tolist() == list(range(len(tiny_shards.split("test"))))
+        assert arrays["labels"].tolist() == tiny_shards.split("test").labels.tolist()
+        again = compute_metrics(arrays["logits"], arrays["labels"], tiny_shards.classes)
+    assert metrics == {"split": "test", **again}
+    for name in ("confusion_matrix.png", "curves.png", "class_counts.png"):
+        assert str(run / name) in out
+        with Image.open(run / name) as image:
+            assert min(image.size) > 200
+
+
+def test_batch_size_changes_nothing(run: Path) -> None:
+    results = [evaluate(run, device="cpu", batch_size=size).metrics for size in (1, 256)]
+    assert results[0]["top1"] == results[1]["top1"]
+    assert results[0]["loss"] == pytest.approx(results[1]["loss"], rel=1e-5)
+
+
+def test_another_split_has_files_of_its_own(run: Path) -> None:
+    evaluate(run, split="val", device="cpu")
+    assert (run / "val_metrics.json").exists()
+    assert (run / "val_predictions.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--run", "nowhere"], "holds no run"), (["--shards", "nowhere"], "there is no shards folder nowhere")],
+)
+def test_a_mistake_is_one_sentence(
+    run: Path, command: Callable[..., tuple[int, str, str]], arguments: list[str], message: str
+) -> None:
+    code, _, err = command("evaluate", *(["--run", str(run)] if "--run" not in arguments else []), *arguments)
+    assert (code, err.count("\n")) == (2, 1)
+    assert message in err
+
+
+@pytest.mark.parametrize("classes", [1, 10, 101])
+def test_plots_are_drawn_for_any_number_of_classes(tmp_path: Path, classes: int) -> None:
+    names = [f"class_{i}" for i in range(classes)]
+    plot_confusion(np.eye(classes), names, tmp_path / "confusion.png")
+    plot_class_counts({"train": [8] * classes, "val": [1] * classes}, names, tmp_path / "counts.png")
+    for path in tmp_path.iterdir():
+        with Image.open(path) as image:
+            assert max(image.size) < 4000
