@@ -83,7 +83,7 @@ def run_bench(settings: BenchSettings) -> dict[str, Any]:
     stages = {name: _measure(run, settings, device) for name, run in _stages(loader, step).items()}
     return {
         "version": RESULT_VERSION,
-        "machine": _machine(device),
+        "machine": machine(device),
         "versions": versions(),
         "settings": {**asdict(settings), "shards": settings.shards.name, "json": None},
         "stored_size": shards.manifest.image_size,
@@ -146,7 +146,8 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _machine(device: torch.device) -> dict[str, Any]:
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the figures were measured on: device, processor, cores usable by this process, system."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "processor": _processor(),

@@ -6,6 +6,7 @@ in parallel and a batch is never pickled, sent or copied a second time.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from food101_fast.errors import UserError
@@ -40,6 +42,20 @@ class Batch:
     images: Tensor
     labels: Tensor
     ids: Tensor
+
+
+@functools.cache
+def _thread_pools() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def _use_one_openmp_thread() -> None:
+    """Run torch's operators of the calling thread in that thread alone; others keep their number of threads.
+
+    `torch.set_num_threads` would change them for the whole process.
+    """
+    torch.get_num_threads()  # torch sets a thread's number when it is first asked for, which would undo the limit
+    _thread_pools().limit(limits=1, user_api="openmp")
 
 
 class ShardLoader:
@@ -168,7 +184,7 @@ class ShardLoader:
         steps = range(self._resume_at, len(self))
         self._step, self._resume_at = self._resume_at, 0
         pending: deque[Future[DeviceCopy | HostBatch]] = deque()
-        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="shard-loader")
+        pool = ThreadPoolExecutor(self.threads, "shard-loader", _use_one_openmp_thread)
         try:
             for step in steps:
                 part = rank_slice(len(self.split), self.global_batch, step, self.rank, self.world_size)
@@ -197,8 +213,8 @@ class ShardLoader:
         numbers = torch.from_numpy(np.stack([self.split.labels[ids], ids]))
         if self._pinned_ring is not None:
             buffer = self._pinned_ring.take()
-            self.split.gather(ids, buffer.host.numpy()[: ids.size])
+            self.split.gather(ids, buffer.host[: ids.size])
             return self._pinned_ring.send(buffer, numbers)
         rows = self._host_ring.take(ids.size)
         self.split.gather(ids, rows)
-        return HostBatch(torch.from_numpy(rows).to(self.device), numbers.to(self.device))
+        return HostBatch(rows.to(self.device), numbers.to(self.device))

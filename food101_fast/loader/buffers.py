@@ -34,7 +34,7 @@ class HostRing:
         self._shape = (rows, row_bytes)
         self._free: deque[NDArray[np.uint8]] = deque()
 
-    def take(self, rows: int) -> NDArray[np.uint8]:
+    def take(self, rows: int) -> Tensor:
         """A view of the first `rows` rows of a free buffer; when it and all over it are gone the buffer is free."""
         try:
             buffer = self._free.popleft()
@@ -42,7 +42,7 @@ class HostRing:
             buffer = np.empty(self._shape, np.uint8)
         view = buffer[:rows]
         weakref.finalize(view, self._free.append, buffer).atexit = False
-        return view
+        return torch.from_numpy(view)
 
 
 @dataclass(eq=False)

@@ -6,9 +6,11 @@ nothing is copied until rows are gathered.
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
 import numpy as np
+import torch
 import xxhash
 from numpy.typing import NDArray
 
@@ -74,6 +76,27 @@ class Split:
             _map_rows(shard_set.path / entry.name, entry, index, self.image_size)
             for entry, index in zip(entries, indexes, strict=True)
         ]
+        self._addresses = np.array([rows.ctypes.data for rows in self._rows], np.int64)
+        self._strides = np.array([rows.strides[0] for rows in self._rows], np.int64)
+        self._origin = int(self._addresses.min())
+        self._every_row = self._one_array()
+
+    def _one_array(self) -> torch.Tensor:
+        """All mapped memory of the split as one tensor in which row i begins at byte i after the lowest address.
+
+        Rows overlap, and memory between two maps may belong to nobody, so only rows at the addresses of samples may
+        be read. What it buys: a batch from any number of shards is one call of `index_select`, one loop of memcpy
+        that never asks for the interpreter. With a call for each row, two threads spend a fifth of their time
+        waiting for it.
+        """
+        last = self._addresses + (np.diff(self._starts) - 1).clip(0) * self._strides
+        first_byte = (ctypes.c_ubyte * 1).from_address(self._origin)
+        overlapping = np.lib.stride_tricks.as_strided(
+            np.ctypeslib.as_array(first_byte),
+            shape=(int(last.max()) - self._origin + 1, self.row_bytes),
+            strides=(1, 1),
+        )
+        return torch.from_numpy(overlapping)
 
     def __len__(self) -> int:
         return int(self.labels.size)
@@ -87,21 +110,28 @@ class Split:
         """A copy of one image, uint8 (H, W, 3), RGB."""
         if not 0 <= sample < len(self):
             raise IndexError(f"sample {sample} of split {self.name!r}, which has {len(self)}")
-        out = np.empty((1, self.row_bytes), np.uint8)
+        out = torch.empty(1, self.row_bytes, dtype=torch.uint8)
         self.gather(np.array([sample]), out)
-        return out.reshape(self.image_size, self.image_size, 3)
+        return out.numpy().reshape(self.image_size, self.image_size, 3)
 
-    def gather(self, ids: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
-        """Copy the images `ids`, (n,), into `out`, uint8 (n, row_bytes), at memory speed and without the GIL.
+    def gather(self, ids: NDArray[np.int64], out: torch.Tensor) -> None:
+        """Copy images into `out` at memory speed, without the GIL.
 
-        One plain copy per row: as fast as memcpy, where one gather call per shard would be as many calls as rows
-        once a batch is spread over all shards.
+        The copying runs in the calling thread alone if that has one OpenMP thread. With more, torch's gather from rows
+        that are not packed falls back to a path that is ten times slower.
+
+        Args:
+            ids: int64 (n,), ids of samples.
+            out: uint8 (n, row_bytes), on the CPU, contiguous.
+
+        Raises:
+            IndexError: an id is not below the number of samples.
         """
+        if ids.size and not 0 <= ids.min() <= ids.max() < len(self):
+            raise IndexError(f"ids from {ids.min()} to {ids.max()} of split {self.name!r}, which has {len(self)}")
         shards = np.searchsorted(self._starts, ids, side="right") - 1
-        positions = ids - self._starts[shards]
-        rows = self._rows
-        for target, shard, position in zip(out, shards.tolist(), positions.tolist(), strict=True):
-            np.copyto(target, rows[shard][position])
+        places = self._addresses[shards] - self._origin + (ids - self._starts[shards]) * self._strides[shards]
+        torch.index_select(self._every_row, 0, torch.from_numpy(places), out=out)
 
 
 def _read_index(folder: Path, entry: ShardEntry, classes: int) -> NDArray[np.void]:
@@ -140,8 +170,7 @@ def _map_rows(path: Path, entry: ShardEntry, index: NDArray[np.void], image_size
     inside = offsets[-1] + header + row_bytes <= size
     if not (regular and inside and stride >= row_bytes and np.all(index["length"] == header + row_bytes)):
         raise UserError(f"the index of {path} does not describe rows of one size; prepare the folder again")
-    # Copy-on-write, so that torch gets a writable tensor while the file can never change.
-    mapped = np.memmap(path, dtype=np.uint8, mode="c")
+    mapped = np.memmap(path, dtype=np.uint8, mode="r")
     return np.lib.stride_tricks.as_strided(
         mapped[int(offsets[0]) + header :], shape=(entry.samples, row_bytes), strides=(stride, 1)
     )

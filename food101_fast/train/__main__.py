@@ -31,7 +31,7 @@ class TrainSettings:
     """Go on with the run in --run, with the recipe stored there."""
     device: Device = "auto"
     """Where to train; auto is CUDA where there is one."""
-    fields: Recipe
+    overrides: Recipe
     """The recipe's own fields."""
 
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(TrainSettings, "train", argv, default=_defaults(argv))
     shards = ShardSet.open(settings.shards)
-    metrics = train(shards, settings.run, settings.fields, device=settings.device, resume=settings.resume)
+    metrics = train(shards, settings.run, settings.overrides, device=settings.device, resume=settings.resume)
     best = max(metrics, key=lambda row: row["val_top1"])
     print(
         f"{settings.run}: best validation top-1 {best['val_top1']:.4f} in epoch {best['epoch']} of {len(metrics)}; "
@@ -59,7 +59,7 @@ def _defaults(argv: Sequence[str]) -> TrainSettings:
     recipe = RECIPES[chosen.recipe]
     if chosen.resume and chosen.run is not None:
         recipe = read_run(chosen.run).recipe
-    return TrainSettings(shards=tyro.MISSING, run=tyro.MISSING, recipe=chosen.recipe, fields=recipe)
+    return TrainSettings(shards=tyro.MISSING, run=tyro.MISSING, recipe=chosen.recipe, overrides=recipe)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+import torch
 
 from food101_fast.errors import UserError
 from food101_fast.shards import ShardSet
@@ -49,9 +50,12 @@ def test_rows_by_id_are_the_shards_content(tiny_shards: ShardSet, tiny_path: Pat
 def test_gather_takes_any_ids(tiny_shards: ShardSet) -> None:
     split = tiny_shards.split("train")
     ids = np.array([len(split) - 1, 0, 0, 12])
-    out = np.zeros((4, split.row_bytes), np.uint8)
+    out = torch.zeros(4, split.row_bytes, dtype=torch.uint8)
     split.gather(ids, out)
-    assert all(np.array_equal(out[i], split[j].ravel()) for i, j in enumerate(ids.tolist()))
+    assert all(np.array_equal(out[i].numpy(), split[j].ravel()) for i, j in enumerate(ids.tolist()))
+    for wrong in (-1, len(split)):
+        with pytest.raises(IndexError):
+            split.gather(np.array([0, wrong]), out[:2])
     with pytest.raises(IndexError):
         split[len(split)]
 
