@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -21,6 +22,7 @@ _counter: Synchronized[int]
 def _start_worker(writer: ShardWriter, counter: Synchronized[int]) -> None:
     global _writer, _counter
     _writer, _counter = writer, counter
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent ends the workers
 
 
 def _count_one() -> None:

@@ -19,9 +19,9 @@ from food101_fast.prepare.clean import Fit
 from food101_fast.prepare.executors import write_shards
 from food101_fast.prepare.sources import Source, open_source
 from food101_fast.prepare.split import check_fractions, stratified_split, stratified_subset
-from food101_fast.prepare.write import ShardResult, ShardTask, ShardWriter, reject_line
+from food101_fast.prepare.write import ShardResult, ShardTask, ShardWriter
 from food101_fast.shards.layout import MANIFEST_NAME, REJECTS_NAME, SPLITS, sample_keys, shard_name
-from food101_fast.shards.manifest import Manifest, ShardEntry, SplitEntry, write_atomically, write_manifest
+from food101_fast.shards.manifest import Manifest, SplitEntry, write_atomically, write_manifest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ def prepare(settings: PrepareSettings) -> Manifest:
         results = _write(source, tasks, settings)
         manifest = _manifest(source, results, settings)
         rejects = sorted((r for result in results for r in result.rejects), key=lambda reject: reject.key)
-        lines = b"".join(orjson.dumps(reject_line(r), option=orjson.OPT_APPEND_NEWLINE) for r in rejects)
+        lines = b"".join(orjson.dumps(r, option=orjson.OPT_APPEND_NEWLINE) for r in rejects)
         write_atomically(settings.out / REJECTS_NAME, lines)
         write_manifest(manifest, settings.out)
     except BaseException:
@@ -93,7 +93,7 @@ def plan(source: Source, settings: PrepareSettings) -> list[ShardTask]:
     keys = sample_keys(source.classes, source.labels, source.names)
     parts = stratified_split(source.labels[kept], source.classes, settings.fractions, settings.seed)
     return [
-        _task(split, index, np.sort(part), source, keys)
+        _task(split, index, part, source, keys)
         for split, positions in parts.items()
         for index, part in enumerate(
             np.array_split(kept[positions], math.ceil(positions.size / settings.samples_per_shard))
@@ -167,16 +167,7 @@ def _split_entry(split: str, results: list[ShardResult], source: Source) -> Spli
     return SplitEntry(
         samples=len(labels),
         class_counts=tuple(counts.tolist()),
-        shards=tuple(
-            ShardEntry(
-                name=result.task.name,
-                samples=len(result.labels),
-                bytes=result.bytes,
-                xxh3_64=result.xxh3_64,
-                index_xxh3_64=result.index_xxh3_64,
-            )
-            for result in results
-        ),
+        shards=tuple(result.entry for result in results),
     )
 
 
@@ -210,7 +201,7 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether an unfinished run may have left this file; the README of the format lies beside the default folders."""
+    """Whether an unfinished run may have left this file."""
     name = path.name.removesuffix(".tmp")
     return name in (MANIFEST_NAME, REJECTS_NAME) or (
         name.startswith(tuple(f"{split}-" for split in SPLITS)) and name.endswith((".tar", ".index.npy"))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,10 +13,11 @@ import numpy as np
 import webdataset
 import xxhash
 
+from food101_fast.errors import UserError
 from food101_fast.prepare.clean import Fit, RejectedError, clean
 from food101_fast.prepare.sources import Source
 from food101_fast.shards.layout import INDEX_DTYPE, index_name, npy_header
-from food101_fast.shards.manifest import write_atomically
+from food101_fast.shards.manifest import ShardEntry, write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +48,8 @@ class ShardResult:
     labels: tuple[int, ...]
     """Labels of the samples that were written."""
     rejects: tuple[Reject, ...]
-    bytes: int
-    xxh3_64: str
-    index_xxh3_64: str
+    entry: ShardEntry
+    """How the manifest describes the shard."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,9 @@ class ShardWriter:
             index_bytes = _npy_bytes(index)
             write_atomically(path.with_name(index_name(path.name)), index_bytes)
             temporary.replace(path)
+        except OSError as error:  # of writing: the source turns its own into UserError
+            temporary.unlink(missing_ok=True)
+            raise UserError(f"cannot write {path} ({error.strerror}); make room or give another --out") from error
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -88,9 +92,13 @@ class ShardWriter:
             task=task,
             labels=tuple(index["label"].tolist()),
             rejects=rejects,
-            bytes=stream.size,
-            xxh3_64=stream.digest.hexdigest(),
-            index_xxh3_64=xxhash.xxh3_64_hexdigest(index_bytes),
+            entry=ShardEntry(
+                name=task.name,
+                samples=len(index),
+                bytes=stream.size,
+                xxh3_64=stream.digest.hexdigest(),
+                index_xxh3_64=xxhash.xxh3_64_hexdigest(index_bytes),
+            ),
         )
 
     def _write_samples(
@@ -131,13 +139,6 @@ class _HashedFile:
 
 
 def _npy_bytes(array: np.ndarray[tuple[int], np.dtype[np.void]]) -> bytes:
-    from io import BytesIO
-
     stream = BytesIO()
     np.save(stream, array, allow_pickle=False)
     return stream.getvalue()
-
-
-def reject_line(reject: Reject) -> dict[str, str]:
-    """The fields of a line of `rejects.jsonl`."""
-    return asdict(reject)
