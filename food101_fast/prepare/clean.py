@@ -22,6 +22,7 @@ Reason = Literal["empty", "not-an-image", "truncated", "damaged-pixels", "too-la
 MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
 
 _EXIF_ORIENTATION = 0x0112
+_START_OF_SCAN = 0xDA
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -86,16 +87,42 @@ def _decode_jpeg(data: bytes, size: int) -> Image.Image | None:
     if height * width > MAX_PIXELS:
         raise RejectedError("too-large", f"{width} x {height} pixels")
     try:
-        pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=size, min_width=size, strict=True)
+        pixels = simplejpeg.decode_jpeg(_without_junk(data), "RGB", min_height=size, min_width=size, strict=True)
     except ValueError as error:
-        message = str(error)
-        if "extraneous bytes" in message:  # between markers: the pixels are whole, and Pillow checks them
-            return None
-        truncated = "premature end of jpeg file" in message.lower()
-        raise RejectedError("truncated" if truncated else "damaged-pixels", message) from error
+        raise RejectedError(_reason(str(error)), str(error)) from error
     picture = Image.fromarray(pixels)
     orientation = _orientation(data)
     return picture.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else picture
+
+
+def _without_junk(data: bytes) -> bytes:
+    """The JPEG without stray bytes between the segments of its header.
+
+    They do no harm, but the decoder reports them in the place of damage that comes later, so they are taken out before
+    it is asked. In the scan data stray bytes are damage and stay.
+    """
+    kept = bytearray(data[:2])
+    at = 2
+    while at + 4 <= len(data):
+        marker = data[at + 1]
+        if data[at] != 0xFF or marker == 0xFF:
+            at += 1
+        elif marker < 0xC0 or 0xD0 <= marker <= 0xD9:  # no segment of a header: stray as well
+            at += 2
+        else:
+            end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
+            kept += data[at:end]
+            at = end
+            if marker == _START_OF_SCAN:
+                return data if len(kept) == at else bytes(kept) + data[at:]
+    return data
+
+
+def _reason(message: str) -> Reason:
+    """Which kind of damage libjpeg's message is about."""
+    if message.startswith("Premature end of JPEG file"):
+        return "truncated"
+    return "unsupported" if message.startswith("Unsupported") else "damaged-pixels"
 
 
 def _orientation(data: bytes) -> int:

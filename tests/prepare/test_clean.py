@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -96,6 +98,45 @@ def test_damage_that_pillow_passes_over_is_found() -> None:
     start = data.rindex(b"\xff\xda") + 14
     del data[start + 500 : start + 900]
     assert reason(bytes(data)) == "damaged-pixels"
+
+
+def test_stray_bytes_in_the_header_do_no_harm_and_hide_none() -> None:
+    data = encoded(picture(5, 200, 200))
+    table, scan = data.index(b"\xff\xdb"), data.index(b"\xff\xda")
+    junk = b"\x00stray\xff\x00"
+    assert np.array_equal(clean(data[:table] + junk + data[table:], 32, "crop"), clean(data, 32, "crop"))
+    middle = (scan + len(data)) // 2
+    for damaged, expected in ((data[:middle], "truncated"), (data[:middle] + data[-200:], "damaged-pixels")):
+        assert reason(damaged) == expected
+        assert reason(damaged[:table] + junk + damaged[table:]) == expected
+
+
+def test_odd_files_are_judged_by_what_is_seen_of_them(photographs: Path) -> None:
+    """Each was looked at: the kept ones are whole pictures, the others show grey areas, garbage or nothing."""
+    kept = """
+        cmyk/jpegdec__jpg-cmyk-1.jpg control_ok/pillow__hopper.jpg corrupt/jpegdec__multiple-0xff-before-eoi.jpg
+        derived/animated_gif_named.jpg gif/libvips__cogs.gif gif/pillow__iss634.webp png16/imagers__basn6a16.png
+        truncated/pillow__truncated_app14.jpg weird_but_maybe_ok/pillow__junk_jpeg_header.jpg
+        weird_but_maybe_ok/pillow__sugarshack.mpo weird_exif/pillow__invalid-exif.jpg
+    """
+    dropped = {
+        "bomb/pillow__decompression_bomb.gif": "too-large",
+        "corrupt/jpegdec__empty.jpg": "empty",
+        "corrupt/jpegdec__max_size.jpg": "too-large",
+        "corrupt/jpegdec__subtract-with-overflow.jpg": "damaged-pixels",
+        "corrupt/pillow__broken_data_stream.png": "damaged-pixels",
+        "corrupt_imagetestsuite/jpegdec__28c74d9284d9836017fd519f6932efd8.jpg": "damaged-pixels",
+        "derived/food101_trunc50pct.jpg": "truncated",
+        "derived/food101_trunc99pct.jpg": "truncated",
+        "derived/html_named.jpg": "not-an-image",
+        "jpeg_lossless/jpegdec__jpeg_lossless_sel2.jpg": "unsupported",
+        "truncated/libvips__truncated.gif": "truncated",
+        "weird_exif/pillow__hopper_bad_exif.jpg": "damaged-pixels",
+    }
+    folder = photographs / "odd-images"
+    for name in kept.split():
+        assert clean((folder / name).read_bytes(), 32, "crop").std() > 5, name
+    assert {name: reason((folder / name).read_bytes()) for name in dropped} == dropped
 
 
 def test_a_bomb_is_refused_from_its_header() -> None:
