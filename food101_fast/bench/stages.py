@@ -85,7 +85,7 @@ def run_bench(settings: BenchSettings) -> dict[str, Any]:
         "version": RESULT_VERSION,
         "machine": machine(device),
         "versions": versions(),
-        "settings": {**asdict(settings), "shards": settings.shards.name, "json": None},
+        "settings": {name: value for name, value in asdict(settings).items() if name not in ("shards", "json")},
         "stored_size": shards.manifest.image_size,
         "stages": stages,
     }

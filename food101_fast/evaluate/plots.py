@@ -78,11 +78,12 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
     ):
         for colour, (key, label) in zip(colours, series, strict=False):
             ax.plot(epochs, [row[key] for row in metrics], marker="o", markersize=4, color=colour, label=label)
-        ax.set(xlabel="epoch", ylabel=name)
+        ax.set(xlabel="epoch", ylabel=name, xlim=(0.5, len(epochs) + 0.5))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(alpha=0.3)
         ax.legend(frameon=False)
-    loss.set(title="Loss (training images are augmented)", ylim=(0, None))
+    highest = max(max(row["train_loss"], row["val_loss"]) for row in metrics)
+    loss.set(title="Loss (training images are augmented)", ylim=(0, 1.05 * highest))
     accuracy.set(title="Accuracy", ylim=(0, 1.02))
     figure.savefig(path, dpi=_DPI)
 

@@ -61,10 +61,11 @@ def _use_one_openmp_thread() -> None:
 class ShardLoader:
     """Iterates over one split of a folder of shards, an epoch per iteration.
 
-    Every sample comes exactly once per epoch, over all ranks together. The order depends on the seed, the epoch and
-    the number of samples only, so that step 1,000 sees the same images on 1 or 8 ranks at the same global batch,
-    which is `batch_size` times `world_size`. Each full iteration moves on to the next epoch by itself; `set_epoch`
-    chooses one.
+    Every sample comes exactly once per epoch, over all ranks together; with `drop_last`, the default, the last samples
+    of the epoch's order are left out if they do not fill a global batch: others in each epoch. The order depends on
+    the seed, the epoch and the number of samples only, so that step 1,000 sees the same images on 1 or 8 ranks at the
+    same global batch, which is `batch_size` times `world_size`. Each full iteration moves on to the next epoch by
+    itself; `set_epoch` chooses one.
 
     Args:
         path: folder of shards, or an open ShardSet.
@@ -84,7 +85,7 @@ class ShardLoader:
         wait_seconds: time that the consumer has spent waiting for batches, since the loader was made.
 
     Raises:
-        UserError: the folder can't be used, or holds fewer samples than one global batch with `drop_last`.
+        UserError: the folder or the device can't be used, or there are too few samples for one global batch.
     """
 
     def __init__(
@@ -107,6 +108,8 @@ class ShardLoader:
                 f"batch_size {batch_size}, threads {threads} and prefetch {prefetch} should be at least 1, and "
                 f"rank {rank} below world_size {world_size}"
             )
+        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"device {str(device)!r}: torch finds no CUDA device here; use device='cpu'")
         self.shards = path if isinstance(path, ShardSet) else ShardSet.open(path)
         self.split = self.shards.split(split)
         self.batch_size = batch_size

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 from multiprocessing.sharedctypes import Synchronized
 
@@ -22,7 +23,6 @@ _counter: Synchronized[int]
 def _start_worker(writer: ShardWriter, counter: Synchronized[int]) -> None:
     global _writer, _counter
     _writer, _counter = writer, counter
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent ends the workers
 
 
 def _count_one() -> None:
@@ -43,6 +43,19 @@ def _process_context() -> BaseContext:
     return context
 
 
+@contextmanager
+def _ctrl_c_for_the_parent_alone() -> Iterator[None]:
+    """Processes started in here never see Ctrl-C, not even while they import; the parent, which does, ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def write_shards(
     writer: ShardWriter, tasks: Sequence[ShardTask], *, workers: int, progress: Callable[[int], None]
 ) -> Iterator[ShardResult]:
@@ -61,7 +74,8 @@ def write_shards(
     context = _process_context()
     counter = context.Value("q", 0)
     with ProcessPoolExecutor(workers, context, _start_worker, (writer, counter)) as pool:
-        pending = {pool.submit(_run, task) for task in tasks}
+        with _ctrl_c_for_the_parent_alone():
+            pending = {pool.submit(_run, task) for task in tasks}
         try:
             while pending:
                 done, pending = wait(pending, timeout=_REFRESH_SECONDS, return_when=FIRST_COMPLETED)

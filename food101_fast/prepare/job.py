@@ -17,7 +17,7 @@ from tqdm import tqdm
 from food101_fast.errors import UserError
 from food101_fast.prepare.clean import Fit
 from food101_fast.prepare.executors import write_shards
-from food101_fast.prepare.sources import Source, open_source
+from food101_fast.prepare.sources import FolderSource, Source, open_source
 from food101_fast.prepare.split import check_fractions, stratified_split, stratified_subset
 from food101_fast.prepare.write import ShardResult, ShardTask, ShardWriter
 from food101_fast.shards.layout import MANIFEST_NAME, REJECTS_NAME, SPLITS, sample_keys, shard_name
@@ -68,6 +68,8 @@ def prepare(settings: PrepareSettings) -> Manifest:
     """
     _check_folder(settings.out)
     source = open_source(settings.source, seed=settings.seed)
+    if isinstance(source, FolderSource) and settings.out.resolve().is_relative_to(source.path.resolve()):
+        raise UserError(f"--out {settings.out} lies inside the source {source.path}; give a folder outside of it")
     tasks = plan(source, settings)
     created = _make_folder(settings.out)
     try:
@@ -161,7 +163,8 @@ def _split_entry(split: str, results: list[ShardResult], source: Source) -> Spli
     if not counts.all():
         empty = source.classes[int(counts.argmin())]
         raise UserError(
-            f"every image of class {empty!r} that was chosen for the {split} split had to be dropped; "
+            f"every image of class {empty!r} that was chosen for the {split} split had to be dropped (dropped there: "
+            f"{', '.join(f'{reason} {count}' for reason, count in _count_reasons(results).items())}); "
             "repair or replace the class's images, or remove the class"
         )
     return SplitEntry(

@@ -48,9 +48,9 @@ def stratified_split(
     counts = np.bincount(labels, minlength=len(classes))
     if counts.min() < needed:
         raise UserError(
-            f"class {classes[int(counts.argmin())]!r} has {counts.min()} images, and at least {needed} are needed "
-            f"to split {' / '.join(f'{share:g}' for share in shares.values())}; add images, remove the class, "
-            "or change --fractions"
+            f"too few images of class {classes[int(counts.argmin())]!r}: {counts.min()}, and at least {needed} are "
+            f"needed to split {' / '.join(f'{share:g}' for share in shares.values())}; add images, remove the class, "
+            "or change --fractions or --limit"
         )
     remaining = np.arange(labels.size)
     parts: dict[str, NDArray[np.int64]] = {}

@@ -101,14 +101,14 @@ def read_manifest(folder: Path) -> Manifest:
             f"run `python -m food101_fast.prepare --out {folder}` to the end"
         )
     try:
-        document = orjson.loads(path.read_bytes())
+        document = _typed(orjson.loads(path.read_bytes()), dict, "the manifest")
         version = document["version"] if document["format"] == "food101_fast" else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(path, error) from error
     if version != FORMAT_VERSION:
         raise UserError(
             f"{path} has format version {version!r} and this program reads version {FORMAT_VERSION}; "
-            "prepare the folder again with this program, or use the program that wrote it"
+            "remove the folder and prepare it again, or use the program that wrote it"
         )
     try:
         return _parse(document)
@@ -118,7 +118,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _damaged(path: Path, error: Exception) -> UserError:
     reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-    return UserError(f"{path} is damaged ({reason}); prepare the folder again")
+    return UserError(f"{path} is damaged ({reason}); remove the folder and prepare it again")
 
 
 def _parse(document: dict[str, Any]) -> Manifest:

@@ -134,19 +134,23 @@ class Split:
         torch.index_select(self._every_row, 0, torch.from_numpy(places), out=out)
 
 
+def _damaged(what: str) -> UserError:
+    return UserError(f"{what}; remove the folder and prepare it again")
+
+
 def _read_index(folder: Path, entry: ShardEntry, classes: int) -> NDArray[np.void]:
     path = folder / index_name(entry.name)
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UserError(f"the index {path} cannot be read ({error.strerror}); prepare the folder again") from error
+        raise _damaged(f"the index {path} cannot be read ({error.strerror})") from error
     if xxhash.xxh3_64_hexdigest(content) != entry.index_xxh3_64:
-        raise UserError(f"the index {path} is not the one the manifest describes; prepare the folder again")
+        raise _damaged(f"the index {path} is not the one the manifest describes")
     index: NDArray[np.void] = np.load(path, allow_pickle=False)
     if index.dtype != INDEX_DTYPE or index.shape != (entry.samples,):
-        raise UserError(f"the index {path} does not hold {entry.samples} samples; prepare the folder again")
+        raise _damaged(f"the index {path} does not hold {entry.samples} samples")
     if index.size and not 0 <= index["label"].min() <= index["label"].max() < classes:
-        raise UserError(f"the index {path} has labels outside the {classes} classes; prepare the folder again")
+        raise _damaged(f"the index {path} has labels outside the {classes} classes")
     return index
 
 
@@ -155,11 +159,9 @@ def _map_rows(path: Path, entry: ShardEntry, index: NDArray[np.void], image_size
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise UserError(f"the shard {path} cannot be read ({error.strerror}); prepare the folder again") from error
+        raise _damaged(f"the shard {path} cannot be read ({error.strerror})") from error
     if size != entry.bytes:
-        raise UserError(
-            f"the shard {path} has {size} bytes and the manifest says {entry.bytes}; prepare the folder again"
-        )
+        raise _damaged(f"the shard {path} has {size} bytes and the manifest says {entry.bytes}")
     row_bytes = image_size * image_size * 3
     if not entry.samples:
         return np.empty((0, row_bytes), np.uint8)
@@ -169,7 +171,7 @@ def _map_rows(path: Path, entry: ShardEntry, index: NDArray[np.void], image_size
     regular = np.array_equal(offsets, offsets[0] + stride * np.arange(entry.samples))
     inside = offsets[-1] + header + row_bytes <= size
     if not (regular and inside and stride >= row_bytes and np.all(index["length"] == header + row_bytes)):
-        raise UserError(f"the index of {path} does not describe rows of one size; prepare the folder again")
+        raise _damaged(f"the index of {path} does not describe rows of one size")
     mapped = np.memmap(path, dtype=np.uint8, mode="r")
     return np.lib.stride_tricks.as_strided(
         mapped[int(offsets[0]) + header :], shape=(entry.samples, row_bytes), strides=(stride, 1)

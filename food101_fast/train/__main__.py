@@ -28,7 +28,7 @@ class TrainSettings:
     recipe: str = "baseline"
     """Recipe to start from: baseline (fine-tunes an ImageNet MobileNetV2) or demo (a small net, for a CPU)."""
     resume: bool = False
-    """Go on with the run in --run, with the recipe stored there."""
+    """Go on with the run in --run, with the recipe stored there; only --epochs and --patience may be changed."""
     device: Device = "auto"
     """Where to train; auto is CUDA where there is one."""
     overrides: Recipe

@@ -21,6 +21,16 @@ def checkpoint_folder(run: Path, name: str) -> Path:
     return run / "checkpoints" / name
 
 
+def has_checkpoint(run: Path, name: str) -> bool:
+    """Whether a whole checkpoint `name` is there; a save that was cut off between its renames leaves the old one."""
+    folder = checkpoint_folder(run, name)
+    return folder.exists() or _replaced(folder).exists()
+
+
+def _replaced(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.old")
+
+
 def save_checkpoint(run: Path, name: str, model: nn.Module, state: dict[str, Any]) -> None:
     """Write a checkpoint beside the old one of that name and then put it in its place.
 
@@ -31,11 +41,12 @@ def save_checkpoint(run: Path, name: str, model: nn.Module, state: dict[str, Any
         state: the rest, of tensors, numbers, strings and containers of them only, so that `weights_only=True` reads it.
     """
     folder = checkpoint_folder(run, name)
-    new, old = folder.with_name(f"{name}.new"), folder.with_name(f"{name}.old")
+    new, old = folder.with_name(f"{name}.new"), _replaced(folder)
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    safetensors.torch.save_file(weights, new / WEIGHTS_NAME)
+    # Not save_file: it makes files that only their owner can read.
+    (new / WEIGHTS_NAME).write_bytes(safetensors.torch.save(weights))
     torch.save(state, new / STATE_NAME)
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -50,11 +61,10 @@ def load_checkpoint(run: Path, name: str) -> tuple[dict[str, torch.Tensor], dict
     Raises:
         UserError: there is none, or it is damaged.
     """
+    if not has_checkpoint(run, name):
+        raise UserError(f"{run} has no checkpoint {name!r}: it did not finish an epoch; train it without --resume")
     folder = checkpoint_folder(run, name)
-    if not folder.exists():  # a save that was cut off between its two renames leaves the old one complete
-        folder = folder.with_name(f"{name}.old")
-    if not folder.exists():
-        raise UserError(f"{run} has no checkpoint {name!r}; train the run for at least one epoch first")
+    folder = folder if folder.exists() else _replaced(folder)
     try:
         weights = safetensors.torch.load_file(folder / WEIGHTS_NAME)
         state = torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True)

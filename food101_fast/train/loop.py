@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -26,7 +26,7 @@ from food101_fast.transforms import Preset, eval_preset, train_preset
 
 Device = Literal["auto", "cpu", "cuda"]
 
-# Reading the loss waits for the device, so the progress bar shows it only every so many steps.
+# Reading the loss waits for the device, so on CUDA the progress bar shows it only every so many steps.
 _STEPS_PER_REFRESH = 25
 
 
@@ -184,8 +184,9 @@ def train(
         step.load_state_dict(state["step"])
         progress = Progress(**state["progress"])
         metrics = metrics[: progress.epoch]
+        write_run(folder, replace(run, recipe=recipe))
     else:
-        run = new_run(folder, recipe, shards)
+        run, metrics = new_run(folder, recipe, shards), []
         step = TrainStep(recipe, build_model(recipe.model, recipe.weights, len(shards.classes)), where)
         write_run(folder, run)
     preset = eval_preset(recipe.image_size, shards.manifest.image_size)
@@ -198,6 +199,10 @@ def train(
         progress.epochs_since_best = 0 if improved else progress.epochs_since_best + 1
         progress.best_top1 = max(progress.best_top1, row["val_top1"])
         metrics.append(row)
+        tqdm.write(
+            f"epoch {progress.epoch}: validation loss {row['val_loss']:.3f}, top-1 {row['val_top1']:.4f}, "
+            f"top-5 {row['val_top5']:.4f}{' (best so far)' if improved else ''}"
+        )
         _save(folder, step, progress, metrics, improved=improved)
     return metrics
 
@@ -216,6 +221,7 @@ def _train_epoch(step: TrainStep, loader: ShardLoader, epoch: int, epochs: int) 
     sums = torch.zeros(2, dtype=torch.float64, device=loader.device)
     waited, start, seen = loader.wait_seconds, time.perf_counter(), 0
     total = len(loader) * loader.batch_size
+    refresh = _STEPS_PER_REFRESH if loader.device.type == "cuda" else 1
     loader.set_epoch(epoch)
     with tqdm(total=total, desc=f"epoch {epoch + 1}/{epochs}", unit="images") as bar:
         for number, batch in enumerate(loader):
@@ -223,7 +229,7 @@ def _train_epoch(step: TrainStep, loader: ShardLoader, epoch: int, epochs: int) 
             seen += len(batch.labels)
             sums += torch.stack([loss * len(batch.labels), correct]).double()
             bar.update(len(batch.labels))
-            if number % _STEPS_PER_REFRESH == 0:
+            if number % refresh == 0:
                 share = (loader.wait_seconds - waited) / (time.perf_counter() - start)
                 bar.set_postfix_str(f"loss {sums[0].item() / seen:.3f}, waiting {share:.1%}")
         train_loss, train_top1 = (sums / seen).tolist()

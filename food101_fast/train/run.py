@@ -15,6 +15,7 @@ from food101_fast import __version__
 from food101_fast.errors import UserError
 from food101_fast.shards import ShardSet
 from food101_fast.shards.manifest import write_atomically
+from food101_fast.train.checkpoint import has_checkpoint
 from food101_fast.train.recipes import Recipe
 
 RECIPE_NAME = "recipe.json"
@@ -37,12 +38,12 @@ class Run:
 
 
 def new_run(folder: Path, recipe: Recipe, shards: ShardSet) -> Run:
-    """Describe a new run; nothing is written yet.
+    """Describe a new run; nothing is written yet. What a run left that ended in its first epoch may be replaced.
 
     Raises:
         UserError: the folder already holds something.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not (folder.is_dir() and _never_got_far(folder)):
         held = (
             "already holds a run; pass --resume to go on with it, or"
             if (folder / RECIPE_NAME).exists()
@@ -57,6 +58,12 @@ def new_run(folder: Path, recipe: Recipe, shards: ShardSet) -> Run:
         data=shards.manifest.digest,
         versions=versions(),
     )
+
+
+def _never_got_far(folder: Path) -> bool:
+    """Whether the folder is empty, or holds a run that ended before its first checkpoint."""
+    names = {path.name for path in folder.iterdir()}
+    return names <= {RECIPE_NAME, METRICS_NAME, "checkpoints"} and not has_checkpoint(folder, "last")
 
 
 def versions() -> dict[str, str]:

@@ -152,6 +152,12 @@ def test_too_few_samples_for_a_batch_is_one_sentence(tiny_shards: ShardSet) -> N
         loader_of(tiny_shards, batch_size=1000)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_without_a_device_is_one_sentence(tiny_shards: ShardSet) -> None:
+    with pytest.raises(UserError, match="torch finds no CUDA device"):
+        loader_of(tiny_shards, device="cuda")
+
+
 def test_an_error_in_a_thread_reaches_the_consumer(tiny_shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     loader = loader_of(tiny_shards)
 

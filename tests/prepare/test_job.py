@@ -5,7 +5,9 @@ from __future__ import annotations
 import filecmp
 import os
 import re
+import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,6 +91,28 @@ def test_other_files_are_never_touched(tmp_path: Path, command: Callable[..., tu
     assert code == 2
     assert "holds other files, such as 'thesis.txt'" in err
     assert [path.name for path in out.iterdir()] == ["thesis.txt"]
+
+
+def test_the_source_is_never_written_into(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "images", {"a": 10})
+    with pytest.raises(UserError, match="lies inside the source"):
+        prepare(PrepareSettings(source=f"folder:{source}", out=source / "shards"))
+    assert [path.name for path in source.iterdir()] == ["a"]
+
+
+def test_ctrl_c_while_workers_start_is_one_word_and_leaves_nothing(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-m", "food101_fast.prepare", "--source", "demo:", "--out", str(tmp_path / "out")]
+    with subprocess.Popen(arguments, stderr=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stderr is not None
+        shown = b""
+        while b"prepare:" not in shown:  # the bar appears just before the workers are started
+            shown += process.stderr.read(1)
+        os.killpg(process.pid, signal.SIGINT)
+        rest = process.stderr.read()
+    assert process.returncode == 130
+    assert rest.endswith(b"interrupted\n")
+    assert b"Traceback" not in rest
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_finished_folder_is_not_overwritten(tiny_folder: Path, tmp_path: Path) -> None:

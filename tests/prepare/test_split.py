@@ -47,7 +47,7 @@ def test_a_share_of_zero_leaves_the_split_out() -> None:
 
 
 def test_a_class_that_is_too_small_is_named() -> None:
-    with pytest.raises(UserError, match=r"'b' has 9 images, and at least 10 are needed"):
+    with pytest.raises(UserError, match=r"class 'b': 9, and at least 10 are needed"):
         stratified_split(labels_of([100, 9]), ["a", "b"], FRACTIONS, 0)
 
 

@@ -193,6 +193,22 @@ def test_a_folder_with_a_run_is_not_overwritten(
         train(tiny_shards, tmp_path, TINY, device="cpu")
 
 
+def test_a_run_that_ended_in_its_first_epoch_is_started_again(
+    finished: tuple[Path, list[dict[str, Any]]], tiny_shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("food101_fast.train.loop.validate", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(tiny_shards, tmp_path / "run", TINY, device="cpu")
+    with pytest.raises(UserError, match="train it without --resume"):
+        train(tiny_shards, tmp_path / "run", TINY, device="cpu", resume=True)
+    again = train(tiny_shards, tmp_path / "run", TINY, device="cpu")
+    assert without_times(again) == without_times(finished[1])
+
+
 def test_a_run_goes_on_only_with_its_own_recipe(
     finished: tuple[Path, list[dict[str, Any]]], tiny_shards: ShardSet
 ) -> None:
@@ -213,6 +229,7 @@ def test_flags_change_the_recipe_that_is_named(
     code, out, _ = command("train", *arguments, "--resume", "--epochs", "2")
     assert code == 0
     assert len((tmp_path / "run" / "metrics.jsonl").read_bytes().splitlines()) == 2
+    assert orjson.loads((tmp_path / "run" / "recipe.json").read_bytes())["recipe"]["epochs"] == 2
 
 
 def test_a_failed_save_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
