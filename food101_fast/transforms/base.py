@@ -6,6 +6,7 @@ preset makes them with `keyed_uniform`. The rest of a transform can't tell the d
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torchvision.transforms import v2
 Params = dict[str, Tensor]
 
 
-class PerSampleTransform(v2.Transform):
+class PerSampleTransform(v2.Transform, ABC):
     """A v2 transform that draws its parameters for each sample of a batch on its own.
 
     Takes images (N, C, H, W), uint8 or floating, in any memory format, on any device. Labels and other inputs pass
@@ -49,6 +50,7 @@ class PerSampleTransform(v2.Transform):
         uniform = torch.rand(images.shape[0], self.draws, device=images.device)
         return self.params_from(uniform, images.shape[-2], images.shape[-1])
 
+    @abstractmethod
     def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
         """Turn uniform numbers into parameters.
 
@@ -60,4 +62,3 @@ class PerSampleTransform(v2.Transform):
         Returns:
             A dict of (N,) tensors on the device of `uniform`.
         """
-        raise NotImplementedError(f"{type(self).__name__}.params_from")
