@@ -55,7 +55,7 @@ def plot_confusion(shares: NDArray[np.float64], classes: Sequence[str], path: Pa
     axes.set_xticks(np.arange(len(names)) + 0.5, names, rotation=90, fontsize=size)
     axes.set_yticks(np.arange(len(names)) + 0.5, names, rotation=0, fontsize=size)
     axes.set(xlabel="predicted class", ylabel="true class", title="Normalised confusion matrix")
-    figure.savefig(path, dpi=_DPI)
+    figure.savefig(path, dpi=_DPI, bbox_inches="tight", pad_inches=0.15)
 
 
 def plot_curves(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -79,7 +79,7 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
         for colour, (key, label) in zip(colours, series, strict=False):
             ax.plot(epochs, [row[key] for row in metrics], marker="o", markersize=4, color=colour, label=label)
         ax.set(xlabel="epoch", ylabel=name, xlim=(0.5, len(epochs) + 0.5))
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         ax.grid(alpha=0.3)
         ax.legend(frameon=False)
     highest = max(max(row["train_loss"], row["val_loss"]) for row in metrics)
