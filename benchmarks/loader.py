@@ -2,8 +2,8 @@
 
     python benchmarks/loader.py --shards DIR [--json FILE]
 
-Both give shuffled batches of the train split as arrays in memory, with the page cache warm. A repetition is one whole
-epoch, so that starting workers and filling buffers is paid by whoever needs it; the best and the median over the
+Both give shuffled batches of the train split as arrays in memory, with the page cache warm. A repetition is whole
+epochs, so that starting workers and filling buffers is paid by whoever needs it; the median and the range over the
 repetitions are printed, and the ratio is that of the medians.
 """
 

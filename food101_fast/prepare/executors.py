@@ -68,15 +68,14 @@ def write_shards(
         progress: told the number of images done so far, a few times a second.
 
     Raises:
-        UserError: a source file can't be read, or a worker process died. The other workers finish the shard they are
-            at.
+        UserError: a source file can't be read, or a worker process died. The others finish their shard first.
     """
     context = _process_context()
     counter = context.Value("q", 0)
     with ProcessPoolExecutor(workers, context, _start_worker, (writer, counter)) as pool:
-        with _ctrl_c_for_the_parent_alone():
-            pending = {pool.submit(_run, task) for task in tasks}
         try:
+            with _ctrl_c_for_the_parent_alone():
+                pending = {pool.submit(_run, task) for task in tasks}
             while pending:
                 done, pending = wait(pending, timeout=_REFRESH_SECONDS, return_when=FIRST_COMPLETED)
                 progress(counter.value)

@@ -33,16 +33,15 @@ def stratified_split(
     Args:
         labels: (N,) label of each sample.
         classes: class names, for the error message.
-        fractions: shares of train, val and test; a split with share 0 is left out.
+        fractions: shares of train, val and test, as `check_fractions` takes them; a split with share 0 is left out.
         seed: another seed gives another split.
 
     Returns:
         Positions of the samples of each split, shuffled; every position stands in exactly one.
 
     Raises:
-        UserError: the fractions are wrong, or a class has too few images for one of the splits.
+        UserError: a class has too few images for one of the splits.
     """
-    check_fractions(fractions)
     shares = {name: share for name, share in zip(SPLITS, fractions, strict=True) if share > 0}
     needed = int(np.ceil(1 / min(shares.values()) - 1e-9))
     counts = np.bincount(labels, minlength=len(classes))

@@ -167,6 +167,8 @@ def _parse_split(name: str, document: Any, classes: int) -> SplitEntry:
             for shard in _typed(document["shards"], list, "shards")
         ),
     )
+    if not entry.samples:
+        raise ValueError(f"the split {name} has no samples")
     if len(entry.class_counts) != classes or sum(entry.class_counts) != entry.samples:
         raise ValueError(f"the class counts of {name} do not add up to its samples")
     if sum(shard.samples for shard in entry.shards) != entry.samples:

@@ -174,7 +174,6 @@ def train(
     where = choose_device(device)
     train_loader, val_loader = _loaders(shards, recipe, where)
     torch.manual_seed(recipe.seed)
-    progress, metrics = Progress(), read_metrics(folder)
     if resume:
         run = read_run(folder)
         check_resumable(folder, run, recipe, shards)
@@ -183,10 +182,11 @@ def train(
         step.model.load_state_dict(weights)
         step.load_state_dict(state["step"])
         progress = Progress(**state["progress"])
-        metrics = metrics[: progress.epoch]
+        metrics = read_metrics(folder)[: progress.epoch]
         write_run(folder, replace(run, recipe=recipe))
     else:
-        run, metrics = new_run(folder, recipe, shards), []
+        run, progress = new_run(folder, recipe, shards), Progress()
+        metrics = []
         step = TrainStep(recipe, build_model(recipe.model, recipe.weights, len(shards.classes)), where)
         write_run(folder, run)
     preset = eval_preset(recipe.image_size, shards.manifest.image_size)

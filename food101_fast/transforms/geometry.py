@@ -1,8 +1,8 @@
 """Crops and flips with one draw per sample and torchvision's pixels.
 
-On the CPU a loop over torchvision's own kernel is fastest: it was measured at seven times the rate of the products
-below. On CUDA a crop and antialiased resize is two batched matrix products, one for each axis, with the same triangle
-filter that torchvision's kernel uses. Both come from the same parameters.
+On the CPU a loop over torchvision's own kernel is fastest: three to four times the rate of the products below, for
+uint8 from 192 to 160 px on two cores. On CUDA a crop and antialiased resize is two batched matrix products, one for
+each axis, with the same triangle filter that torchvision's kernel uses. Both come from the same parameters.
 """
 
 from __future__ import annotations

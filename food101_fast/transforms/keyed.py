@@ -3,8 +3,7 @@
 A counter-based generator has no state to save, gives a sample the same draw in any batch, on any rank and on any
 device, and is nothing but integer arithmetic, so it compiles. (An explicit `torch.Generator` breaks a compiled graph.)
 
-Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011; constants from its section
-    3.
+Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, with its constants.
 """
 
 from __future__ import annotations

@@ -13,8 +13,11 @@ import pytest
 import torch
 
 from food101_fast.errors import UserError
+from food101_fast.prepare import PrepareSettings, prepare
+from food101_fast.prepare.clean import clean
 from food101_fast.shards import ShardSet
 from food101_fast.shards.manifest import read_manifest
+from tests.conftest import write_folder
 
 
 @pytest.fixture
@@ -100,6 +103,23 @@ def test_a_damaged_folder_is_one_sentence(copy: Path, damage: Callable[[Path], o
         open_all(copy)
     assert "\n" not in str(error.value)
     assert "copy" in str(error.value)
+
+
+def test_a_shard_whose_images_were_all_dropped_is_passed_over(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "images", {"a": 10, "b": 20})
+    whole = {path.read_bytes() for path in source.rglob("*.jpg")}
+    (source / "b" / "007.jpg").write_bytes(b"")
+    settings = PrepareSettings(source=f"folder:{source}", out=tmp_path / "out", size=16, workers=1, samples_per_shard=1)
+    shards = ShardSet(tmp_path / "out", prepare(settings))
+    entries = [entry for split in shards.manifest.splits.values() for entry in split.shards]
+    assert sorted(entry.samples for entry in entries) == [0] + [1] * 29
+    pixels = {row.tobytes() for name in shards.manifest.splits for row in map(shards.split(name).__getitem__, range(2))}
+    assert pixels <= {clean(data, 16, "crop").tobytes() for data in whole}
+    for name in shards.manifest.splits:
+        split = shards.split(name)
+        out = torch.zeros(len(split), split.row_bytes, dtype=torch.uint8)
+        split.gather(np.arange(len(split)), out)
+        assert out.any(dim=1).all()
 
 
 def test_an_unknown_split_is_named(tiny_shards: ShardSet) -> None:
