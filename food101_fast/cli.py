@@ -7,13 +7,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import tyro
-
 from food101_fast import __version__
 from food101_fast.errors import UserError
 
 COMMANDS = {
     "prepare": "decode every image once and write shards",
+    "shards": "verify or show a folder of shards",
     "train": "train a model on shards",
     "evaluate": "measure a trained run on a split",
     "bench": "images per second of each stage",
@@ -28,6 +27,8 @@ def parse(settings: type[Settings], command: str, argv: Sequence[str], *, defaul
 
     A wrong flag prints what is wrong and exits with code 2; `--help` exits with 0.
     """
+    import tyro  # here, since worker processes import this module and have no use for it
+
     return tyro.cli(
         settings,
         prog=f"python -m food101_fast.{command}",
@@ -44,8 +45,8 @@ def exit_with(command: Callable[[Sequence[str]], None], argv: Sequence[str] | No
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR_CODE)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"interrupted: {interrupt}" if interrupt.args else "interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
 

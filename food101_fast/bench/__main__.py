@@ -10,7 +10,7 @@ import orjson
 from food101_fast.bench.stages import BenchSettings, run_bench
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
-from food101_fast.shards.manifest import write_atomically
+from food101_fast.shards.folder import write_atomically
 
 
 def main(argv: Sequence[str]) -> None:

@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 from food101_fast.errors import UserError
 from food101_fast.evaluate.metrics import compute_metrics, confusion, normalised
-from food101_fast.evaluate.plots import plot_class_counts, plot_confusion, plot_curves
+from food101_fast.evaluate.plots import plot_confusion, plot_curves
 from food101_fast.loader import ShardLoader
+from food101_fast.prepare.overview import plot_class_counts
 from food101_fast.shards import ShardSet
-from food101_fast.shards.manifest import write_atomically
+from food101_fast.shards.folder import write_atomically
 from food101_fast.train.checkpoint import load_checkpoint
 from food101_fast.train.loop import Device, Precision, choose_device, predict
 from food101_fast.train.model import build_model
@@ -70,7 +71,7 @@ def evaluate(
     plot_confusion(normalised(confusion(logits, labels)), run.classes, paths["confusion"])
     plot_curves(read_metrics(folder), paths["curves"])
     counts = {name: entry.class_counts for name, entry in shard_set.manifest.splits.items()}
-    plot_class_counts(counts, run.classes, paths["counts"])
+    plot_class_counts(counts, run.classes).savefig(paths["counts"])
     return Evaluation(metrics=metrics, files=tuple(paths.values()))
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import seaborn
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -85,19 +84,4 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
     highest = max(max(row["train_loss"], row["val_loss"]) for row in metrics)
     loss.set(title="Loss (training images are augmented)", ylim=(0, 1.05 * highest))
     accuracy.set(title="Accuracy", ylim=(0, 1.02))
-    figure.savefig(path, dpi=_DPI)
-
-
-def plot_class_counts(counts: Mapping[str, Sequence[int]], classes: Sequence[str], path: Path) -> None:
-    """Number of images of each class, one panel per split."""
-    figure = Figure(figsize=(3.6 * len(counts) + 1.5, max(2.5, 0.2 * len(classes) + 1.2)), layout="constrained")
-    axes: list[Axes] = list(np.ravel(_axes(figure, ncols=len(counts), sharey=True)))
-    colours = seaborn.color_palette("colorblind")
-    for ax, colour, (split, of_class) in zip(axes, colours, counts.items(), strict=False):
-        ax.barh([_label(name) for name in classes], of_class, color=colour)
-        ax.set(title=f"{split}: {sum(of_class):,} images", xlabel="images")
-        ax.tick_params(axis="y", labelsize=9 if len(classes) <= _MANY_CLASSES else 7)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-        ax.margins(y=0.01)
-    axes[0].invert_yaxis()
     figure.savefig(path, dpi=_DPI)

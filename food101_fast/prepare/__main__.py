@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from food101_fast.cli import exit_with, parse
-from food101_fast.prepare.job import PrepareSettings, prepare
+from food101_fast.cli import exit_with
 
 
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
+    # Here, since worker processes import this module again, and so that Ctrl-C is heeded from the first moment.
+    from food101_fast.cli import parse
+    from food101_fast.prepare.job import PrepareSettings, prepare
+
     settings = parse(PrepareSettings, "prepare", argv)
     manifest = prepare(settings)
     written = sum(split.samples for split in manifest.splits.values())
     sizes = ", ".join(f"{name} {split.samples:,}" for name, split in manifest.splits.items())
     print(f"{settings.out}: {written:,} images of {len(manifest.classes)} classes ({sizes})")
-    dropped = ", ".join(f"{reason} {count}" for reason, count in manifest.rejects.items())
-    if dropped:
-        print(f"dropped {manifest.read - written} of {manifest.read:,} ({dropped}); see {settings.out}/rejects.jsonl")
+    if manifest.rejects:
+        dropped = _listed(manifest.rejects)
+        print(f"dropped {manifest.read - written:,} of {manifest.read:,} ({dropped}); see {settings.out}/rejects.jsonl")
+    if manifest.notes:
+        kept = sum(manifest.notes.values())
+        print(f"kept {kept:,} with a note ({_listed(manifest.notes)}); see {settings.out}/notes.jsonl")
+    print(f"pictures of it: {settings.out}/overview")
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{kind} {count:,}" for kind, count in counts.items())
 
 
 if __name__ == "__main__":

@@ -1,37 +1,155 @@
-"""Running shard tasks: a pool of worker processes that share nothing but a counter for the progress bar."""
+"""Who does the work: a pool of processes on this machine, a Ray cluster, or this process alone.
+
+An executor runs the two halves of a job on each task: `compute`, which keeps a processor busy, and `store`, which waits
+for a disk or a network. What is asked for and what comes back is the same whoever runs it.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence, Sized
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import wait as wait_for
 from multiprocessing.context import BaseContext
 from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import BoundedSemaphore
+from typing import Any, Protocol, TypeVar
 
 from food101_fast.errors import UserError
-from food101_fast.prepare.write import ShardResult, ShardTask, ShardWriter
 
 _REFRESH_SECONDS = 0.2
 
-_writer: ShardWriter
-_counter: Synchronized[int]
+Task = TypeVar("Task", bound=Sized)
+TaskIn = TypeVar("TaskIn", bound=Sized, contravariant=True)
+Made = TypeVar("Made")
+Result = TypeVar("Result")
+ResultOut = TypeVar("ResultOut", covariant=True)
 
 
-def _start_worker(writer: ShardWriter, counter: Synchronized[int]) -> None:
-    global _writer, _counter
-    _writer, _counter = writer, counter
+class Job(Protocol[TaskIn, Made, ResultOut]):
+    """What is done with a task; picklable."""
+
+    def compute(self, task: TaskIn, count: Callable[[int], None]) -> Made:
+        """The part that needs a processor; tells `count` of every image that is done."""
+        ...
+
+    def store(self, made: Made) -> ResultOut:
+        """The part that waits for a disk or a network."""
+        ...
 
 
-def _count_one() -> None:
-    with _counter.get_lock():
-        _counter.value += 1
+class Executor(Protocol):
+    """Runs a job on tasks."""
+
+    def run(
+        self, job: Job[Task, Made, Result], tasks: Sequence[Task], progress: Callable[[int], None]
+    ) -> Iterator[Result]:
+        """Results as they are ready, in any order.
+
+        Args:
+            job: what is done with each task.
+            tasks: started in this order.
+            progress: told the number of images done so far, a few times a second.
+
+        Raises:
+            UserError: what `job` raises, or a worker died. The others finish their task first.
+        """
+        ...
 
 
-def _run(task: ShardTask) -> ShardResult:
-    return _writer(task, _count_one)
+class InProcess:
+    """This process alone, one task after the other."""
+
+    def run(
+        self, job: Job[Task, Made, Result], tasks: Sequence[Task], progress: Callable[[int], None]
+    ) -> Iterator[Result]:
+        done = 0
+
+        def count(images: int) -> None:
+            nonlocal done
+            done += images
+            progress(done)
+
+        for task in tasks:
+            yield job.store(job.compute(task, count))
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """What a worker process holds."""
+
+    job: Job[Any, Any, Any]
+    slots: BoundedSemaphore
+    counter: Synchronized[int]
+
+    def count(self, images: int) -> None:
+        with self.counter.get_lock():
+            self.counter.value += images
+
+    def run(self, task: Sized) -> Any:
+        with self.slots:
+            made = self.job.compute(task, self.count)
+        return self.job.store(made)
+
+
+_worker: _Worker
+
+
+def _start_worker(worker: _Worker) -> None:
+    global _worker
+    _worker = worker
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed parent can't stop its workers, and they would wait for its next task for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait_for([parent.sentinel])
+    os._exit(1)
+
+
+def _run(task: Sized) -> Any:
+    return _worker.run(task)
+
+
+@dataclass(frozen=True)
+class LocalPool:
+    """`workers` processes that compute, and one more so that a shard can be stored while they do."""
+
+    workers: int
+
+    def run(
+        self, job: Job[Task, Made, Result], tasks: Sequence[Task], progress: Callable[[int], None]
+    ) -> Iterator[Result]:
+        if not tasks:
+            return
+        context = _process_context()
+        counter = context.Value("q", 0)
+        worker = _Worker(job, context.BoundedSemaphore(self.workers), counter)
+        processes = min(self.workers + 1, len(tasks))
+        with ProcessPoolExecutor(processes, context, _start_worker, (worker,)) as pool:
+            try:
+                with _ctrl_c_for_the_parent_alone():
+                    pending = {pool.submit(_run, task) for task in tasks}
+                while pending:
+                    done, pending = wait(pending, timeout=_REFRESH_SECONDS, return_when=FIRST_COMPLETED)
+                    progress(counter.value)
+                    for future in done:
+                        yield future.result()
+            except BrokenProcessPool as error:
+                raise UserError(
+                    "a worker process died, most likely killed for want of memory; use fewer --workers and run again: "
+                    "what is finished is kept"
+                ) from error
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _process_context() -> BaseContext:
@@ -39,7 +157,7 @@ def _process_context() -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", __name__])
+    context.set_forkserver_preload(["__main__", "food101_fast.prepare.write", "food101_fast.prepare.duplicates"])
     return context
 
 
@@ -56,34 +174,58 @@ def _ctrl_c_for_the_parent_alone() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def write_shards(
-    writer: ShardWriter, tasks: Sequence[ShardTask], *, workers: int, progress: Callable[[int], None]
-) -> Iterator[ShardResult]:
-    """Run `writer` on every task in `workers` processes; results come as they are ready, in any order.
+@dataclass(frozen=True)
+class RayCluster:
+    """Ray tasks of one processor each, on the cluster at `address` or on a local one that is started for the job.
 
-    Args:
-        writer: run once per task, in one of the processes.
-        tasks: the shards to write, started in this order.
-        workers: number of processes.
-        progress: told the number of images done so far, a few times a second.
-
-    Raises:
-        UserError: a source file can't be read, or a worker process died. The others finish their shard first.
+    Every node must see the source and the folder under the same name, and have this package installed.
     """
-    context = _process_context()
-    counter = context.Value("q", 0)
-    with ProcessPoolExecutor(workers, context, _start_worker, (writer, counter)) as pool:
+
+    address: str | None
+    workers: int
+    """Processors of a local cluster; a running one has its own number."""
+
+    def run(
+        self, job: Job[Task, Made, Result], tasks: Sequence[Task], progress: Callable[[int], None]
+    ) -> Iterator[Result]:
+        ray = _import_ray()
+        if not ray.is_initialized():
+            local = {} if self.address or os.environ.get("RAY_ADDRESS") else {"num_cpus": self.workers}
+            try:
+                ray.init(address=self.address, log_to_driver=False, logging_level="ERROR", **local)
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise UserError(f"no Ray cluster answers at {self.address} ({error}); start one there") from error
+        shared = ray.put(job)
+        run = ray.remote(num_cpus=1)(_run_on_ray)
+        pending = {run.remote(shared, task): len(task) for task in tasks}
+        images = 0
         try:
-            with _ctrl_c_for_the_parent_alone():
-                pending = {pool.submit(_run, task) for task in tasks}
             while pending:
-                done, pending = wait(pending, timeout=_REFRESH_SECONDS, return_when=FIRST_COMPLETED)
-                progress(counter.value)
-                for future in done:
-                    yield future.result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a worker process died, most likely killed for want of memory; use fewer --workers and run again"
-            ) from error
+                done, _ = ray.wait(list(pending), timeout=_REFRESH_SECONDS)
+                for reference in done:
+                    images += pending.pop(reference)
+                    try:
+                        result = ray.get(reference)
+                    except ray.exceptions.RayTaskError as error:
+                        raise error.cause if isinstance(error.cause, UserError) else error from None
+                    except ray.exceptions.RayError as error:
+                        raise UserError(
+                            f"a Ray worker was lost ({type(error).__name__}); run again: what is finished is kept"
+                        ) from error
+                    yield result
+                progress(images)
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            for reference in pending:
+                ray.cancel(reference)
+
+
+def _run_on_ray(job: Job[Any, Any, Any], task: Sized) -> Any:
+    return job.store(job.compute(task, lambda images: None))
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError("--executor ray needs Ray; install it with `pip install 'food101-fast[ray]'`") from error
+    return ray

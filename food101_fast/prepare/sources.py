@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from food101_fast.errors import UserError
 from food101_fast.prepare import demo
+from food101_fast.shards.folder import Folder, open_folder
 
 _SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 
@@ -50,7 +51,7 @@ def open_source(text: str, *, seed: int = 0) -> Source:
     """The source that `--source` names.
 
     Args:
-        text: `hub:ID`, `folder:PATH` or `demo:`.
+        text: `hub:ID`, `folder:PLACE` or `demo:`.
         seed: only `demo:` uses it, to draw other pictures.
 
     Raises:
@@ -60,44 +61,45 @@ def open_source(text: str, *, seed: int = 0) -> Source:
     if kind == "hub" and place:
         return HubSource(place)
     if kind == "folder" and place:
-        return FolderSource(Path(place))
+        return FolderSource(open_folder(place))
     if kind == "demo" and colon and not place:
         return DemoSource(seed)
     raise UserError(
-        f"unknown source {text!r}; give hub:ID (such as hub:ethz/food101), folder:PATH with one folder per class, "
+        f"unknown source {text!r}; give hub:ID (such as hub:ethz/food101), folder:PLACE with one folder per class, "
         "or demo:"
     )
 
 
 class FolderSource:
-    """`folder:PATH`: one folder per class; every file below it, other than hidden ones, is taken for an image."""
+    """`folder:PLACE`: one folder per class; every file below it, other than hidden ones, is taken for an image.
 
-    def __init__(self, path: Path) -> None:
-        if not path.is_dir():
-            raise UserError(f"there is no folder {path}; give folder:PATH with one folder of images per class")
-        folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    The place is a path, or a URL of any kind that fsspec knows.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        files = _list_files(folder)
+        folders = [name for name in folder.subfolders() if not name.startswith(".")]
         if not folders:
-            raise UserError(f"{path} has no class folders; put each class's images into a folder of its own there")
-        if all(folder.name.lower() in _SPLIT_NAMES for folder in folders):
             raise UserError(
-                f"the folders of {path} are splits, not classes; give one of them, such as folder:{folders[0]}, "
-                "or merge them first: prepare makes its own splits"
+                f"{folder.url} has no class folders; put each class's images into a folder of its own there"
             )
-        self.path = path
-        self.classes = tuple(folder.name for folder in folders)
-        self._files: list[str] = []
-        labels: list[int] = []
+        if all(name.lower() in _SPLIT_NAMES for name in folders):
+            raise UserError(
+                f"the folders of {folder.url} are splits, not classes; give one of them, such as "
+                f"folder:{folder.url}/{folders[0]}, or merge them first: prepare makes its own splits"
+            )
+        self.classes = tuple(folders)
+        self._files = [name for name in files if "/" in name and not any(p.startswith(".") for p in name.split("/"))]
+        place = {name: label for label, name in enumerate(folders)}
+        self.labels = np.array([place[name.partition("/")[0]] for name in self._files], np.int64)
+        counts = np.bincount(self.labels, minlength=len(folders))
+        if not counts.all():
+            empty = folders[int(counts.argmin())]
+            raise UserError(f"the class folder {folder.url}/{empty} is empty; add images or remove it")
         digest = xxhash.xxh3_64()
-        for label, folder in enumerate(folders):
-            files = sorted(_files_below(folder))
-            if not files:
-                raise UserError(f"the class folder {folder} is empty; add images or remove it")
-            for file in files:
-                relative = file.relative_to(path).as_posix()
-                self._files.append(relative)
-                digest.update(f"{relative}\0{file.stat().st_size}\0".encode())
-            labels += [label] * len(files)
-        self.labels = np.array(labels, np.int64)
+        for name in self._files:
+            digest.update(f"{name}\0{files[name]}\0".encode())
         self.fingerprint = digest.hexdigest()
 
     @property
@@ -105,22 +107,27 @@ class FolderSource:
         return [file.partition("/")[2].rpartition(".")[0] or file.partition("/")[2] for file in self._files]
 
     def read(self, position: int) -> bytes:
-        return _read_file(self.path / self._files[position])
+        name = self._files[position]
+        try:
+            return self.folder.read(name)
+        except OSError as error:
+            raise _unreadable(f"{self.folder.url}/{name}", error) from error
 
 
-def _files_below(folder: Path) -> list[Path]:
-    return [
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
-
-
-def _read_file(path: Path) -> bytes:
+def _list_files(folder: Folder) -> dict[str, int]:
     try:
-        return path.read_bytes()
+        files = folder.files()
+        if not files and not folder.exists():
+            raise UserError(f"there is no folder {folder.url}; give folder:PLACE with one folder of images per class")
+        return files
     except OSError as error:
-        raise UserError(f"the image {path} cannot be read ({error.strerror}); make it readable or remove it") from error
+        raise UserError(
+            f"the folder {folder.url} cannot be listed ({error.strerror or error}); make it readable"
+        ) from error
+
+
+def _unreadable(name: str, error: OSError) -> UserError:
+    return UserError(f"the image {name} cannot be read ({error.strerror or error}); make it readable or remove it")
 
 
 class HubSource:
@@ -171,7 +178,12 @@ class HubSource:
 
     def read(self, position: int) -> bytes:
         image = self._pool[int(self._positions[position])][self._column]
-        return image["bytes"] if image["bytes"] is not None else _read_file(Path(image["path"]))
+        if image["bytes"] is not None:
+            return bytes(image["bytes"])
+        try:
+            return Path(image["path"]).read_bytes()
+        except OSError as error:
+            raise _unreadable(image["path"], error) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
 
 from food101_fast.errors import UserError
 from food101_fast.shards.layout import SPLITS
@@ -42,6 +41,8 @@ def stratified_split(
     Raises:
         UserError: a class has too few images for one of the splits.
     """
+    from sklearn.model_selection import train_test_split  # here, since it takes seconds to import
+
     shares = {name: share for name, share in zip(SPLITS, fractions, strict=True) if share > 0}
     needed = int(np.ceil(1 / min(shares.values()) - 1e-9))
     counts = np.bincount(labels, minlength=len(classes))

@@ -1,6 +1,21 @@
 """The shard format, shared by the program that writes it and those that read it."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from food101_fast.shards.manifest import Manifest
-from food101_fast.shards.reader import ShardSet, Split
+
+if TYPE_CHECKING:
+    from food101_fast.shards.reader import ShardSet, Split
 
 __all__ = ["Manifest", "ShardSet", "Split"]
+
+
+def __getattr__(name: str) -> object:
+    # The reader needs torch, which takes seconds to import and which the processes that write shards do without.
+    if name in ("ShardSet", "Split"):
+        from food101_fast.shards import reader
+
+        return getattr(reader, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,6 +16,11 @@ FORMAT_VERSION = 1
 SPLITS = ("train", "val", "test")
 MANIFEST_NAME = "manifest.json"
 REJECTS_NAME = "rejects.jsonl"
+NOTES_NAME = "notes.jsonl"
+OVERVIEW_NAMES = ("overview/class_counts.png", "overview/samples.png", "overview/rejects.png")
+
+# How a sample's image is stored, and the suffix of its member in the tar.
+ENCODINGS = {"raw": "npy", "jpeg": "jpg"}
 
 # One row per sample: where its payload lies in the tar, its label, and the XXH3-64 of the payload.
 INDEX_DTYPE = np.dtype([("offset", "<u8"), ("length", "<u8"), ("label", "<i8"), ("xxh3_64", "<u8")])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ import orjson
 import xxhash
 
 from food101_fast.errors import UserError
-from food101_fast.shards.layout import FORMAT_VERSION, MANIFEST_NAME, SPLITS
+from food101_fast.shards.folder import Folder
+from food101_fast.shards.layout import ENCODINGS, FORMAT_VERSION, MANIFEST_NAME, SPLITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,14 @@ class Manifest:
     classes: tuple[str, ...]
     image_size: int
     encoding: str
+    quality: int | None
+    """JPEG quality; None for raw."""
     fit: str
+    check: str
+    min_side: int
+    duplicates: str
+    samples_per_shard: int
+    limit: int | None
     seed: int
     fractions: tuple[float, float, float]
     source: str
@@ -54,6 +61,8 @@ class Manifest:
     """Images that were read; equals the samples of all splits plus all rejects."""
     rejects: Mapping[str, int]
     """Dropped images by reason."""
+    notes: Mapping[str, int]
+    """Kept images about which there is something to note, by kind."""
     splits: Mapping[str, SplitEntry]
 
     def to_json(self) -> bytes:
@@ -67,43 +76,35 @@ class Manifest:
         return xxhash.xxh3_64_hexdigest(self.to_json())
 
 
-def write_manifest(manifest: Manifest, folder: Path) -> None:
+def write_manifest(manifest: Manifest, folder: Folder) -> None:
     """Put `manifest.json` in place atomically: no reader ever sees a part of it."""
-    write_atomically(folder / MANIFEST_NAME, manifest.to_json())
+    folder.write(MANIFEST_NAME, manifest.to_json())
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` under a temporary name, flush it to the disk, and rename it to `path`."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Folder) -> Manifest:
     """Read and check the manifest of `folder`.
 
     Raises:
         UserError: the folder is missing or unfinished, of another format version, or the manifest is damaged.
     """
-    path = folder / MANIFEST_NAME
-    if not folder.is_dir():
-        raise UserError(f"there is no shards folder {folder}; make one with `python -m food101_fast.prepare`")
-    if not path.is_file():
-        raise UserError(
-            f"{folder} has no {MANIFEST_NAME}, so it is no finished set of shards; "
-            f"run `python -m food101_fast.prepare --out {folder}` to the end"
-        )
+    path = f"{folder.url}/{MANIFEST_NAME}"
     try:
-        document = _typed(orjson.loads(path.read_bytes()), dict, "the manifest")
+        content = folder.read(MANIFEST_NAME)
+    except FileNotFoundError as error:
+        if not folder.exists():
+            raise UserError(
+                f"there is no shards folder {folder.url}; make one with `python -m food101_fast.prepare`"
+            ) from error
+        raise UserError(
+            f"{folder.url} has no {MANIFEST_NAME}, so it is no finished set of shards; "
+            f"run `python -m food101_fast.prepare --out {folder.url}` to the end"
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); make it readable") from error
+    try:
+        document = _typed(orjson.loads(content), dict, "the manifest")
         version = document["version"] if document["format"] == "food101_fast" else None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path, error) from error
     if version != FORMAT_VERSION:
         raise UserError(
@@ -116,7 +117,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise _damaged(path, error) from error
 
 
-def _damaged(path: Path, error: Exception) -> UserError:
+def _damaged(path: str, error: Exception) -> UserError:
     reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
     return UserError(f"{path} is damaged ({reason}); remove the folder and prepare it again")
 
@@ -132,18 +133,27 @@ def _parse(document: dict[str, Any]) -> Manifest:
     if not splits or not set(splits) <= set(SPLITS):
         raise ValueError(f"splits are {sorted(splits)} and should be among {list(SPLITS)}")
     train, val, test = (float(part) for part in _typed(document["fractions"], list, "fractions"))
-    rejects = _typed(document["rejects"], dict, "rejects")
+    encoding = _typed(document["encoding"], str, "encoding")
+    if encoding not in ENCODINGS:
+        raise ValueError(f"the encoding is {encoding!r} and should be one of {', '.join(ENCODINGS)}")
     manifest = Manifest(
         classes=classes,
         image_size=_count(document["image_size"], "image_size"),
-        encoding=_typed(document["encoding"], str, "encoding"),
+        encoding=encoding,
+        quality=_optional_count(document["quality"], "quality"),
         fit=_typed(document["fit"], str, "fit"),
+        check=_typed(document["check"], str, "check"),
+        min_side=_count(document["min_side"], "min_side"),
+        duplicates=_typed(document["duplicates"], str, "duplicates"),
+        samples_per_shard=_count(document["samples_per_shard"], "samples_per_shard"),
+        limit=_optional_count(document["limit"], "limit"),
         seed=_typed(document["seed"], int, "seed"),
         fractions=(train, val, test),
         source=_typed(document["source"], str, "source"),
         fingerprint=_typed(document["fingerprint"], str, "fingerprint"),
         read=_count(document["read"], "read"),
-        rejects={_typed(reason, str, "a reason"): _count(n, "rejects") for reason, n in rejects.items()},
+        rejects=_counts(document["rejects"], "rejects"),
+        notes=_counts(document["notes"], "notes"),
         splits=splits,
     )
     written = sum(split.samples for split in splits.values())
@@ -186,6 +196,14 @@ def _count(value: Any, name: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise TypeError(f"{name} should be a number from 0 and is {value!r:.40}")
     return value
+
+
+def _optional_count(value: Any, name: str) -> int | None:
+    return None if value is None else _count(value, name)
+
+
+def _counts(value: Any, name: str) -> dict[str, int]:
+    return {_typed(key, str, f"a key of {name}"): _count(n, name) for key, n in _typed(value, dict, name).items()}
 
 
 def _file_name(value: Any) -> str:

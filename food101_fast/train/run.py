@@ -14,7 +14,7 @@ import torchvision
 from food101_fast import __version__
 from food101_fast.errors import UserError
 from food101_fast.shards import ShardSet
-from food101_fast.shards.manifest import write_atomically
+from food101_fast.shards.folder import write_atomically
 from food101_fast.train.checkpoint import has_checkpoint
 from food101_fast.train.recipes import Recipe
 

@@ -1,0 +1,93 @@
+"""Identical files: found before the split is decided, so that no image can stand in two splits.
+
+Files are compared by XXH3-128 of their bytes (https://xxhash.com): two different files agree with a probability of
+1e-29 among 100,000.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from food101_fast.prepare.clean import RejectedError, Rules, clean
+from food101_fast.prepare.records import Reject
+from food101_fast.prepare.sources import Source
+
+Duplicates = Literal["drop", "keep"]
+DUPLICATE = "duplicate"
+LABEL_CONFLICT = "label-conflict"
+
+_NO_BYTES = xxhash.xxh3_128_intdigest(b"")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileHasher:
+    """Hashes files of `source`; picklable, so that a worker process can be given one."""
+
+    source: Source
+
+    def compute(self, positions: Sequence[int], count: Callable[[int], None]) -> tuple[Sequence[int], list[int]]:
+        """The positions and the XXH3-128 of the files there.
+
+        Raises:
+            UserError: a file can't be read.
+        """
+        hashes = []
+        for position in positions:
+            hashes.append(xxhash.xxh3_128_intdigest(self.source.read(position)))
+            count(1)
+        return positions, hashes
+
+    def store(self, made: tuple[Sequence[int], list[int]]) -> tuple[Sequence[int], list[int]]:
+        """There is nothing to store."""
+        return made
+
+
+def drop_duplicates(
+    source: Source, keys: Sequence[str], positions: NDArray[np.int64], hashes: dict[int, int], rules: Rules
+) -> tuple[NDArray[np.int64], list[Reject]]:
+    """Keep the first of identical files, and none where they carry different labels.
+
+    A group of files with different labels that are no images is left for the check that every file goes through: what
+    is wrong with them is not their labels.
+
+    Args:
+        source: where the files come from.
+        keys: key of each file of the source.
+        positions: the files to look at.
+        hashes: XXH3-128 by position.
+        rules: what makes a file an image.
+
+    Returns:
+        The positions that are kept, in their order, and a reject for each of the others.
+    """
+    groups: dict[int, list[int]] = {}
+    for position in positions.tolist():
+        if hashes[position] != _NO_BYTES:
+            groups.setdefault(hashes[position], []).append(position)
+    dropped: dict[int, Reject] = {}
+    for group in groups.values():
+        if len(group) == 1:
+            continue
+        if len({int(source.labels[position]) for position in group}) == 1:
+            for position in group[1:]:
+                dropped[position] = Reject(key=keys[position], reason=DUPLICATE, detail=f"the same as {keys[group[0]]}")
+        elif _is_image(source.read(group[0]), rules):
+            for position in group:
+                others = ", ".join(keys[other] for other in group if other != position)
+                dropped[position] = Reject(key=keys[position], reason=LABEL_CONFLICT, detail=f"the same as {others}")
+    kept = np.array([position for position in positions.tolist() if position not in dropped], np.int64)
+    return kept, list(dropped.values())
+
+
+def _is_image(data: bytes, rules: Rules) -> bool:
+    try:
+        clean(data, rules)
+    except RejectedError:
+        return False
+    return True

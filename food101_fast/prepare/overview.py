@@ -1,0 +1,172 @@
+"""Pictures of what a folder of shards holds, so that people see at a glance whether it is what they meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from itertools import chain, zip_longest
+from typing import Any
+
+import numpy as np
+import simplejpeg
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image, ImageDraw, ImageFont
+
+from food101_fast.prepare.clean import RejectedError, Rules, clean
+from food101_fast.prepare.records import Reject
+from food101_fast.prepare.sources import Source
+from food101_fast.shards.folder import Folder
+from food101_fast.shards.layout import OVERVIEW_NAMES, index_name, npy_header
+from food101_fast.shards.manifest import Manifest
+
+_DPI = 120
+_MANY_CLASSES = 20  # past this, labels get smaller
+# Of the palette for all kinds of colour vision by Okabe and Ito (https://jfly.uni-koeln.de/color/).
+_COLOURS = ("#0072b2", "#e69f00", "#009e73")
+
+_TILE = 128
+_MARGIN = 8
+_LINE = 15
+_COLUMNS = 12
+_SAMPLES_PER_CLASS = 8  # where every class has a row of its own
+_MOST_CLASSES = 120
+_MOST_REJECTS = 48
+_REJECT_COLUMNS = 6
+_REJECT_WIDTH = 220  # wider than a picture: the reason must fit under it
+
+
+def plot_class_counts(counts: Mapping[str, Sequence[int]], classes: Sequence[str]) -> Figure:
+    """Number of images of each class, one panel per split."""
+    figure = Figure(
+        figsize=(3.6 * len(counts) + 1.5, max(2.5, 0.2 * len(classes) + 1.2)), layout="constrained", dpi=_DPI
+    )
+    axes: list[Axes] = list(np.ravel(figure.subplots(ncols=len(counts), sharey=True)))
+    for ax, colour, (split, of_class) in zip(axes, _COLOURS, counts.items(), strict=False):
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.barh([name.replace("_", " ") for name in classes], of_class, color=colour)
+        ax.set(title=f"{split}: {sum(of_class):,} images", xlabel="images")
+        ax.tick_params(axis="y", labelsize=9 if len(classes) <= _MANY_CLASSES else 7)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+        ax.margins(y=0.01)
+    axes[0].invert_yaxis()
+    return figure
+
+
+def draw(
+    manifest: Manifest, folder: Folder, source: Source, rejects: Sequence[Reject], positions: Mapping[str, int]
+) -> dict[str, bytes]:
+    """The pictures as PNG files, by their name in the folder.
+
+    Args:
+        manifest: what the folder holds.
+        folder: where its shards lie.
+        source: where the rejected files lie.
+        rejects: all of them; a selection is shown, with something of every reason.
+        positions: place of each reject in the source, by key.
+
+    Raises:
+        OSError: a shard can't be read.
+        UserError: a rejected file can't be read any more.
+    """
+    counts = {name: split.class_counts for name, split in manifest.splits.items()}
+    figure = BytesIO()
+    plot_class_counts(counts, manifest.classes).savefig(figure)
+    names = iter(OVERVIEW_NAMES)
+    return {
+        next(names): figure.getvalue(),
+        next(names): _png(_samples_sheet(manifest, folder)),
+        next(names): _png(_rejects_sheet(manifest, source, rejects, positions)),
+    }
+
+
+def _png(picture: Image.Image) -> bytes:
+    stream = BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _samples_sheet(manifest: Manifest, folder: Folder) -> Image.Image:
+    """A row of each class where there are few, and one picture of each where there are many."""
+    one_row_each = len(manifest.classes) <= _COLUMNS
+    wanted = _SAMPLES_PER_CLASS if one_row_each else 1
+    shown = np.linspace(0, len(manifest.classes) - 1, min(len(manifest.classes), _MOST_CLASSES)).round().astype(int)
+    found: dict[int, list[Image.Image]] = {label: [] for label in shown.tolist()}
+    for shard in manifest.splits["train"].shards:
+        if all(len(pictures) == wanted for pictures in found.values()):
+            break
+        index = np.load(BytesIO(folder.read(index_name(shard.name))), allow_pickle=False)
+        for label, pictures in found.items():
+            for row in index[index["label"] == label][: wanted - len(pictures)]:
+                start, length = int(row["offset"]), int(row["length"])
+                pictures.append(_stored_picture(folder.read(shard.name, start, start + length), manifest))
+    columns = wanted if one_row_each else min(_COLUMNS, len(found))
+    rows = len(found) if one_row_each else -(-len(found) // columns)
+    split = f"{len(found)} of {len(manifest.classes)} classes" if len(found) < len(manifest.classes) else "every class"
+    sheet = _Sheet(f"Stored images of {split}, train split", columns, rows, _TILE, lines=1)
+    for place, (label, pictures) in enumerate(found.items()):
+        for i, picture in enumerate(pictures):
+            column, row = (i, place) if one_row_each else (place % columns, place // columns)
+            sheet.put(column, row, picture, [manifest.classes[label].replace("_", " ")])
+    return sheet.picture
+
+
+def _stored_picture(payload: bytes, manifest: Manifest) -> Image.Image:
+    if manifest.encoding == "jpeg":
+        return Image.fromarray(simplejpeg.decode_jpeg(payload, "RGB"))
+    pixels = np.frombuffer(payload, np.uint8, offset=len(npy_header(manifest.image_size)))
+    return Image.fromarray(pixels.reshape(manifest.image_size, manifest.image_size, 3))
+
+
+def _rejects_sheet(
+    manifest: Manifest, source: Source, rejects: Sequence[Reject], positions: Mapping[str, int]
+) -> Image.Image:
+    by_reason: dict[str, list[Reject]] = {}
+    for reject in rejects:
+        by_reason.setdefault(reject.reason, []).append(reject)
+    in_turn: list[Any] = list(chain.from_iterable(zip_longest(*by_reason.values())))
+    shown = [reject for reject in in_turn if reject is not None][:_MOST_REJECTS]
+    shown.sort(key=lambda reject: (reject.reason, reject.key))
+    counts = ", ".join(f"{reason} {count:,}" for reason, count in manifest.rejects.items()) or "none"
+    title = f"Dropped: {len(rejects):,} of {manifest.read:,} ({counts})"
+    sheet = _Sheet(title, _REJECT_COLUMNS, -(-len(shown) // _REJECT_COLUMNS), _REJECT_WIDTH, lines=3)
+    for place, reject in enumerate(shown):
+        try:
+            # As much of it as can be seen.
+            rules = Rules(size=_TILE, check="tolerant")
+            picture = Image.fromarray(clean(source.read(positions[reject.key]), rules).pixels)
+        except RejectedError:
+            picture = None
+        captions = [reject.reason, reject.key, reject.detail]
+        sheet.put(place % _REJECT_COLUMNS, place // _REJECT_COLUMNS, picture, captions)
+    return sheet.picture
+
+
+class _Sheet:
+    """Pictures in rows and columns with lines of text under each."""
+
+    def __init__(self, title: str, columns: int, rows: int, width: int, lines: int) -> None:
+        self._width, self._height = width + _MARGIN, _TILE + lines * _LINE + _MARGIN
+        size = (columns * self._width + _MARGIN, rows * self._height + 2 * _MARGIN + 2 * _LINE)
+        self._font = ImageFont.load_default(12)
+        self.picture = Image.new("RGB", size, "white")
+        self._draw = ImageDraw.Draw(self.picture)
+        self._text(_MARGIN, _MARGIN, title, size[0] - 2 * _MARGIN, "black", ImageFont.load_default(15))
+
+    def put(self, column: int, row: int, picture: Image.Image | None, captions: Sequence[str]) -> None:
+        """Put a picture, or an empty frame for none, into a place of the sheet."""
+        left, top = _MARGIN + column * self._width, 2 * _MARGIN + 2 * _LINE + row * self._height
+        if picture is None:
+            self._draw.rectangle((left, top, left + _TILE - 1, top + _TILE - 1), "#eeeeee", "#bbbbbb")
+            self._text(left + 8, top + _TILE // 2 - 8, "no picture", _TILE, "#888888", self._font)
+        else:
+            self.picture.paste(picture.resize((_TILE, _TILE), Image.Resampling.BILINEAR), (left, top))
+        for line, caption in enumerate(captions):
+            colour = "black" if line == 0 else "#666666"
+            self._text(left, top + _TILE + line * _LINE, caption, self._width - _MARGIN, colour, self._font)
+
+    def _text(self, left: int, top: int, text: str, width: int, colour: str, font: Any) -> None:
+        while text and font.getlength(text) > width:
+            text = text.removesuffix("…")[:-1] + "…" if len(text) > 1 else ""
+        self._draw.text((left, top), text, fill=colour, font=font)

@@ -1,0 +1,80 @@
+"""A folder of shards as a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from food101_fast.shards.manifest import Manifest
+
+_CLASS_WIDTH = 32
+
+
+def describe(manifest: Manifest, place: str) -> str:
+    """Splits, classes, counts, sizes and rejects, as lines of text.
+
+    Args:
+        manifest: of the folder.
+        place: the folder, as the reader knows it.
+    """
+    written = sum(split.samples for split in manifest.splits.values())
+    stored = manifest.encoding + (f" (quality {manifest.quality})" if manifest.quality is not None else "")
+    lines = [
+        f"{place}: {written:,} images of {len(manifest.classes)} classes",
+        f"{manifest.image_size} px, {stored}, {manifest.fit}, from {manifest.source} with seed {manifest.seed}",
+        "",
+        *_table(
+            ("split", "images", "share", "shards", "size", "bytes/image", "per class"),
+            [_split_row(manifest, name, written) for name in manifest.splits],
+        ),
+        "",
+        *_table(
+            ("class", *manifest.splits, "all"),
+            [
+                (name[:_CLASS_WIDTH], *map(_number, counts), _number(sum(counts)))
+                for name, *counts in zip(
+                    manifest.classes, *(split.class_counts for split in manifest.splits.values()), strict=True
+                )
+            ],
+        ),
+        "",
+        f"read {manifest.read:,} = written {written:,} + dropped {manifest.read - written:,}",
+        *_kinds("dropped", manifest.rejects, "rejects.jsonl"),
+        *_kinds("kept with a note", manifest.notes, "notes.jsonl"),
+    ]
+    return "\n".join(lines)
+
+
+def _split_row(manifest: Manifest, name: str, written: int) -> tuple[str, ...]:
+    split = manifest.splits[name]
+    size = sum(shard.bytes for shard in split.shards)
+    low, high = min(split.class_counts), max(split.class_counts)
+    return (
+        name,
+        _number(split.samples),
+        f"{split.samples / written:.1%}",
+        _number(len(split.shards)),
+        f"{size / 1e6:,.1f} MB",
+        _number(round(size / split.samples)),
+        str(low) if low == high else f"{low} to {high}",
+    )
+
+
+def _number(value: int) -> str:
+    return f"{value:,}"
+
+
+def _kinds(title: str, counts: Mapping[str, int], name: str) -> list[str]:
+    listed = ", ".join(f"{kind} {_number(count)}" for kind, count in counts.items())
+    return [f"{title}: {listed} (see {name})"] if counts else []
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Columns as wide as they need to be, the first to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in (head, *rows)
+    ]
