@@ -1,5 +1,6 @@
 # `make` alone prints the targets. Override what follows on the command line: make shards SOURCE=folder:photos SIZE=224
 PYTHON  ?= python3
+EXTRAS  ?= dev
 SOURCE  ?= hub:ethz/food101
 SIZE    ?= 192
 SHARDS  ?= shards/food101
@@ -23,7 +24,7 @@ setup: $(READY) ## build .venv with the pinned versions
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "error: Python 3.11 or newer is needed; name one with PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
 demo: $(READY) ## the whole job on drawn pictures: prepare, train, evaluate (no network)

@@ -37,6 +37,14 @@ def write_folder(path: Path, counts: dict[str, int], *, width: int = 48, height:
     return path
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones and empty folders included."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else b"a folder"
+        for path in sorted(folder.rglob("*"))
+    }
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes of 30, 20 and 23 pictures, 48 x 40 pixels."""

@@ -25,7 +25,7 @@ from food101_fast.prepare.duplicates import Duplicates, FileHasher, drop_duplica
 from food101_fast.prepare.executors import Executor, InProcess, LocalPool, RayCluster
 from food101_fast.prepare.records import NotedImage, Reject, ShardResult, ShardTask
 from food101_fast.prepare.sources import FolderSource, Source, open_source
-from food101_fast.prepare.split import check_fractions, stratified_split, stratified_subset
+from food101_fast.prepare.split import check_counts, check_fractions, stratified_split, stratified_subset
 from food101_fast.prepare.write import ShardWriter
 from food101_fast.shards.folder import Folder, LocalFolder, open_folder
 from food101_fast.shards.layout import MANIFEST_NAME, NOTES_NAME, REJECTS_NAME, SPLITS, sample_keys, shard_name
@@ -212,13 +212,14 @@ def _prepare_locked(folder: Folder, source: Source, settings: PrepareSettings, e
             raise
         _finish(folder, source, manifest, planned, done)
     except KeyboardInterrupt:
-        if done and planned is not None:
-            kept = f"{len(done)} of {len(planned.tasks)} shards are finished; the same command goes on from there"
+        finished = unfinished.count_records(folder.files())
+        if finished and planned is not None:
+            kept = f"{finished} of {len(planned.tasks)} shards are finished; the same command goes on from there"
             raise KeyboardInterrupt(kept) from None
         raise
     finally:
         left = folder.files()
-        if MANIFEST_NAME not in left and not unfinished.has_records(left):
+        if MANIFEST_NAME not in left and not unfinished.count_records(left):
             folder.remove([name for name in left if unfinished.is_ours(name)])
     return manifest
 
@@ -234,6 +235,7 @@ def plan(source: Source, settings: PrepareSettings, executor: Executor) -> Plan:
     kept = np.arange(source.labels.size)
     if settings.limit is not None:
         kept = stratified_subset(source.labels, settings.limit, settings.seed)
+    check_counts(source.labels[kept], source.classes, settings.fractions)
     keys = sample_keys(source.classes, source.labels, source.names)
     fingerprint = source.fingerprint
     rejects: list[Reject] = []

@@ -24,6 +24,19 @@ def check_fractions(fractions: Sequence[float]) -> None:
         )
 
 
+def check_counts(labels: NDArray[np.int64], classes: Sequence[str], fractions: Sequence[float]) -> None:
+    """Refuse a class that has too few images for one of the splits."""
+    shares = [share for share in fractions if share > 0]
+    needed = int(np.ceil(1 / min(shares) - 1e-9))
+    counts = np.bincount(labels, minlength=len(classes))
+    if counts.min() < needed:
+        raise UserError(
+            f"too few images of class {classes[int(counts.argmin())]!r}: {counts.min()}, and at least {needed} are "
+            f"needed to split {' / '.join(f'{share:g}' for share in shares)}; add images, remove the class, "
+            "or change --fractions or --limit"
+        )
+
+
 def stratified_split(
     labels: NDArray[np.int64], classes: Sequence[str], fractions: tuple[float, float, float], seed: int
 ) -> dict[str, NDArray[np.int64]]:
@@ -43,15 +56,8 @@ def stratified_split(
     """
     from sklearn.model_selection import train_test_split  # here, since it takes seconds to import
 
+    check_counts(labels, classes, fractions)
     shares = {name: share for name, share in zip(SPLITS, fractions, strict=True) if share > 0}
-    needed = int(np.ceil(1 / min(shares.values()) - 1e-9))
-    counts = np.bincount(labels, minlength=len(classes))
-    if counts.min() < needed:
-        raise UserError(
-            f"too few images of class {classes[int(counts.argmin())]!r}: {counts.min()}, and at least {needed} are "
-            f"needed to split {' / '.join(f'{share:g}' for share in shares.values())}; add images, remove the class, "
-            "or change --fractions or --limit"
-        )
     remaining = np.arange(labels.size)
     parts: dict[str, NDArray[np.int64]] = {}
     left = 1.0

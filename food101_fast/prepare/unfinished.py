@@ -84,9 +84,9 @@ def _shown(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def has_records(files: Iterable[str]) -> bool:
-    """Whether some shard is stored whole."""
-    return any(name.startswith(f"{UNFINISHED}/") and name.endswith(".tar.json") for name in files)
+def count_records(files: Iterable[str]) -> int:
+    """How many shards are stored whole."""
+    return sum(name.startswith(f"{UNFINISHED}/") and name.endswith(".tar.json") for name in files)
 
 
 def finished_shards(folder: Folder, files: Mapping[str, int], tasks: Sequence[ShardTask]) -> dict[str, ShardResult]:
@@ -118,4 +118,5 @@ def remove_temporary(folder: Folder, files: Mapping[str, int]) -> None:
 
 def remove_records(folder: Folder) -> None:
     """Remove everything that only an unfinished folder needs."""
-    folder.remove([name for name in folder.files() if name.startswith(f"{UNFINISHED}/")])
+    names = [name for name in folder.files() if name.startswith(f"{UNFINISHED}/")]
+    folder.remove([*names, LOCK_NAME])  # even if the lock is gone, its folder may be there

@@ -70,11 +70,11 @@ class Folder(Protocol):
         ...
 
     def remove(self, names: Iterable[str]) -> None:
-        """Remove files, and on a disk the folders that this leaves empty, down to this one."""
+        """Remove files, if they are there, and on a disk the folders that this leaves empty, down to this one."""
         ...
 
     def lock(self, name: str) -> AbstractContextManager[None]:
-        """Hold the folder against other writers; file `name` marks it.
+        """Hold the folder against other writers; file `name` marks it while it is held.
 
         Raises:
             UserError: another writer holds it.
@@ -150,6 +150,8 @@ class LocalFolder:
         try:
             yield
         finally:
+            with suppress(OSError):  # some systems do not remove what is open
+                self.remove([name])
             lock.release()
 
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from food101_fast.evaluate import evaluate
 from food101_fast.evaluate.metrics import compute_metrics
-from food101_fast.evaluate.plots import plot_class_counts, plot_confusion
+from food101_fast.evaluate.plots import plot_confusion
+from food101_fast.prepare.overview import plot_class_counts
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, train
 
@@ -70,7 +71,7 @@ def test_a_mistake_is_one_sentence(
 def test_plots_are_drawn_for_any_number_of_classes(tmp_path: Path, classes: int) -> None:
     names = [f"class_{i}" for i in range(classes)]
     plot_confusion(np.eye(classes), names, tmp_path / "confusion.png")
-    plot_class_counts({"train": [8] * classes, "val": [1] * classes}, names, tmp_path / "counts.png")
+    plot_class_counts({"train": [8] * classes, "val": [1] * classes}, names).savefig(tmp_path / "counts.png")
     for path in tmp_path.iterdir():
         with Image.open(path) as image:
             assert max(image.size) < 4000

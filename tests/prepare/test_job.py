@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import filecmp
-import os
 import re
-import signal
 import subprocess
-import sys
+import tarfile
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import datasets
@@ -16,24 +14,22 @@ import numpy as np
 import orjson
 import pytest
 import webdataset
+from PIL import Image
 
 from food101_fast.errors import UserError
+from food101_fast.loader import ShardLoader
 from food101_fast.prepare import PrepareSettings, prepare
 from food101_fast.shards import ShardSet
-from tests.conftest import write_folder
-
-
-def same_files(a: Path, b: Path) -> bool:
-    names = sorted(path.name for path in a.iterdir())
-    same, _, _ = filecmp.cmpfiles(a, b, names, shallow=False)
-    return names == sorted(path.name for path in b.iterdir()) == sorted(same)
+from food101_fast.shards.folder import open_folder
+from food101_fast.shards.verify import verify
+from tests.conftest import contents, write_folder
 
 
 def test_the_number_of_workers_changes_no_byte(tmp_path: Path) -> None:
     for workers in (1, 2):
         out = tmp_path / str(workers)
         prepare(PrepareSettings(source="demo:", out=out, size=24, workers=workers, limit=203, samples_per_shard=40))
-    assert same_files(tmp_path / "1", tmp_path / "2")
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 
 def test_dropped_images_are_counted_and_listed(tmp_path: Path) -> None:
@@ -66,7 +62,7 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(
     out = tmp_path / "out"
     code, _, err = command("prepare", "--source", f"folder:{tmp_path / 'images'}", "--out", str(out), *flags)
     assert code == 2
-    assert re.fullmatch(rf"error: .*{re.escape(message)}.*\n", err)
+    assert re.fullmatch(rf"error: .*{re.escape(message)}.*\n", err)  # and no progress bar before it
     assert not out.exists()
 
 
@@ -100,36 +96,164 @@ def test_the_source_is_never_written_into(tmp_path: Path) -> None:
     assert [path.name for path in source.iterdir()] == ["a"]
 
 
-def test_ctrl_c_while_workers_start_is_one_word_and_leaves_nothing(tmp_path: Path) -> None:
-    arguments = [sys.executable, "-m", "food101_fast.prepare", "--source", "demo:", "--out", str(tmp_path / "out")]
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, start_new_session=True) as process:
-        assert process.stderr is not None
-        shown = b""
-        while b"prepare:" not in shown:  # the bar appears just before the workers are started
-            shown += process.stderr.read(1)
-        os.killpg(process.pid, signal.SIGINT)
-        rest = process.stderr.read()
-    assert process.returncode == 130
-    assert rest.endswith(b"interrupted\n")
-    assert b"Traceback" not in rest
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_finished_folder_is_not_overwritten(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_finished_folder_is_left_as_it_is(tiny_folder: Path, tmp_path: Path) -> None:
     settings = PrepareSettings(source=f"folder:{tiny_folder}", out=tmp_path / "out", size=16, workers=1)
+    manifest = prepare(settings)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert prepare(settings) == manifest
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == times
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        ({"size": 24}, "--size is 16 there and 24 now"),
+        ({"fit": "squash"}, "--fit is crop there and squash now"),
+        ({"encoding": "jpeg"}, "--encoding is raw there and jpeg now; --quality is None there and 90 now"),
+        ({"seed": 1}, "--seed is 0 there and 1 now"),
+        ({"fractions": (0.5, 0.25, 0.25)}, "--fractions is 0.8 0.1 0.1 there and 0.5 0.25 0.25 now"),
+        ({"strict": True}, "the check (--strict, --tolerant) is default there and strict now"),
+        ({"duplicates": "keep"}, "--duplicates is drop there and keep now"),
+        ({"samples_per_shard": 7}, "--samples-per-shard is 500 there and 7 now"),
+        ({"limit": 50}, "--limit is None there and 50 now"),
+    ],
+)
+def test_other_settings_are_refused_and_named(
+    tiny_folder: Path, tmp_path: Path, other: dict[str, object], difference: str, finished: bool
+) -> None:
+    base = {"source": f"folder:{tiny_folder}", "out": tmp_path / "out", "size": 16, "workers": 1}
+    prepare(PrepareSettings(**base))
+    if not finished:
+        begin(tmp_path / "out", PrepareSettings(**base))
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=re.escape(f"was begun with other settings ({difference})")):
+        prepare(PrepareSettings(**{**base, **other}))
+    assert contents(tmp_path) == before
+
+
+def begin(out: Path, settings: PrepareSettings) -> None:
+    """Make a finished folder look like one that was broken off."""
+    (out / "manifest.json").unlink()
+    (out / ".unfinished").mkdir()
+    (out / ".unfinished" / "settings.json").write_bytes(orjson.dumps(settings.identity()))
+    (out / ".unfinished" / "train-000000.tar.json").write_bytes(b"a record")
+
+
+def test_other_files_in_the_source_are_refused(tmp_path: Path) -> None:
+    source = write_folder(tmp_path / "images", {"a": 20})
+    settings = PrepareSettings(source=f"folder:{source}", out=tmp_path / "out", size=16, workers=1)
     prepare(settings)
-    with pytest.raises(UserError, match="already holds a finished set of shards"):
+    picture_of = (source / "a" / "003.jpg").read_bytes()
+    (source / "a" / "003.jpg").write_bytes(picture_of[:-1] + b"?")  # the same name and size
+    with pytest.raises(UserError, match=r"was begun with other settings \(what the source holds"):
         prepare(settings)
 
 
-def test_an_unfinished_folder_is_made_anew(tiny_folder: Path, tmp_path: Path) -> None:
-    settings = {"source": f"folder:{tiny_folder}", "size": 16, "workers": 1}
-    prepare(PrepareSettings(out=tmp_path / "whole", **settings))
-    (tmp_path / "cut").mkdir()
-    for name in ("train-000000.tar", "train-000007.index.npy", "val-000000.tar.tmp"):
-        (tmp_path / "cut" / name).write_bytes(b"half")
-    prepare(PrepareSettings(out=tmp_path / "cut", **settings))
-    assert same_files(tmp_path / "whole", tmp_path / "cut")
+def test_shards_of_unknown_settings_are_never_touched(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "train-000000.tar").write_bytes(b"somebody's")
+    with pytest.raises(UserError, match="holds shards, but neither a manifest nor"):
+        prepare(PrepareSettings(source=f"folder:{tiny_folder}", out=tmp_path, size=16))
+    assert contents(tmp_path) == {"train-000000.tar": b"somebody's"}
+
+
+def test_jpeg_shards_hold_what_raw_ones_hold(tiny_folder: Path, tmp_path: Path) -> None:
+    shards = {}
+    for encoding in ("raw", "jpeg"):
+        settings = {"source": f"folder:{tiny_folder}", "size": 32, "samples_per_shard": 9, "workers": 2}
+        prepare(PrepareSettings(out=tmp_path / encoding, encoding=encoding, quality=95, **settings))
+        shards[encoding] = ShardSet.open(tmp_path / encoding)
+    assert shards["jpeg"].manifest.quality == 95
+    for name in ("train", "val", "test"):
+        raw, jpeg = shards["raw"].split(name), shards["jpeg"].split(name)
+        assert np.array_equal(raw.labels, jpeg.labels)
+        differences = [np.abs(raw[i].astype(int) - jpeg[i]).mean() for i in range(len(raw))]
+        assert max(differences) < 4
+    sizes = [sum(path.stat().st_size for path in (tmp_path / name).glob("*.tar")) for name in ("jpeg", "raw")]
+    assert sizes[0] < sizes[1]
+    batch = next(iter(ShardLoader(shards["jpeg"], split="train", batch_size=8)))
+    for image, sample in zip(batch.images, batch.ids.tolist(), strict=True):
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), shards["jpeg"].split("train")[sample])
+
+
+def test_quality_is_heeded(tiny_folder: Path, tmp_path: Path) -> None:
+    sizes = []
+    for quality in (50, 95):
+        settings = PrepareSettings(
+            source=f"folder:{tiny_folder}", out=tmp_path / str(quality), size=32, encoding="jpeg", quality=quality
+        )
+        manifest = prepare(settings)
+        sizes.append(sum(shard.bytes for shard in manifest.splits["train"].shards))
+    assert sizes[0] < sizes[1]
+
+
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+def test_the_tar_is_webdatasets_byte_for_byte(tiny_folder: Path, tmp_path: Path, encoding: str) -> None:
+    settings = PrepareSettings(source=f"folder:{tiny_folder}", out=tmp_path / "out", size=32, encoding=encoding)
+    prepare(settings)
+    ours = (tmp_path / "out" / "train-000000.tar").read_bytes()
+    stream = BytesIO()
+    with webdataset.TarWriter(stream, user="", group="", mtime=0, encoder=False) as writer:
+        with tarfile.open(fileobj=BytesIO(ours)) as tar:
+            members = [(member.name, tar.extractfile(member).read()) for member in tar]  # type: ignore[union-attr]
+        for (label_name, label), (name, payload) in zip(members[::2], members[1::2], strict=True):
+            key, _, suffix = name.partition(".")
+            assert label_name == f"{key}.cls"
+            writer.write({"__key__": key, "cls": label, suffix: payload})
+    assert stream.getvalue() == ours
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_jpeg_shards_are_read_by_others(tiny_folder: Path, tmp_path: Path) -> None:
+    settings = PrepareSettings(source=f"folder:{tiny_folder}", out=tmp_path / "out", size=32, encoding="jpeg")
+    prepare(settings)
+    split = ShardSet.open(tmp_path / "out").split("train")
+    tars = sorted(str(path) for path in (tmp_path / "out").glob("train-*.tar"))
+    for i, sample in enumerate(webdataset.WebDataset(tars, shardshuffle=False).decode("rgb8")):
+        assert sample["cls"] == split.labels[i]
+        assert np.abs(sample["jpg"].astype(int) - split[i]).max() <= 1  # Pillow brings its own build of libjpeg-turbo
+    hub = datasets.load_dataset("webdataset", data_files={"train": tars}, split="train", cache_dir=str(tmp_path))
+    assert [int(row["cls"]) for row in hub] == split.labels.tolist()
+    assert hub[3]["jpg"].size == (32, 32)
+
+
+@pytest.mark.parametrize("classes", [3, 30])
+def test_the_overview_shows_every_class_and_every_reason(tmp_path: Path, classes: int) -> None:
+    source = write_folder(tmp_path / "images", {f"class_{i}": 10 for i in range(classes)})
+    (source / "class_0" / "empty.jpg").write_bytes(b"")
+    (source / "class_1" / "half.jpg").write_bytes((source / "class_1" / "003.jpg").read_bytes()[:-60])
+    fractions = (0.5, 0.25, 0.25)
+    prepare(PrepareSettings(source=f"folder:{source}", out=tmp_path / "out", size=32, fractions=fractions))
+    sizes = {}
+    for name in ("class_counts", "samples", "rejects"):
+        with Image.open(tmp_path / "out" / "overview" / f"{name}.png") as image:
+            assert np.asarray(image.convert("L")).std() > 5  # something is drawn
+            sizes[name] = image.size
+    columns, rows = (8, 3) if classes == 3 else (12, 3)  # a row of 8 for each class, or 30 pictures in rows of 12
+    assert sizes["samples"] == (columns * 136 + 8, rows * (128 + 15 + 8) + 46)
+    assert sizes["rejects"] == (6 * 228 + 8, 128 + 45 + 8 + 46)
+
+
+def test_memory_folders_work_in_this_process(tiny_folder: Path, tmp_path: Path) -> None:
+    """The smallest of fsspec's file systems, as target and as source."""
+    settings = {"size": 16, "samples_per_shard": 9}
+    prepare(PrepareSettings(source=f"folder:{tiny_folder}", out=tmp_path / "out", **settings))
+    memory = open_folder(f"memory://{tmp_path.name}")
+    images = open_folder(f"memory://{tmp_path.name}-images")
+    for path in tiny_folder.rglob("*.jpg"):
+        images.write(path.relative_to(tiny_folder).as_posix(), path.read_bytes())
+    prepare(PrepareSettings(source=f"folder:{tiny_folder}", out=memory.url, **settings))
+    assert {name: memory.read(name) for name in memory.files()} == files_in(tmp_path / "out")
+    assert not list(verify(memory))
+    again = open_folder(f"memory://{tmp_path.name}-again")
+    manifest = prepare(PrepareSettings(source=f"folder:{images.url}", out=again.url, **settings))
+    tars = [shard.name for split in manifest.splits.values() for shard in split.shards]
+    assert all(again.read(name) == memory.read(name) for name in tars)
+    assert prepare(PrepareSettings(source=f"folder:{images.url}", out=again.url, **settings)) == manifest
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {name: content for name, content in contents(folder).items() if (folder / name).is_file()}
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset and tarfile leave files to the collector
@@ -187,10 +311,3 @@ def test_the_hub_data_set_keeps_its_classes(photographs: Path, tmp_path: Path) -
     counts = np.array([split.class_counts for split in manifest.splits.values()])
     assert counts.sum() == 2020
     assert np.abs(counts.T - 20 * np.array([0.8, 0.1, 0.1])).max() <= 1
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_target_is_one_sentence(tiny_folder: Path, tmp_path: Path) -> None:
-    tmp_path.chmod(0o555)
-    with pytest.raises(UserError, match="cannot write into"):
-        prepare(PrepareSettings(source=f"folder:{tiny_folder}", out=tmp_path / "out", size=16))

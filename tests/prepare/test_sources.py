@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from food101_fast.errors import UserError
-from food101_fast.prepare.clean import RejectedError, clean
+from food101_fast.prepare.clean import RejectedError, Rules, clean
 from food101_fast.prepare.sources import open_source
 from tests.conftest import encoded, picture, write_folder
 
@@ -68,7 +68,7 @@ def test_the_demo_has_three_corrupt_files() -> None:
     reasons = Counter()
     for position in [0, 500, 999, 1000, 1001, 1002]:
         try:
-            clean(source.read(position), 32, "crop")
+            clean(source.read(position), Rules(size=32))
         except RejectedError as error:
             reasons[error.reason] += 1
     assert reasons == {"truncated": 1, "not-an-image": 1, "empty": 1}

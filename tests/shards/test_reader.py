@@ -14,8 +14,9 @@ import torch
 
 from food101_fast.errors import UserError
 from food101_fast.prepare import PrepareSettings, prepare
-from food101_fast.prepare.clean import clean
+from food101_fast.prepare.clean import Rules, clean
 from food101_fast.shards import ShardSet
+from food101_fast.shards.folder import LocalFolder
 from food101_fast.shards.manifest import read_manifest
 from tests.conftest import write_folder
 
@@ -70,7 +71,7 @@ def test_writing_to_a_row_does_not_change_the_file(tiny_shards: ShardSet, tiny_p
 
 
 def test_the_manifest_survives_a_round_trip(tiny_path: Path) -> None:
-    manifest = read_manifest(tiny_path)
+    manifest = read_manifest(LocalFolder(tiny_path))
     assert manifest.to_json() == (tiny_path / "manifest.json").read_bytes()
 
 
@@ -114,7 +115,7 @@ def test_a_shard_whose_images_were_all_dropped_is_passed_over(tmp_path: Path) ->
     entries = [entry for split in shards.manifest.splits.values() for entry in split.shards]
     assert sorted(entry.samples for entry in entries) == [0] + [1] * 29
     pixels = {row.tobytes() for name in shards.manifest.splits for row in map(shards.split(name).__getitem__, range(2))}
-    assert pixels <= {clean(data, 16, "crop").tobytes() for data in whole}
+    assert pixels <= {clean(data, Rules(size=16)).pixels.tobytes() for data in whole}
     for name in shards.manifest.splits:
         split = shards.split(name)
         out = torch.zeros(len(split), split.row_bytes, dtype=torch.uint8)
