@@ -24,6 +24,7 @@ from food101_fast.bench.stages import machine
 from food101_fast.cli import exit_with, parse
 from food101_fast.loader import ShardLoader
 from food101_fast.shards import ShardSet
+from food101_fast.shards.layout import ENCODINGS
 from food101_fast.shards.folder import write_atomically
 from food101_fast.train.run import versions
 
@@ -65,8 +66,8 @@ def peer(shards: ShardSet, settings: Settings) -> Callable[[], int]:
         dataset = (
             webdataset.WebDataset(tars, shardshuffle=len(tars), workersplitter=webdataset.split_by_worker)
             .shuffle(1000)
-            .decode()
-            .to_tuple("npy", "cls")
+            .decode("rgb8")
+            .to_tuple(ENCODINGS[shards.manifest.encoding], "cls")
             .batched(settings.batch_size)
         )
         return images_in(torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=settings.workers))
@@ -101,6 +102,7 @@ def main(argv: Sequence[str]) -> None:
             "settings": {name: str(value) for name, value in vars(settings).items() if name not in ("shards", "json")},
             "samples": len(shards.split("train")),
             "stored_size": shards.manifest.image_size,
+        "encoding": shards.manifest.encoding,
             "images_per_second": {name: values[1:] for name, values in rates.items()},
             "ratio": ratio,
         }

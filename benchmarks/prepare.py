@@ -1,6 +1,6 @@
 """Images per second of `prepare` and of a process pool that does the same with Pillow, interleaved in one run.
 
-    python benchmarks/prepare.py --source PHOTOS [--files 4000] [--size 192] [--json FILE]
+    python benchmarks/prepare.py --source PHOTOS [--files 12000] [--size 192] [--json FILE]
 
 PHOTOS is a folder with one folder of JPEGs per class. Its files are repeated until there are enough; a copy is made
 different from its original by bytes after the end of the image, which no decoder looks at, so that it is no duplicate.
@@ -49,7 +49,7 @@ class Settings:
     """Folder with a folder of JPEGs for each class."""
     json: Path | None = None
     """File to write the results to."""
-    files: int = 4000
+    files: int = 12000
     """Files to prepare; the source's are repeated."""
     size: int = 192
     """Stored size in pixels."""

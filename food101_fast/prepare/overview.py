@@ -83,7 +83,7 @@ def draw(
 
 def _png(picture: Image.Image) -> bytes:
     stream = BytesIO()
-    picture.save(stream, "PNG")
+    picture.save(stream, "PNG", compress_level=1)  # a fifth of the time for a tenth more bytes
     return stream.getvalue()
 
 
