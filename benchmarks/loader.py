@@ -24,8 +24,8 @@ from food101_fast.bench.stages import machine
 from food101_fast.cli import exit_with, parse
 from food101_fast.loader import ShardLoader
 from food101_fast.shards import ShardSet
-from food101_fast.shards.layout import ENCODINGS
 from food101_fast.shards.folder import write_atomically
+from food101_fast.shards.layout import ENCODINGS
 from food101_fast.train.run import versions
 
 
@@ -102,7 +102,7 @@ def main(argv: Sequence[str]) -> None:
             "settings": {name: str(value) for name, value in vars(settings).items() if name not in ("shards", "json")},
             "samples": len(shards.split("train")),
             "stored_size": shards.manifest.image_size,
-        "encoding": shards.manifest.encoding,
+            "encoding": shards.manifest.encoding,
             "images_per_second": {name: values[1:] for name, values in rates.items()},
             "ratio": ratio,
         }

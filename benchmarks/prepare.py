@@ -17,6 +17,7 @@ The same processes' start is in all of them; importing scikit-learn and matplotl
 
 from __future__ import annotations
 
+import os
 import shutil
 import statistics
 import tempfile
@@ -121,14 +122,12 @@ def contestants(settings: Settings, folder: Path) -> dict[str, Callable[[], int]
     out = folder / "out"
 
     def ours() -> int:
-        shutil.rmtree(out, ignore_errors=True)
         job = PrepareSettings(
             source=f"folder:{folder / 'photos'}", out=out, size=settings.size, workers=settings.workers
         )
         return prepare(job).read
 
     def pillow(draft: bool) -> int:
-        shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
         tasks = [(chunk, settings.size, str(out / f"{i:06d}.tar"), draft) for i, chunk in enumerate(chunks)]
         return in_pool(settings.workers, pillow_shard, tasks)
@@ -150,8 +149,11 @@ def main(argv: Sequence[str]) -> None:
         images = None
         for repetition in range(settings.repetitions + 1):
             for name, run in runs.items():
+                shutil.rmtree(Path(temporary) / "out", ignore_errors=True)
+                os.sync()
                 start = time.perf_counter()
                 done = run()
+                os.sync()
                 seconds = time.perf_counter() - start
                 images = images or done
                 if done != images:

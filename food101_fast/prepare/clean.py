@@ -366,14 +366,17 @@ def _to_rgb(picture: Image.Image, kind: str | None) -> Image.Image:
 
 
 def _fitted(picture: Image.Image | NDArray[np.uint8], rules: Rules) -> NDArray[np.uint8]:
-    if isinstance(picture, np.ndarray) and picture.shape == (rules.size, rules.size, 3):
-        return picture  # many photographs have a side that a DCT scale turns into the stored size
-    if isinstance(picture, np.ndarray):
-        picture = Image.fromarray(picture)
-    width, height = picture.size
+    width, height = picture.shape[1::-1] if isinstance(picture, np.ndarray) else picture.size
     box: tuple[float, float, float, float] = (0, 0, width, height)
     if rules.fit == "crop":
         side = min(width, height)
         left, top = (width - side) / 2, (height - side) / 2
         box = (left, top, left + side, top + side)
+    if (box[2] - box[0], box[3] - box[1]) == (rules.size, rules.size) and all(map(float.is_integer, map(float, box))):
+        # The filter would give every pixel back as it is. A DCT scale makes this the case of most photographs whose
+        # sides are round numbers.
+        columns, rows = slice(int(box[0]), int(box[2])), slice(int(box[1]), int(box[3]))
+        return np.asarray(picture)[rows, columns]
+    if isinstance(picture, np.ndarray):
+        picture = Image.fromarray(picture)
     return np.asarray(picture.resize((rules.size, rules.size), Image.Resampling.BILINEAR, box=box))

@@ -130,6 +130,8 @@ def _rejects_sheet(
     shown.sort(key=lambda reject: (reject.reason, reject.key))
     counts = ", ".join(f"{reason} {count:,}" for reason, count in manifest.rejects.items()) or "none"
     title = f"Dropped: {len(rejects):,} of {manifest.read:,} ({counts})"
+    if len(shown) < len(rejects):
+        title += f"; {len(shown)} of them are shown"
     sheet = _Sheet(title, _REJECT_COLUMNS, -(-len(shown) // _REJECT_COLUMNS), _REJECT_WIDTH, lines=3)
     for place, reject in enumerate(shown):
         try:

@@ -250,9 +250,13 @@ class RemoteFolder:
 
     def remove(self, names: Iterable[str]) -> None:
         paths = [self._path(name) for name in names]
-        if paths:
-            with suppress(FileNotFoundError):
+        try:
+            if paths:
                 self._ask(self._fs.rm, paths)
+        except FileNotFoundError:  # some services then remove none of them
+            for path in paths:
+                with suppress(FileNotFoundError):
+                    self._ask(self._fs.rm, path)
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:

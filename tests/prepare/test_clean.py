@@ -40,7 +40,9 @@ def largest_difference(a: np.ndarray, b: np.ndarray) -> int:
     return int(np.abs(a.astype(int) - b.astype(int)).max())
 
 
-@pytest.mark.parametrize(("width", "height"), [(80, 40), (40, 80), (33, 32), (500, 400), (20, 30)])
+@pytest.mark.parametrize(
+    ("width", "height"), [(80, 40), (40, 80), (33, 32), (32, 47), (60, 32), (32, 32), (500, 400), (20, 30)]
+)
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_crop_keeps_the_centre(width: int, height: int, kind: str) -> None:
     image = picture(1, width, height)
