@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import tarfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -25,14 +26,22 @@ from food101_fast.shards.folder import Content, Folder
 from food101_fast.shards.layout import ENCODINGS, INDEX_DTYPE, index_name, npy_header
 from food101_fast.shards.manifest import ShardEntry
 
-# Of this process: what shards are put together in, and what images are decoded into.
-_memory = bytearray()
-_scratch = Scratch()
+
+class _Workspace(threading.local):
+    """Memory of one thread that is used again and again: what shards are put together in, and what images are decoded
+    into."""
+
+    def __init__(self) -> None:
+        self.tar = bytearray()
+        self.scratch = Scratch()
+
+
+_workspace = _Workspace()
 
 
 @dataclass(frozen=True, kw_only=True)
 class MadeShard:
-    """A shard in memory; it has to be stored before the process makes the next."""
+    """A shard in memory; it has to be stored before its thread makes the next."""
 
     tar: memoryview
     index: bytes
@@ -59,7 +68,7 @@ class ShardWriter:
         Raises:
             UserError: an image of the source can't be read, or is no longer what it was.
         """
-        tar = _Tar(ENCODINGS["raw" if self.quality is None else "jpeg"], _memory)
+        tar = _Tar(ENCODINGS["raw" if self.quality is None else "jpeg"], _workspace.tar)
         rejects: list[Reject] = []
         notes: list[NotedImage] = []
         header = npy_header(self.rules.size)
@@ -71,7 +80,7 @@ class ShardWriter:
                     "run again when nothing writes to the source"
                 )
             try:
-                cleaned = clean(data, self.rules, _scratch)
+                cleaned = clean(data, self.rules, _workspace.scratch)
             except RejectedError as error:
                 rejects.append(Reject(key=key, reason=error.reason, detail=error.detail))
             else:
@@ -127,7 +136,8 @@ class ShardWriter:
 class _Tar:
     """A WebDataset tar that is put together in memory, and the index of what is in it.
 
-    The headers are tarfile's. webdataset's own writer makes the same bytes, at three times the cost for raw images.
+    The headers are tarfile's. webdataset's own writer makes the same bytes, but writes every part of every member out
+    by itself, and importing it imports torch.
 
     Args:
         suffix: of the images' members.
