@@ -3,6 +3,7 @@ PYTHON  ?= python3
 EXTRAS  ?= dev
 SOURCE  ?= hub:ethz/food101
 SIZE    ?= 192
+ENCODING ?= raw
 SHARDS  ?= shards/food101
 RECIPE  ?= baseline
 RUN     ?= runs/$(RECIPE)
@@ -34,7 +35,7 @@ demo: $(READY) ## the whole job on drawn pictures: prepare, train, evaluate (no 
 	$(BIN)/python -m food101_fast.evaluate --run $(DEMO)/run
 
 shards: $(READY) ## decode SOURCE (default: Food-101 from the hub) once into SHARDS
-	$(BIN)/python -m food101_fast.prepare --source $(SOURCE) --size $(SIZE) --out $(SHARDS)
+	$(BIN)/python -m food101_fast.prepare --source $(SOURCE) --size $(SIZE) --encoding $(ENCODING) --out $(SHARDS)
 
 train: $(READY) ## train RECIPE (default: baseline) on SHARDS into RUN
 	$(BIN)/python -m food101_fast.train --shards $(SHARDS) --run $(RUN) --recipe $(RECIPE)

@@ -11,10 +11,13 @@ def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     # Here, since worker processes import this module again, and so that Ctrl-C is heeded from the first moment.
     from food101_fast.cli import parse
-    from food101_fast.prepare.job import PrepareSettings, prepare
+    from food101_fast.prepare.job import PrepareSettings, is_finished, prepare
 
     settings = parse(PrepareSettings, "prepare", argv)
+    before = is_finished(settings.out)
     manifest = prepare(settings)
+    if before:
+        print(f"{settings.out} was finished before, with these settings and this source: left as it is")
     written = sum(split.samples for split in manifest.splits.values())
     sizes = ", ".join(f"{name} {split.samples:,}" for name, split in manifest.splits.items())
     print(f"{settings.out}: {written:,} images of {len(manifest.classes)} classes ({sizes})")

@@ -271,6 +271,8 @@ def _tiff_orientation(tiff: bytes) -> int:
 def _known_orientation(value: Any) -> tuple[int, Note | None]:
     if value == _UPRIGHT or value in _TRANSPOSE:
         return int(value), None
+    if value == 0:  # what many programs write where they know of none; one photograph of Food-101 in seven has it
+        return _UPRIGHT, None
     return _UPRIGHT, Note("bad-metadata", f"EXIF orientation {value!r} is not between 1 and 8 and was ignored")
 
 
@@ -286,7 +288,7 @@ def _pillow(data: bytes) -> Iterator[Image.Image]:
     except RejectedError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise RejectedError("too-large", str(error)) from error
+        raise RejectedError("too-large", f"more than {MAX_PIXELS:,} pixels") from error
     except UnidentifiedImageError as error:
         raise _unidentified(data) from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged data

@@ -76,13 +76,18 @@ def drop_duplicates(
             continue
         if len({int(source.labels[position]) for position in group}) == 1:
             for position in group[1:]:
-                dropped[position] = Reject(key=keys[position], reason=DUPLICATE, detail=f"the same as {keys[group[0]]}")
+                first = source.file(group[0])
+                dropped[position] = _reject(source, keys, position, DUPLICATE, f"the same as {first}")
         elif _is_image(source.read(group[0]), rules):
             for position in group:
-                others = ", ".join(keys[other] for other in group if other != position)
-                dropped[position] = Reject(key=keys[position], reason=LABEL_CONFLICT, detail=f"the same as {others}")
+                others = ", ".join(source.file(other) for other in group if other != position)
+                dropped[position] = _reject(source, keys, position, LABEL_CONFLICT, f"the same as {others}")
     kept = np.array([position for position in positions.tolist() if position not in dropped], np.int64)
     return kept, list(dropped.values())
+
+
+def _reject(source: Source, keys: Sequence[str], position: int, reason: str, detail: str) -> Reject:
+    return Reject(key=keys[position], file=source.file(position), reason=reason, detail=detail)
 
 
 def _is_image(data: bytes, rules: Rules) -> bool:

@@ -28,7 +28,15 @@ from food101_fast.prepare.sources import FolderSource, Source, open_source
 from food101_fast.prepare.split import check_counts, check_fractions, stratified_split, stratified_subset
 from food101_fast.prepare.write import ShardWriter
 from food101_fast.shards.folder import Folder, LocalFolder, open_folder
-from food101_fast.shards.layout import MANIFEST_NAME, NOTES_NAME, REJECTS_NAME, SPLITS, sample_keys, shard_name
+from food101_fast.shards.layout import (
+    MANIFEST_NAME,
+    NOTES_NAME,
+    REJECTS_NAME,
+    SPLITS,
+    index_name,
+    sample_keys,
+    shard_name,
+)
 from food101_fast.shards.manifest import Manifest, SplitEntry, read_manifest, write_manifest
 
 _FILES_PER_HASH_TASK = 1000
@@ -92,6 +100,8 @@ class PrepareSettings:
         ):
             if value < 1:
                 raise UserError(f"{flag} {value} should be at least 1")
+        if not 0 <= self.seed < 2**32:  # scikit-learn's range
+            raise UserError(f"--seed {self.seed} should be between 0 and {2**32 - 1}")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"--limit {self.limit} should be at least 1")
 
@@ -124,7 +134,6 @@ class PrepareSettings:
         }
 
 
-_FILES = "what the source holds"
 _DECODERS = "the versions of the decoders"
 
 
@@ -143,7 +152,7 @@ def _identity_of(manifest: Manifest) -> dict[str, Any]:
         "--duplicates": manifest.duplicates,
         "--samples-per-shard": manifest.samples_per_shard,
         "--limit": manifest.limit,
-        _FILES: manifest.fingerprint,
+        unfinished.SOURCE_FILES: manifest.fingerprint,
     }
 
 
@@ -186,6 +195,13 @@ def prepare(settings: PrepareSettings) -> Manifest:
             _remove_if_empty(folder.path)
 
 
+def is_finished(place: str | Path) -> bool:
+    """Whether a folder has a manifest."""
+    folder = open_folder(place)
+    with _usable(folder):
+        return MANIFEST_NAME in folder.files()
+
+
 def _prepare_locked(folder: Folder, source: Source, settings: PrepareSettings, executor: Executor) -> Manifest:
     files = folder.files()
     if MANIFEST_NAME in files:  # the other run ended between the first look and the lock
@@ -198,7 +214,7 @@ def _prepare_locked(folder: Folder, source: Source, settings: PrepareSettings, e
     planned: Plan | None = None
     try:
         planned = plan(source, settings, executor)
-        identity = {**settings.identity(), _FILES: planned.fingerprint, _DECODERS: _decoders()}
+        identity = {**settings.identity(), unfinished.SOURCE_FILES: planned.fingerprint, _DECODERS: _decoders()}
         if begun is None:
             unfinished.write_settings(folder, identity)
         else:
@@ -247,6 +263,7 @@ def plan(source: Source, settings: PrepareSettings, executor: Executor) -> Plan:
             digest.update(hashes[position].to_bytes(16))
         fingerprint = digest.hexdigest()
         kept, rejects = drop_duplicates(source, keys, kept, hashes, settings.rules)
+        check_counts(source.labels[kept], source.classes, settings.fractions, dropped=len(rejects))
     parts = stratified_split(source.labels[kept], source.classes, settings.fractions, settings.seed)
     tasks = [
         _task(split, index, part, source, keys, hashes)
@@ -403,9 +420,18 @@ def _executor(settings: PrepareSettings, folder: Folder, source: Source) -> Exec
 def _finished(folder: Folder, source: Source, settings: PrepareSettings, executor: Executor) -> Manifest:
     """The manifest of a finished folder, if it is what would be made now."""
     manifest = read_manifest(folder)
+    sizes = folder.files()
+    for entry in (entry for split in manifest.splits.values() for entry in split.shards):
+        if sizes.get(entry.name) != entry.bytes or index_name(entry.name) not in sizes:
+            raise UserError(
+                f"{folder.url} is finished, but {entry.name} or its index is missing or has another size; "
+                "remove the folder and prepare it again"
+            )
     there = _identity_of(manifest)
     unfinished.refuse_other_settings(folder, there, settings.identity())
-    unfinished.refuse_other_settings(folder, there, {_FILES: plan(source, settings, executor).fingerprint})
+    unfinished.refuse_other_settings(
+        folder, there, {unfinished.SOURCE_FILES: plan(source, settings, executor).fingerprint}
+    )
     with _usable(folder):
         unfinished.remove_records(folder)  # a run that was killed at its very end leaves them
     return manifest
@@ -439,8 +465,8 @@ def _usable(folder: Folder) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"cannot write into {folder.url} ({error.strerror or error}); make room or give another folder for --out, "
-            "and run again: what is finished is kept"
+            f"cannot write into {folder.url} ({error.strerror or error}); see to room, permission or keys there, "
+            "or give another folder for --out, and run again: what is finished is kept"
         ) from error
 
 

@@ -39,6 +39,8 @@ class Reject:
     """A dropped image, as it stands in `rejects.jsonl`."""
 
     key: str
+    file: str
+    """What its source calls it."""
     reason: str
     detail: str
 
@@ -48,6 +50,8 @@ class NotedImage:
     """A kept image with something to note, as it stands in `notes.jsonl`."""
 
     key: str
+    file: str
+    """What its source calls it."""
     note: str
     detail: str
 

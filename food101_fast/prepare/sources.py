@@ -38,6 +38,10 @@ class Source(Protocol):
         """N names, for people; not necessarily unique."""
         ...
 
+    def file(self, position: int) -> str:
+        """What file `position` is called where it lies, so that it can be found there."""
+        ...
+
     def read(self, position: int) -> bytes:
         """The bytes of file `position`.
 
@@ -105,6 +109,9 @@ class FolderSource:
     @property
     def names(self) -> list[str]:
         return [file.partition("/")[2].rpartition(".")[0] or file.partition("/")[2] for file in self._files]
+
+    def file(self, position: int) -> str:
+        return self._files[position]
 
     def read(self, position: int) -> bytes:
         name = self._files[position]
@@ -176,6 +183,10 @@ class HubSource:
         paths = pyarrow.compute.struct_field(self._pool.data.column(self._column), "path").to_pylist()
         return [Path(paths[row]).stem if paths[row] else f"{row:08d}" for row in self._positions.tolist()]
 
+    def file(self, position: int) -> str:
+        row = int(self._positions[position])
+        return str(self._pool[row][self._column]["path"] or f"row {row}")
+
     def read(self, position: int) -> bytes:
         image = self._pool[int(self._positions[position])][self._column]
         if image["bytes"] is not None:
@@ -204,6 +215,9 @@ class DemoSource:
         self.names = [f"{position % self.images_per_class:04d}" for position in range(drawn.size)]
         self.names += [Path(name).stem for name, _, _ in self._corrupt]
         self.fingerprint = xxhash.xxh3_64_hexdigest(f"demo {seed} {demo.VERSION} {self.labels.size}".encode())
+
+    def file(self, position: int) -> str:
+        return f"{self.classes[self.labels[position]]}/{self.names[position]}"
 
     def read(self, position: int) -> bytes:
         drawn = self.labels.size - len(self._corrupt)

@@ -24,16 +24,19 @@ def check_fractions(fractions: Sequence[float]) -> None:
         )
 
 
-def check_counts(labels: NDArray[np.int64], classes: Sequence[str], fractions: Sequence[float]) -> None:
-    """Refuse a class that has too few images for one of the splits."""
+def check_counts(
+    labels: NDArray[np.int64], classes: Sequence[str], fractions: Sequence[float], *, dropped: int = 0
+) -> None:
+    """Refuse a class that has too few images for one of the splits, once so many duplicates were dropped."""
     shares = [share for share in fractions if share > 0]
     needed = int(np.ceil(1 / min(shares) - 1e-9))
     counts = np.bincount(labels, minlength=len(classes))
     if counts.min() < needed:
+        without = f" without the {dropped} duplicates (which --duplicates keep would keep)" if dropped else ""
         raise UserError(
-            f"too few images of class {classes[int(counts.argmin())]!r}: {counts.min()}, and at least {needed} are "
-            f"needed to split {' / '.join(f'{share:g}' for share in shares)}; add images, remove the class, "
-            "or change --fractions or --limit"
+            f"too few images of class {classes[int(counts.argmin())]!r}: {counts.min()}{without}, and at least "
+            f"{needed} are needed to split {' / '.join(f'{share:g}' for share in shares)}; add images, remove the "
+            "class, or change --fractions or --limit"
         )
 
 

@@ -14,10 +14,11 @@ import xxhash
 
 from food101_fast.errors import UserError
 from food101_fast.prepare.records import UNFINISHED, ShardResult, ShardTask, record_name
-from food101_fast.shards.folder import TEMPORARY_SUFFIX, Folder
+from food101_fast.shards.folder import TEMPORARY_SUFFIX, Folder, LocalFolder
 from food101_fast.shards.layout import MANIFEST_NAME, NOTES_NAME, OVERVIEW_NAMES, REJECTS_NAME, SPLITS, index_name
 
 LOCK_NAME = f"{UNFINISHED}/lock"
+SOURCE_FILES = "what the source holds"
 _SETTINGS_NAME = f"{UNFINISHED}/settings.json"
 
 
@@ -72,6 +73,11 @@ def refuse_other_settings(folder: Folder, there: Mapping[str, Any], here: Mappin
     """
     known = orjson.loads(orjson.dumps(here))  # as JSON has them: tuples become lists
     different = [name for name in known if name in there and there[name] != known[name]]
+    if different == [SOURCE_FILES]:
+        raise UserError(
+            f"the source has changed since {folder.url} was begun: other files, names or contents; remove the folder "
+            "and prepare it again, or give another --out"
+        )
     if different:
         listed = "; ".join(f"{name} is {_shown(there[name])} there and {_shown(known[name])} now" for name in different)
         raise UserError(
@@ -107,6 +113,8 @@ def _read_record(folder: Folder, files: Mapping[str, int], shard: str) -> ShardR
         return None
     if files.get(shard) != result.entry.bytes or index_name(shard) not in files:
         return None
+    if isinstance(folder, LocalFolder) and xxhash.xxh3_64_hexdigest(folder.read(shard)) != result.entry.xxh3_64:
+        return None  # a bucket compares what it is sent by itself, and to read it back may take as long as the job
     index = folder.read(index_name(shard))
     return result if xxhash.xxh3_64_hexdigest(index) == result.entry.index_xxh3_64 else None
 

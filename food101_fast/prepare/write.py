@@ -82,11 +82,14 @@ class ShardWriter:
             try:
                 cleaned = clean(data, self.rules, _workspace.scratch)
             except RejectedError as error:
-                rejects.append(Reject(key=key, reason=error.reason, detail=error.detail))
+                rejects.append(
+                    Reject(key=key, file=self.source.file(position), reason=error.reason, detail=error.detail)
+                )
             else:
                 tar.add(key, label, self._encoded(cleaned.pixels, header))
                 if cleaned.note is not None:
-                    notes.append(NotedImage(key=key, note=cleaned.note.kind, detail=cleaned.note.detail))
+                    file, note = self.source.file(position), cleaned.note
+                    notes.append(NotedImage(key=key, file=file, note=note.kind, detail=note.detail))
             count(1)
         content, index = tar.finish()
         index_bytes = _npy_bytes(index)
@@ -121,8 +124,8 @@ class ShardWriter:
             self.folder.write(record_name(name), shard.result.to_json())
         except OSError as error:
             raise UserError(
-                f"cannot write {self.folder.url}/{name} ({error.strerror or error}); "
-                "make room or give another --out, and run again: what is finished is kept"
+                f"cannot write {self.folder.url}/{name} ({error.strerror or error}); see to "
+                "room, permission or keys there, or give another --out, and run again: what is finished is kept"
             ) from error
         return shard.result
 

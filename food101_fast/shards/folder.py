@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -89,6 +90,8 @@ def open_folder(place: str | os.PathLike[str]) -> Folder:
         UserError: the protocol is unknown, or what it needs is not installed.
     """
     text = os.fspath(place)
+    if re.match(r"[a-z][a-z0-9+.-]+:/(?!/)", text):
+        raise UserError(f"{text} looks like a URL and has one slash after the colon; write two")
     if "://" not in text:
         return LocalFolder(Path(text))
     if text.startswith(("file://", "local://")):

@@ -67,13 +67,16 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """The manifest as it lies in `manifest.json`."""
-        document = {"format": "food101_fast", "version": FORMAT_VERSION, **asdict(self)}
+        document = self._document() | {"digest": self.digest}
         return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+    def _document(self) -> dict[str, Any]:
+        return {"format": "food101_fast", "version": FORMAT_VERSION, **asdict(self)}
 
     @property
     def digest(self) -> str:
-        """XXH3-64 of the manifest, 16 hexadecimal digits: the identity of the data set."""
-        return xxhash.xxh3_64_hexdigest(self.to_json())
+        """XXH3-64 of everything else in the manifest, 16 hexadecimal digits: the identity of the data set."""
+        return xxhash.xxh3_64_hexdigest(orjson.dumps(self._document()))
 
 
 def write_manifest(manifest: Manifest, folder: Folder) -> None:
@@ -97,13 +100,17 @@ def read_manifest(folder: Folder) -> Manifest:
             ) from error
         raise UserError(
             f"{folder.url} has no {MANIFEST_NAME}, so it is no finished set of shards; "
-            f"run `python -m food101_fast.prepare --out {folder.url}` to the end"
+            "if prepare was broken off there, the same command goes on with it"
         ) from error
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error}); make it readable") from error
+        raise UserError(
+            f"{path} cannot be read ({error.strerror or error}); see to the connection, permission or keys"
+        ) from error
     try:
         document = _typed(orjson.loads(content), dict, "the manifest")
-        version = document["version"] if document["format"] == "food101_fast" else None
+        if document.get("format") != "food101_fast":
+            raise UserError(f"{path} is another program's, so {folder.url} is no set of shards; give another folder")
+        version = document["version"]
     except (ValueError, KeyError, TypeError) as error:
         raise _damaged(path, error) from error
     if version != FORMAT_VERSION:
@@ -159,6 +166,8 @@ def _parse(document: dict[str, Any]) -> Manifest:
     written = sum(split.samples for split in splits.values())
     if manifest.read != written + sum(manifest.rejects.values()):
         raise ValueError("the images read are not the images written plus those dropped")
+    if document["digest"] != manifest.digest:
+        raise ValueError("it was changed after it was written")
     return manifest
 
 

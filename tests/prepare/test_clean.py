@@ -154,7 +154,7 @@ def odd_files() -> dict[str, str]:
         derived/food101_trunc50pct.jpg                       truncated
         derived/food101_trunc99pct.jpg                       truncated
         derived/html_named.jpg                               not-an-image
-        exif_rotated/recurser__Landscape_0.jpg               note: bad-metadata
+        exif_rotated/recurser__Landscape_0.jpg               ok
         gif/libvips__cogs.gif                                note: first-frame
         gif/libvips__invalid_multiframe.gif                  note: first-frame
         gif/pillow__dispose_bgnd.gif                         note: first-frame

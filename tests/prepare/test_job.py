@@ -146,7 +146,7 @@ def test_other_files_in_the_source_are_refused(tmp_path: Path) -> None:
     prepare(settings)
     picture_of = (source / "a" / "003.jpg").read_bytes()
     (source / "a" / "003.jpg").write_bytes(picture_of[:-1] + b"?")  # the same name and size
-    with pytest.raises(UserError, match=r"was begun with other settings \(what the source holds"):
+    with pytest.raises(UserError, match=r"the source has changed since"):
         prepare(settings)
 
 
@@ -311,3 +311,33 @@ def test_the_hub_data_set_keeps_its_classes(photographs: Path, tmp_path: Path) -
     counts = np.array([split.class_counts for split in manifest.splits.values()])
     assert counts.sum() == 2020
     assert np.abs(counts.T - 20 * np.array([0.8, 0.1, 0.1])).max() <= 1
+
+
+def test_a_finished_folder_that_has_lost_a_shard_is_not_called_finished(tiny_folder: Path, tmp_path: Path) -> None:
+    settings = PrepareSettings(source=f"folder:{tiny_folder}", out=tmp_path / "out", size=16, workers=1)
+    prepare(settings)
+    (tmp_path / "out" / "test-000000.tar").unlink()
+    with pytest.raises(UserError, match=r"is finished, but test-000000\.tar or its index is missing"):
+        prepare(settings)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_outside_the_range_is_one_sentence(tmp_path: Path, seed: int) -> None:
+    with pytest.raises(UserError, match=r"--seed .* should be between 0 and 4294967295"):
+        PrepareSettings(out=tmp_path, seed=seed)
+
+
+def test_another_programs_manifest_is_not_called_damaged(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"name": "my web app"}')
+    with pytest.raises(UserError, match="is another program's"):
+        prepare(PrepareSettings(source=f"folder:{tiny_folder}", out=tmp_path, size=16, workers=1))
+    assert (tmp_path / "manifest.json").read_text() == '{"name": "my web app"}'
+
+
+def test_rejects_say_which_file_it_was(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "images", {"a b": 12, "c": 12})
+    (folder / "a b" / "deep").mkdir()
+    (folder / "a b" / "deep" / "Zuppa calda.JPG").write_bytes(b"")
+    prepare(PrepareSettings(source=f"folder:{folder}", out=tmp_path / "out", size=16, workers=1))
+    lines = [orjson.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_bytes().splitlines()]
+    assert [line["file"] for line in lines] == ["a b/deep/Zuppa calda.JPG"]

@@ -103,3 +103,8 @@ def test_a_lock_in_a_bucket_is_taken_over_from_the_dead(tmp_path: Path, holder: 
         with pytest.raises(UserError, match=f"process {holder['process']} on {holder['host']}"), folder.lock("lock"):
             pass
         assert json.loads(folder.read("lock")) == lock
+
+
+def test_a_url_with_one_slash_is_not_taken_for_a_folder() -> None:
+    with pytest.raises(UserError, match="has one slash after the colon"):
+        open_folder("s3:/bucket/shards")

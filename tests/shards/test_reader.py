@@ -86,6 +86,7 @@ def test_the_manifest_survives_a_round_trip(tiny_path: Path) -> None:
         (lambda path: edit(path / "manifest.json", lambda m: m.pop("classes")), "'classes' is missing"),
         (lambda path: edit(path / "manifest.json", lambda m: m.update(classes=[])), "class names are missing"),
         (lambda path: edit(path / "manifest.json", lambda m: m.update(read=1)), "is damaged"),
+        (lambda path: edit(path / "manifest.json", lambda m: m.update(seed=7)), "was changed after it was written"),
         (lambda path: edit(path / "manifest.json", lambda m: m.update(image_size="32")), "image_size should be"),
         (lambda path: edit(path / "manifest.json", lambda m: m["splits"].update(extra={})), "is damaged"),
         (

@@ -45,6 +45,8 @@ def change(path: Path, at: int, value: bytes) -> None:
 def edit_manifest(folder: Path, edit: Callable[[dict], None]) -> None:
     manifest = orjson.loads((folder / "manifest.json").read_bytes())
     edit(manifest)
+    del manifest["digest"]
+    manifest["digest"] = xxhash.xxh3_64_hexdigest(orjson.dumps(manifest))
     (folder / "manifest.json").write_bytes(orjson.dumps(manifest))
 
 
