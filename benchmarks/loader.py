@@ -60,7 +60,7 @@ def ours(shards: ShardSet, settings: Settings) -> Callable[[], int]:
 
 def peer(shards: ShardSet, settings: Settings) -> Callable[[], int]:
     """One epoch of webdataset as its documentation has it: shuffle buffer, decode, batches made in the workers."""
-    tars = [str(shards.path / entry.name) for entry in shards.manifest.splits["train"].shards]
+    tars = [str(settings.shards / entry.name) for entry in shards.manifest.splits["train"].shards]
 
     def run() -> int:
         dataset = (

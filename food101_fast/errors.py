@@ -1,5 +1,9 @@
-"""The one exception for what a user can put right: it becomes a single sentence and exit code 2, never a traceback."""
+"""Errors that a user can put right: each becomes a single sentence and exit code 2, never a traceback."""
 
 
 class UserError(Exception):
     """Input, settings or a folder are wrong; the message says what, where and what to do."""
+
+
+class DamagedDataError(UserError):
+    """Bytes of a data set are not those that were written; the message names the file, and the sample if it is one."""

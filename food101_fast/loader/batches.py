@@ -1,32 +1,32 @@
-"""ShardLoader: shards in, shuffled batches on the device out, gathered by background threads at memory speed.
-
-There are no worker processes: a gather of raw rows is a memory copy, which needs no interpreter, so threads run truly
-in parallel and a batch is never pickled, sent or copied a second time.
-"""
+"""ShardLoader: shards in, shuffled batches on the device out."""
 
 from __future__ import annotations
 
-import functools
-import time
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from food101_fast.errors import UserError
-from food101_fast.loader.buffers import DeviceCopy, HostBatch, HostRing, PinnedRing
-from food101_fast.loader.order import epoch_order, rank_slice, steps_per_epoch
+from food101_fast.loader.buffers import HostRing, Loaded, PinnedRing, Ring
+from food101_fast.loader.nvjpeg import DeviceRing, GpuDecoder, torchcodec_decoder
+from food101_fast.loader.order import EpochOrder, rank_slice, steps_per_epoch
+from food101_fast.loader.pipeline import Counters, Pipeline, RowSource
+from food101_fast.loader.residence import HeldRows, Residence, choose_residence, free_host_memory
 from food101_fast.shards import ShardSet
+from food101_fast.shards.reader import Verify
 
-STATE_VERSION = 1
+STATE_VERSION = 2
+
+# Rows that one thread gathers at a time. A batch of raw rows is over so soon that parts of it would only cost; of
+# encoded ones a whole batch takes so long that at an epoch's end one thread would work and the others wait.
+_RAW_PART, _ENCODED_PART = 1024, 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,31 +44,20 @@ class Batch:
     ids: Tensor
 
 
-@functools.cache
-def _thread_pools() -> ThreadpoolController:
-    return ThreadpoolController()
-
-
-def _use_one_openmp_thread() -> None:
-    """Run torch's operators of the calling thread in that thread alone; others keep their number of threads.
-
-    `torch.set_num_threads` would change them for the whole process.
-    """
-    torch.get_num_threads()  # torch sets a thread's number when it is first asked for, which would undo the limit
-    _thread_pools().limit(limits=1, user_api="openmp")
-
-
 class ShardLoader:
     """Iterates over one split of a folder of shards, an epoch per iteration.
 
     Every sample comes exactly once per epoch, over all ranks together; with `drop_last`, the default, the last samples
     of the epoch's order are left out if they do not fill a global batch: others in each epoch. The order depends on
-    the seed, the epoch and the number of samples only, so that step 1,000 sees the same images on 1 or 8 ranks at the
-    same global batch, which is `batch_size` times `world_size`. Each full iteration moves on to the next epoch by
-    itself; `set_epoch` chooses one.
+    the seed, the epoch, the samples and the window only, so that step 1,000 sees the same images on 1 or 8 ranks at
+    the same global batch, which is `batch_size` times `world_size`. Each full iteration moves on to the next epoch by
+    itself; `set_epoch` chooses one. Iterations of one loader come after each other, not at the same time.
+
+    A loader may be sent to another process (it opens its files there) and used after a fork; only an iteration that
+    was begun before a fork can't go on after it.
 
     Args:
-        path: folder of shards, or an open ShardSet.
+        path: folder of shards or its URL, or an open ShardSet.
         split: `train`, `val` or `test`.
         batch_size: samples per batch on this rank.
         device: where batches go, such as `cpu` or `cuda`.
@@ -78,11 +67,23 @@ class ShardLoader:
         shuffle: whether epochs are permuted or in the order of the shards.
         drop_last: leave out the last global batch if it is not full. Without it every rank still makes the same
             number of batches; the last may differ in size by one, or be empty.
-        threads: background threads that gather. On two cores one reached two thirds of the rate of two.
-        prefetch: batches that are gathered ahead of the consumer.
+        window: samples that are shuffled among each other; None for all, the best shuffle. With a smaller window
+            shards are shuffled, and samples among the shards of a window, so that only two windows' shards are needed
+            at a time, on the disk and in memory. Without shuffling it has no meaning.
+        residence: where rows are after the first epoch: `stream` leaves them in their files, `host` holds them decoded
+            in RAM, `device` in the device's memory, from where later epochs move nothing; `auto` decides from what is
+            free, and says so in `residence_reason`.
+        verify: when a sample's bytes are compared with their checksum: the first time they are read here, always, or
+            never.
+        decode: `cpu`, or `gpu` for JPEG shards and CUDA (nvJPEG through torchcodec, extra `gpu-decode`).
+        threads: background threads; None for one if the rows are raw, and as many as this process has cores if they
+            must be decoded.
+        prefetch: batches that are made ahead of the consumer.
 
     Attributes:
-        wait_seconds: time that the consumer has spent waiting for batches, since the loader was made.
+        counters: what was done since the loader was made: batches, images, bytes, waiting of either side.
+        residence: `stream`, `host` or `device`.
+        residence_reason: why it is that.
 
     Raises:
         UserError: the folder or the device can't be used, or there are too few samples for one global batch.
@@ -100,18 +101,38 @@ class ShardLoader:
         world_size: int = 1,
         shuffle: bool = True,
         drop_last: bool = True,
-        threads: int = 2,
+        window: int | None = None,
+        residence: Residence = "stream",
+        verify: Verify = "first-epoch",
+        decode: Literal["cpu", "gpu"] = "cpu",
+        threads: int | None = None,
         prefetch: int = 4,
     ) -> None:
-        if batch_size < 1 or threads < 1 or prefetch < 1 or not 0 <= rank < world_size:
+        if batch_size < 1 or prefetch < 1 or not 0 <= rank < world_size or min(threads or 1, window or 1) < 1:
             raise ValueError(
-                f"batch_size {batch_size}, threads {threads} and prefetch {prefetch} should be at least 1, and "
-                f"rank {rank} below world_size {world_size}"
+                f"batch_size {batch_size}, prefetch {prefetch}, threads {threads} and window {window} should be at "
+                f"least 1, and rank {rank} below world_size {world_size}"
             )
         if torch.device(device).type == "cuda" and not torch.cuda.is_available():
             raise UserError(f"device {str(device)!r}: torch finds no CUDA device here; use device='cpu'")
         self.shards = path if isinstance(path, ShardSet) else ShardSet.open(path)
-        self.split = self.shards.split(split)
+        self.split = self.shards.split(split, verify=verify)
+        self._arguments: dict[str, Any] = {
+            "split": split,
+            "batch_size": batch_size,
+            "device": device,
+            "seed": seed,
+            "rank": rank,
+            "world_size": world_size,
+            "shuffle": shuffle,
+            "drop_last": drop_last,
+            "window": window,
+            "residence": residence,
+            "verify": verify,
+            "decode": decode,
+            "threads": threads,
+            "prefetch": prefetch,
+        }
         self.batch_size = batch_size
         self.device = torch.device(device)
         self.seed = seed
@@ -119,23 +140,64 @@ class ShardLoader:
         self.world_size = world_size
         self.shuffle = shuffle
         self.drop_last = drop_last
-        self.threads = threads
-        self.prefetch = prefetch
-        self.wait_seconds = 0.0
+        self.window = window if window is not None and window < len(self.split) else None
+        self.counters = Counters()
         self.epoch = 0
         self._step = 0
         self._resume_at = 0
+        self._epochs_whole = 0
         if not len(self):
             raise UserError(
-                f"split {split!r} of {self.shards.path} has {len(self.split)} samples, fewer than one batch of "
+                f"split {split!r} of {self.shards.folder.url} has {len(self.split)} samples, fewer than one batch of "
                 f"{self.global_batch}; use a smaller batch size"
             )
-        self._host_ring = HostRing(batch_size, self.split.row_bytes)
-        self._pinned_ring = (
-            PinnedRing(batch_size, self.split.row_bytes, self.device, slots=threads + 2)
-            if self.device.type == "cuda"
-            else None
-        )
+        raw = self.split.encoding == "raw"
+        threads = threads or (1 if raw else _usable_cores())
+        ring: Ring = HostRing(batch_size, self.split.row_bytes)
+        source: RowSource = self.split
+        part = _RAW_PART if raw else _ENCODED_PART
+        if self.device.type == "cuda":
+            ring = PinnedRing(batch_size, self.split.row_bytes, self.device, slots=threads + 2)
+        if decode == "gpu":
+            if self.device.type != "cuda":
+                raise UserError(f"decode 'gpu' needs a CUDA device, and batches go to {self.device}; use decode 'cpu'")
+            decoder = GpuDecoder(self.split, self.device, torchcodec_decoder())
+            ring = DeviceRing(self.split.row_bytes, self.device, decoder.stream)
+            source, part = decoder, batch_size  # the decoder wants a batch at a time
+        self._held: HeldRows | None = None
+        self._choose_residence(residence, decode)
+        if self.residence == "host" and self._held is not None:
+            source = self._held
+        self._pipeline = Pipeline(source, ring, threads=threads, ahead=prefetch, part_rows=part, counters=self.counters)
+        self._check_room()
+        if self.window is None and shuffle and self.split.is_local:
+            self.split.open_all()
+
+    def _choose_residence(self, asked: Residence, decode: str) -> None:
+        free_device = torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else None
+        need = len(self.split) * self.split.row_bytes
+        choice = choose_residence(asked, need, self.device, self.split.encoding, free_host_memory(), free_device)
+        if decode == "gpu" and choice.residence == "host":
+            raise UserError("decode 'gpu' and residence 'host' exclude each other; use residence 'device' or 'stream'")
+        self.residence: str = choice.residence
+        self.residence_reason = choice.reason
+        if self.residence != "stream":
+            self._held = HeldRows(self.split, self.device if self.residence == "device" else torch.device("cpu"))
+
+    def _check_room(self) -> None:
+        """Two neighbouring windows of the first epoch must be within the cache's limit; others are as large."""
+        if self.split.is_local:
+            return
+        order = self._order()
+        pairs = [
+            np.concatenate([order.shards_of(window), order.shards_of(min(window + 1, order.windows - 1))])
+            for window in range(order.windows)
+        ]
+        largest = max((np.unique(pair) for pair in pairs), key=lambda pair: int(self.split.shard_bytes[pair].sum()))
+        self.split.files.check_room([self.split.entries[shard] for shard in largest])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remade, (self.shards, self._arguments, self.epoch, self._step)
 
     @property
     def global_batch(self) -> int:
@@ -153,71 +215,122 @@ class ShardLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the loader stands, after any batch; plain numbers and strings, fit for JSON."""
+        return {**self._identity(), "epoch": self.epoch, "step": self._step}
+
+    def _identity(self) -> dict[str, Any]:
+        """What the order depends on besides the epoch."""
         return {
             "version": STATE_VERSION,
             "data": self.shards.manifest.digest,
             "split": self.split.name,
             "global_batch": self.global_batch,
             "seed": self.seed,
-            "epoch": self.epoch,
-            "step": self._step,
+            "shuffle": self.shuffle,
+            "window": self.window,
+            "drop_last": self.drop_last,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state` was taken: the next iteration starts with the batch after it.
 
-        The number of ranks may have changed; what may not is the order, so the data, split, global batch and seed
-        must be the same.
+        The number of ranks, threads and the residence may have changed; what may not is the order, so the data, split,
+        global batch, seed and window must be the same.
 
         Raises:
-            UserError: `state` belongs to another order.
+            UserError: `state` belongs to another order, or is no state of a loader.
         """
-        own = self.state_dict()
-        for name in ("version", "data", "split", "global_batch", "seed"):
-            if state.get(name) != own[name]:
+        for name, own in self._identity().items():
+            if state.get(name) != own:
                 raise UserError(
-                    f"the loader's saved state has {name} {state.get(name)!r} and this loader has {own[name]!r}; "
-                    "go on with the same shards, global batch and seed"
+                    f"the loader's saved state has {name} {state.get(name)!r} and this loader has {own!r}; "
+                    "go on with the same shards, global batch, seed and window"
                 )
-        self.epoch = state["epoch"]
-        self._step = self._resume_at = state["step"]
+        epoch, step = state.get("epoch"), state.get("step")
+        if not isinstance(epoch, int) or not isinstance(step, int) or epoch < 0 or not 0 <= step <= len(self):
+            raise UserError(
+                f"the loader's saved state has epoch {epoch!r} and step {step!r}, and an epoch has {len(self)} steps; "
+                "the state is damaged: begin the epoch anew with set_epoch"
+            )
+        self.epoch = epoch
+        self._step = self._resume_at = step
 
     def __iter__(self) -> Iterator[Batch]:
-        order = epoch_order(len(self.split), seed=self.seed, epoch=self.epoch, shuffle=self.shuffle)
+        order = self._order()
         steps = range(self._resume_at, len(self))
         self._step, self._resume_at = self._resume_at, 0
-        pending: deque[Future[DeviceCopy | HostBatch]] = deque()
-        pool = ThreadPoolExecutor(self.threads, "shard-loader", _use_one_openmp_thread)
-        try:
-            for step in steps:
-                part = rank_slice(len(self.split), self.global_batch, step, self.rank, self.world_size)
-                pending.append(pool.submit(self._load, order[part]))
-                if len(pending) > self.prefetch:
-                    yield self._next(pending)
-            while pending:
-                yield self._next(pending)
-            self.epoch, self._step = self.epoch + 1, 0
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        whole = steps.start == 0
+        with self.split.files.downloading():
+            if self._held is not None and self._epochs_whole and not self._held.complete:
+                self._held.fill(self._run, self.batch_size)
+            for loaded in self._loaded(order, steps):
+                self._step += 1
+                self.counters.batches += 1
+                self.counters.images += loaded.rows.shape[0]
+                self.counters.bytes += loaded.rows.numel()
+                self.counters.downloaded_bytes = self.split.files.downloaded
+                size = self.split.image_size
+                images = loaded.rows.view(-1, size, size, 3).permute(0, 3, 1, 2)
+                yield Batch(images, loaded.numbers[0], loaded.numbers[1])
+        self._epochs_whole += whole
+        self.epoch, self._step = self.epoch + 1, 0
 
-    def _next(self, pending: deque[Future[DeviceCopy | HostBatch]]) -> Batch:
-        start = time.perf_counter()
-        loaded = pending.popleft().result()
-        self.wait_seconds += time.perf_counter() - start
-        self._step += 1
-        if isinstance(loaded, DeviceCopy):
+    def _loaded(self, order: EpochOrder, steps: range) -> Iterator[Loaded]:
+        if self.residence == "device" and self._held is not None and self._held.complete:
+            return self._resident(order, steps)
+        return self._run(self._ids(order, steps))
+
+    def _run(self, batches: Iterable[NDArray[np.int64]]) -> Iterator[Loaded]:
+        """Batches made by the threads; kept on the device, if that is where they are to be held."""
+        under_way: list[NDArray[np.int64]] = []
+
+        def noted() -> Iterator[NDArray[np.int64]]:
+            for ids in batches:
+                under_way.append(ids)
+                yield ids
+
+        for loaded in self._pipeline.run(noted()):
             loaded.wait()
-        size = self.split.image_size
-        images = loaded.rows.view(loaded.rows.shape[0], size, size, 3).permute(0, 3, 1, 2)
-        return Batch(images, loaded.numbers[0], loaded.numbers[1])
+            ids = under_way.pop(0)
+            if self.residence == "device" and self._held is not None:
+                self._held.keep(loaded, ids)
+            yield loaded
 
-    def _load(self, ids: NDArray[np.int64]) -> DeviceCopy | HostBatch:
-        """Gather one batch; runs in a background thread."""
-        numbers = torch.from_numpy(np.stack([self.split.labels[ids], ids]))
-        if self._pinned_ring is not None:
-            buffer = self._pinned_ring.take()
-            self.split.gather(ids, buffer.host[: ids.size])
-            return self._pinned_ring.send(buffer, numbers)
-        rows = self._host_ring.take(ids.size)
-        self.split.gather(ids, rows)
-        return HostBatch(rows.to(self.device), numbers.to(self.device))
+    def _resident(self, order: EpochOrder, steps: range) -> Iterator[Loaded]:
+        """Batches of rows that are on the device: the epoch's ids are sent there at once, and then nothing."""
+        assert self._held is not None
+        parts = list(self._ids(order, steps))
+        ids = torch.from_numpy(np.concatenate([np.empty(0, np.int64), *parts])).to(self.device)
+        for of_step in torch.split(ids, [part.size for part in parts]):
+            rows, labels = self._held.select(of_step)
+            yield Loaded(rows, torch.stack([labels, of_step]))
+
+    def _order(self) -> EpochOrder:
+        return EpochOrder(
+            self.split.shard_samples, seed=self.seed, epoch=self.epoch, shuffle=self.shuffle, window=self.window
+        )
+
+    def _ids(self, order: EpochOrder, steps: range) -> Iterator[NDArray[np.int64]]:
+        """This rank's ids of each step; downloads are begun when a step enters a window."""
+        entered = -1
+        for step in steps:
+            part = rank_slice(len(self.split), self.global_batch, step, self.rank, self.world_size)
+            last = order.window_at(max(part.stop - 1, 0))
+            if last > entered and (self.window is not None or not self.split.is_local):
+                first = order.window_at(part.start)
+                windows = range(first, min(last + 2, order.windows))
+                shards = np.concatenate([order.shards_of(window) for window in windows])
+                self.split.expect(shards)
+                entered = last
+            yield order.ids(part.start, part.stop)
+
+
+def _remade(shards: ShardSet, arguments: dict[str, Any], epoch: int, step: int) -> ShardLoader:
+    loader = ShardLoader(shards, **arguments)
+    loader.load_state_dict(loader.state_dict() | {"epoch": epoch, "step": step})
+    return loader
+
+
+def _usable_cores() -> int:
+    """Cores for this process: those it may run on, shared with the other ranks on this machine."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)

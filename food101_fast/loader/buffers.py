@@ -1,4 +1,4 @@
-"""A ring of reused batch buffers, and the copy to a CUDA device.
+"""Rings of reused batch buffers, on the host and with a copy to a CUDA device.
 
 A buffer may be filled again only when nobody can read it any more. On the CPU that is when the last tensor over it is
 gone: each batch is a fresh array view of its buffer, torch keeps that view for as long as any tensor shares the
@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections import deque
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,11 +21,44 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class HostBatch:
-    """uint8 (N, row_bytes) rows, and the labels and ids that belong to them as int64 (2, N)."""
+class Loaded:
+    """A batch on the device, or on its way there; call `wait` on the stream that reads it."""
 
     rows: Tensor
+    """uint8 (N, row_bytes)."""
     numbers: Tensor
+    """int64 (2, N), labels and ids."""
+    copied: torch.cuda.Event | None = None
+
+    def wait(self) -> None:
+        """Make the current stream, not the host, wait for the copy."""
+        if self.copied is not None:
+            stream = torch.cuda.current_stream(self.rows.device)
+            stream.wait_event(self.copied)
+            # They were allocated on the copy stream: their memory may be reused only after the reader is done, too.
+            self.rows.record_stream(stream)
+            self.numbers.record_stream(stream)
+
+
+@dataclass(eq=False)
+class Buffer:
+    """Memory for one batch on the host."""
+
+    rows: Tensor
+    """uint8 (N, row_bytes)."""
+    owner: PinnedMemory | None = None
+
+
+class Ring(Protocol):
+    """Buffers that are taken, filled and sent, each by one thread at a time."""
+
+    def take(self, rows: int) -> Buffer:
+        """A buffer for so many rows that nobody reads."""
+        ...
+
+    def send(self, buffer: Buffer, numbers: Tensor) -> Loaded:
+        """Give the filled buffer to the consumer, with labels and ids, int64 (2, rows) on the CPU."""
+        ...
 
 
 class HostRing:
@@ -34,40 +68,26 @@ class HostRing:
         self._shape = (rows, row_bytes)
         self._free: deque[NDArray[np.uint8]] = deque()
 
-    def take(self, rows: int) -> Tensor:
+    def take(self, rows: int) -> Buffer:
         """A view of the first `rows` rows of a free buffer; when it and all over it are gone the buffer is free."""
         try:
-            buffer = self._free.popleft()
+            memory = self._free.popleft()
         except IndexError:
-            buffer = np.empty(self._shape, np.uint8)
-        view = buffer[:rows]
-        weakref.finalize(view, self._free.append, buffer).atexit = False
-        return torch.from_numpy(view)
+            memory = np.empty(self._shape, np.uint8)
+        view = memory[:rows]
+        weakref.finalize(view, self._free.append, memory).atexit = False
+        return Buffer(torch.from_numpy(view))
+
+    def send(self, buffer: Buffer, numbers: Tensor) -> Loaded:
+        return Loaded(buffer.rows, numbers)
 
 
 @dataclass(eq=False)
-class PinnedBuffer:
+class PinnedMemory:
     """Page-locked memory for one batch and the event of the last copy out of it."""
 
     host: Tensor
     copied: torch.cuda.Event
-
-
-@dataclass(frozen=True, eq=False)
-class DeviceCopy:
-    """Tensors on their way to the device; call `wait` on the stream that reads them."""
-
-    rows: Tensor
-    numbers: Tensor
-    copied: torch.cuda.Event
-
-    def wait(self) -> None:
-        """Make the current stream, not the host, wait for the copy."""
-        stream = torch.cuda.current_stream(self.rows.device)
-        stream.wait_event(self.copied)
-        # They were allocated on the copy stream: their memory may be reused only after the reader is done, too.
-        self.rows.record_stream(stream)
-        self.numbers.record_stream(stream)
 
 
 class PinnedRing:
@@ -83,35 +103,37 @@ class PinnedRing:
     def __init__(self, rows: int, row_bytes: int, device: torch.device, slots: int) -> None:
         self._shape = (rows, row_bytes)
         self._device = device
-        self._stream = torch.cuda.Stream(device)
+        self.stream = torch.cuda.Stream(device)
         self._slots = slots
         self._made = 0
         self._lock = threading.Lock()
-        self._queue: deque[PinnedBuffer] = deque()
+        self._queue: deque[PinnedMemory] = deque()
 
-    def take(self) -> PinnedBuffer:
+    def take(self, rows: int) -> Buffer:
         """A buffer whose last copy is over. Only background threads call this, so waiting here stalls nobody."""
         with self._lock:
             reuse = self._queue and (self._queue[0].copied.query() or self._made >= self._slots)
-            buffer = self._queue.popleft() if reuse else None
-            self._made += buffer is None
-        if buffer is None:
-            host = torch.empty(self._shape, dtype=torch.uint8, pin_memory=True)
-            return PinnedBuffer(host, torch.cuda.Event())
-        buffer.copied.synchronize()
-        return buffer
+            memory = self._queue.popleft() if reuse else None
+            self._made += memory is None
+        if memory is None:
+            memory = PinnedMemory(torch.empty(self._shape, dtype=torch.uint8, pin_memory=True), torch.cuda.Event())
+        else:
+            memory.copied.synchronize()
+        return Buffer(memory.host[:rows], memory)
 
-    def send(self, buffer: PinnedBuffer, numbers: Tensor) -> DeviceCopy:
-        """Start the copy of the rows that `numbers` (2, rows) belongs to, and put the buffer back into the ring."""
+    def send(self, buffer: Buffer, numbers: Tensor) -> Loaded:
+        """Start the copy, and put the buffer back into the ring, where it waits until the copy is over."""
+        assert buffer.owner is not None
         pinned = numbers.pin_memory()
-        with torch.cuda.stream(self._stream):
-            copy = DeviceCopy(
-                buffer.host[: numbers.shape[1]].to(self._device, non_blocking=True),
+        with torch.cuda.stream(self.stream):
+            loaded = Loaded(
+                buffer.rows.to(self._device, non_blocking=True),
                 pinned.to(self._device, non_blocking=True),
                 torch.cuda.Event(),
             )
-            copy.copied.record(self._stream)
-        buffer.copied = copy.copied
+            assert loaded.copied is not None
+            loaded.copied.record(self.stream)
+        buffer.owner.copied = loaded.copied
         with self._lock:
-            self._queue.append(buffer)
-        return copy
+            self._queue.append(buffer.owner)
+        return loaded

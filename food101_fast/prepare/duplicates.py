@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from food101_fast.prepare.clean import RejectedError, Rules, clean
+from food101_fast.images import RejectedError, Rules, clean
 from food101_fast.prepare.records import Reject
 from food101_fast.prepare.sources import Source
 

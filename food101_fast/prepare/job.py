@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from food101_fast.errors import UserError
+from food101_fast.images import Check, Fit, Rules
 from food101_fast.prepare import unfinished
-from food101_fast.prepare.clean import Check, Fit, Rules
 from food101_fast.prepare.duplicates import Duplicates, FileHasher, drop_duplicates
 from food101_fast.prepare.executors import Executor, InProcess, LocalPool, RayCluster
 from food101_fast.prepare.records import NotedImage, Reject, ShardResult, ShardTask

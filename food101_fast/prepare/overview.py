@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 
-from food101_fast.prepare.clean import RejectedError, Rules, clean
+from food101_fast.images import RejectedError, Rules, clean
 from food101_fast.prepare.records import Reject
 from food101_fast.prepare.sources import Source
 from food101_fast.shards.folder import Folder

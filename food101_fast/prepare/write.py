@@ -19,7 +19,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from food101_fast.errors import UserError
-from food101_fast.prepare.clean import RejectedError, Rules, Scratch, clean
+from food101_fast.images import RejectedError, Rules, Scratch, clean
 from food101_fast.prepare.records import NotedImage, Reject, ShardResult, ShardTask, record_name
 from food101_fast.prepare.sources import Source
 from food101_fast.shards.folder import Content, Folder

@@ -30,6 +30,8 @@ TEMPORARY_SUFFIX = ".tmp"
 _RENEW_SECONDS = 20
 _STALE_SECONDS = 120
 
+_PIECE_BYTES = 4 * 1024 * 1024
+
 Content = bytes | bytearray | memoryview
 T = TypeVar("T")
 
@@ -202,12 +204,23 @@ class RemoteFolder:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
+        self._root = ""
+        self._connect()
+
+    def _connect(self) -> None:
+        self._process = os.getpid()
         try:
-            self._fs, self._root = fsspec.core.url_to_fs(self.url)
+            self._own_fs, self._root = fsspec.core.url_to_fs(self.url)
         except (ValueError, ImportError) as error:
             raise UserError(
-                f"{url} can't be opened ({error}); install what its protocol needs or correct it"
+                f"{self.url} can't be opened ({error}); install what its protocol needs or correct it"
             ) from error
+
+    @property
+    def _fs(self) -> Any:
+        if self._process != os.getpid():  # fsspec's connections do not survive a fork
+            self._connect()
+        return self._own_fs
 
     @property
     def is_shared(self) -> bool:
@@ -215,6 +228,12 @@ class RemoteFolder:
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
+
+    def copy(self, name: str, sink: Callable[[bytes], object]) -> None:
+        """Read a file a piece after the other; what `sink` raises, but for OSError, goes through as it is."""
+        with self._ask(self._fs.open, self._path(name), "rb") as file:
+            while piece := self._ask(file.read, _PIECE_BYTES):
+                sink(piece)
 
     def _ask(self, call: Callable[..., T], *arguments: Any, **options: Any) -> T:
         """Call the service; whatever its library raises becomes an OSError."""

@@ -5,6 +5,7 @@ The format itself is specified in `shards/README.md` of the repository.
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 import unicodedata
@@ -21,6 +22,8 @@ OVERVIEW_NAMES = ("overview/class_counts.png", "overview/samples.png", "overview
 
 # How a sample's image is stored, and the suffix of its member in the tar.
 ENCODINGS = {"raw": "npy", "jpeg": "jpg"}
+# Shards that others wrote: files of any image format and size, which are decoded and fitted when they are read.
+FOREIGN = "any"
 
 # One row per sample: where its payload lies in the tar, its label, and the XXH3-64 of the payload.
 INDEX_DTYPE = np.dtype([("offset", "<u8"), ("length", "<u8"), ("label", "<i8"), ("xxh3_64", "<u8")])
@@ -40,6 +43,15 @@ def index_name(shard: str) -> str:
     return shard.removesuffix(".tar") + ".index.npy"
 
 
+def index_bytes(samples: int) -> int:
+    """Size of the index file of a shard with so many samples."""
+    stream = io.BytesIO()
+    description = np.lib.format.dtype_to_descr(INDEX_DTYPE)
+    np.lib.format.write_array_header_1_0(stream, {"descr": description, "fortran_order": False, "shape": (samples,)})
+    return stream.tell() + samples * INDEX_DTYPE.itemsize
+
+
+@functools.cache
 def npy_header(image_size: int) -> bytes:
     """The bytes that precede the pixels in the `.npy` of a `(image_size, image_size, 3)` uint8 image."""
     stream = io.BytesIO()

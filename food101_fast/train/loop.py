@@ -219,7 +219,7 @@ def _train_epoch(step: TrainStep, loader: ShardLoader, epoch: int, epochs: int) 
     step.model.train()
     learning_rate = step.scheduler.get_last_lr()[0]
     sums = torch.zeros(2, dtype=torch.float64, device=loader.device)
-    waited, start, seen = loader.wait_seconds, time.perf_counter(), 0
+    waited, start, seen = loader.counters.consumer_wait_seconds, time.perf_counter(), 0
     total = len(loader) * loader.batch_size
     refresh = _STEPS_PER_REFRESH if loader.device.type == "cuda" else 1
     loader.set_epoch(epoch)
@@ -230,11 +230,11 @@ def _train_epoch(step: TrainStep, loader: ShardLoader, epoch: int, epochs: int) 
             sums += torch.stack([loss * len(batch.labels), correct]).double()
             bar.update(len(batch.labels))
             if number % refresh == 0:
-                share = (loader.wait_seconds - waited) / (time.perf_counter() - start)
+                share = (loader.counters.consumer_wait_seconds - waited) / (time.perf_counter() - start)
                 bar.set_postfix_str(f"loss {sums[0].item() / seen:.3f}, waiting {share:.1%}")
         train_loss, train_top1 = (sums / seen).tolist()
         seconds = time.perf_counter() - start
-        share = (loader.wait_seconds - waited) / seconds
+        share = (loader.counters.consumer_wait_seconds - waited) / seconds
         bar.set_postfix_str(f"loss {train_loss:.3f}, waiting {share:.1%}")
     return {
         "epoch": epoch + 1,

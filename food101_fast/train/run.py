@@ -54,7 +54,7 @@ def new_run(folder: Path, recipe: Recipe, shards: ShardSet) -> Run:
         recipe=recipe,
         classes=shards.classes,
         stored_size=shards.manifest.image_size,
-        shards=str(shards.path.resolve()),
+        shards=shards.location,
         data=shards.manifest.digest,
         versions=versions(),
     )
@@ -123,7 +123,7 @@ def check_resumable(folder: Path, run: Run, recipe: Recipe, shards: ShardSet) ->
     """
     if run.data != shards.manifest.digest:
         raise UserError(
-            f"{folder} was trained on other shards ({run.shards}) than {shards.path}; give those to --shards"
+            f"{folder} was trained on other shards ({run.shards}) than {shards.location}; give those to --shards"
         )
     for field in fields(Recipe):
         stored, asked = getattr(run.recipe, field.name), getattr(recipe, field.name)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from food101_fast.prepare.clean import MAX_PIXELS, REASONS, RejectedError, Rules, clean
+from food101_fast.images import MAX_PIXELS, REASONS, RejectedError, Rules, clean
 
 MUTANTS = 10_000
 SECONDS = 20  # a photograph takes a thousandth of it

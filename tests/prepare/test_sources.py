@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from food101_fast.errors import UserError
-from food101_fast.prepare.clean import RejectedError, Rules, clean
+from food101_fast.images import RejectedError, Rules, clean
 from food101_fast.prepare.sources import open_source
 from tests.conftest import encoded, picture, write_folder
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from food101_fast.errors import UserError
+from food101_fast.images import Rules, clean
 from food101_fast.prepare import PrepareSettings, prepare
-from food101_fast.prepare.clean import Rules, clean
 from food101_fast.shards import ShardSet
 from food101_fast.shards.folder import LocalFolder
 from food101_fast.shards.manifest import read_manifest
@@ -35,7 +35,13 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 def open_all(path: Path) -> None:
     shards = ShardSet.open(path)
     for name in shards.manifest.splits:
-        shards.split(name)
+        shards.split(name).open_all()
+
+
+def flip(path: Path, byte: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[byte] ^= 1
+    path.write_bytes(content)
 
 
 def test_rows_by_id_are_the_shards_content(tiny_shards: ShardSet, tiny_path: Path) -> None:
@@ -93,10 +99,10 @@ def test_the_manifest_survives_a_round_trip(tiny_path: Path) -> None:
             lambda path: edit(path / "manifest.json", lambda m: m["splits"]["val"]["shards"][0].update(name="../x")),
             "plain file name",
         ),
-        (lambda path: (path / "val-000000.tar").unlink(), "cannot be read"),
+        (lambda path: (path / "val-000000.tar").unlink(), "is missing"),
         (lambda path: (path / "val-000000.tar").write_bytes(b"short"), "has 5 bytes and the manifest says"),
-        (lambda path: (path / "val-000000.index.npy").unlink(), "cannot be read"),
-        (lambda path: shutil.copy(path / "test-000000.index.npy", path / "val-000000.index.npy"), "not the one"),
+        (lambda path: (path / "val-000000.index.npy").unlink(), "is missing"),
+        (lambda path: flip(path / "val-000000.index.npy", 140), "is not the index that the manifest describes"),
     ],
 )
 def test_a_damaged_folder_is_one_sentence(copy: Path, damage: Callable[[Path], object], message: str) -> None:
@@ -112,7 +118,8 @@ def test_a_shard_whose_images_were_all_dropped_is_passed_over(tmp_path: Path) ->
     whole = {path.read_bytes() for path in source.rglob("*.jpg")}
     (source / "b" / "007.jpg").write_bytes(b"")
     settings = PrepareSettings(source=f"folder:{source}", out=tmp_path / "out", size=16, workers=1, samples_per_shard=1)
-    shards = ShardSet(tmp_path / "out", prepare(settings))
+    prepare(settings)
+    shards = ShardSet.open(tmp_path / "out")
     entries = [entry for split in shards.manifest.splits.values() for entry in split.shards]
     assert sorted(entry.samples for entry in entries) == [0] + [1] * 29
     pixels = {row.tobytes() for name in shards.manifest.splits for row in map(shards.split(name).__getitem__, range(2))}

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from food101_fast.prepare.clean import REASONS, Cleaned, Fit, NoteKind, RejectedError, Rules, Scratch
-from food101_fast.prepare.clean import clean as clean_with
+from food101_fast.images import REASONS, Cleaned, Fit, NoteKind, RejectedError, Rules, Scratch
+from food101_fast.images import clean as clean_with
 from tests.conftest import encoded, picture
 
 

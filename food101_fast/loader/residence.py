@@ -1,0 +1,142 @@
+"""Where a split's decoded rows are kept after the first epoch: in the files, in RAM, or on the device.
+
+Rows that stay in the files are read through the page cache, which for raw shards on a disk is as fast as RAM of one's
+own. Holding them pays where they would have to be decoded again, or copied to a GPU again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from food101_fast.errors import UserError
+from food101_fast.loader.buffers import Loaded
+from food101_fast.shards import Split
+
+Residence = Literal["stream", "host", "device", "auto"]
+
+# What `auto` may take of the memory that is free: a model and its activations come after the loader.
+_DEVICE_SHARE = 0.25
+_HOST_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where rows are kept, and why."""
+
+    residence: Literal["stream", "host", "device"]
+    reason: str
+
+
+def choose_residence(
+    asked: Residence, need: int, device: torch.device, encoding: str, free_host: int, free_device: int | None
+) -> Choice:
+    """Decide where the rows are kept; a pure function.
+
+    Args:
+        asked: what the user wants.
+        need: bytes of all rows of the split.
+        device: where batches go.
+        encoding: how the shards store images.
+        free_host: bytes of RAM that this process may take.
+        free_device: bytes of the device's memory that are free; None on the CPU.
+
+    Raises:
+        UserError: the rows don't fit where they were asked to be.
+    """
+    if asked == "device" and free_device is None:
+        asked = "host"  # the CPU's memory is the host's
+    free = free_device if asked == "device" else free_host
+    if asked in ("host", "device") and free is not None and need > free:
+        raise UserError(
+            f"residence {asked!r} needs {_gb(need)} for the split's rows, and {_gb(free)} are free; "
+            "use 'auto' or 'stream', or store smaller images"
+        )
+    if asked == "stream" or asked == "host" or asked == "device":
+        return Choice(asked, f"as asked; the rows take {_gb(need)}")
+    if free_device is not None and need <= _DEVICE_SHARE * free_device:
+        return Choice("device", f"the rows take {_gb(need)} of {_gb(free_device)} free on {device}")
+    if encoding == "raw":
+        return Choice("stream", f"raw rows are read from their files as fast as from RAM of one's own ({_gb(need)})")
+    if need <= _HOST_SHARE * free_host:
+        return Choice("host", f"decoded rows take {_gb(need)} of {_gb(free_host)} free RAM")
+    return Choice("stream", f"decoded rows would take {_gb(need)}, and {_gb(free_host)} of RAM are free")
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.3g} GB"
+
+
+def free_host_memory() -> int:
+    """Bytes of RAM that this process may still take: what the system has available, the limit of its control group,
+    divided by the processes of the job on this machine (torchrun's LOCAL_WORLD_SIZE)."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
+        free = min(free, max(limit, 0))
+    except (OSError, ValueError):  # no control groups, or no limit
+        pass
+    return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+class HeldRows:
+    """All rows of a split in the memory of one device, filled as they pass by for the first time.
+
+    Attributes:
+        complete: whether all rows are here, so that the split is not read any more.
+    """
+
+    def __init__(self, split: Split, device: torch.device) -> None:
+        self._split = split
+        self._rows = torch.empty(len(split), split.row_bytes, dtype=torch.uint8, device=device)
+        self._labels = torch.empty(len(split), dtype=torch.int64, device=device)
+        self._held = np.zeros(len(split), np.bool_)
+        self.complete = False
+
+    def gather(self, ids: NDArray[np.int64], out: Tensor) -> NDArray[np.int64]:
+        """As `Split.gather`, for rows that are held on the host; those that pass by are kept."""
+        if self.complete:
+            torch.index_select(self._rows, 0, torch.from_numpy(ids), out=out)
+            return self._labels.numpy()[ids]
+        labels = self._split.gather(ids, out)
+        self._keep(torch.from_numpy(ids), out, torch.from_numpy(labels))
+        self._held[ids] = True
+        return labels
+
+    def keep(self, loaded: Loaded, ids: NDArray[np.int64]) -> None:
+        """Keep a batch that has arrived on the device; `ids` are those of it, on the host."""
+        self._keep(loaded.numbers[1], loaded.rows, loaded.numbers[0])
+        self._held[ids] = True
+
+    def _keep(self, ids: Tensor, rows: Tensor, labels: Tensor) -> None:
+        self._rows.index_copy_(0, ids, rows)
+        self._labels.index_copy_(0, ids, labels)
+
+    def fill(self, run: Callable[[Iterable[NDArray[np.int64]]], Iterable[object]], chunk: int) -> None:
+        """Get the rows that never passed by: the last, unfilled batch of an epoch, and other ranks' parts of it.
+
+        Args:
+            run: loads batches of ids, and keeps them here.
+            chunk: ids of a batch.
+        """
+        missing = np.flatnonzero(~self._held)
+        for _ in run(missing[first : first + chunk] for first in range(0, missing.size, chunk)):
+            pass
+        self.complete = True
+
+    def select(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows, uint8 (n, row_bytes), and labels, int64 (n,), of `ids`, int64 (n,), all on the device."""
+        return self._rows.index_select(0, ids), self._labels.index_select(0, ids)
