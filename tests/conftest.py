@@ -45,6 +45,13 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
+def flip(path: Path, byte: int) -> None:
+    """Change one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[byte] ^= 1
+    path.write_bytes(content)
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three classes of 30, 20 and 23 pictures, 48 x 40 pixels."""

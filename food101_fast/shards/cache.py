@@ -30,6 +30,7 @@ from food101_fast.shards.manifest import ShardEntry
 
 _DOWNLOADS_AT_A_TIME = 4
 _ATTEMPTS = 5
+_FIRST_DELAY = 0.5  # seconds before a failed download is tried again; they double each time
 _DEFAULT_GB = 100.0
 _PIECE_BYTES = 4 * 1024 * 1024
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -42,8 +43,6 @@ class CacheSettings:
     directory: Path
     limit: int
     """Bytes that all files in it may take."""
-    first_delay: float = 0.5
-    """Seconds before a failed download is tried again; they double each time."""
 
 
 def cache_settings(directory: str | Path | None, gigabytes: float | None) -> CacheSettings:
@@ -91,6 +90,7 @@ class ShardCache:
         self._good: dict[Path, tuple[int, int, int]] = {}
         self._wanted: dict[str, Future[Path]] = {}
         self._needed: set[str] = set()
+        self._held: set[str] = set()
         self._pool: ThreadPoolExecutor | None = None
         self._stop = threading.Event()
         self._bar: Any | None = None
@@ -103,17 +103,25 @@ class ShardCache:
         """Where this data set's files are put: a folder named by the manifest's digest."""
         return self.settings.directory / self._digest
 
-    def path(self, entry: ShardEntry) -> Path:
+    @contextmanager
+    def hold(self, entry: ShardEntry) -> Iterator[Path]:
         """The shard on the disk, downloaded if need be; its index lies beside it. Waits for a download under way.
+
+        This process keeps both while this lasts; another one that has no room may remove them.
 
         Raises:
             UserError: the service, or the disk, does not do its part.
             DamagedDataError: the service gives other bytes than the manifest describes.
         """
-        wanted = self._wanted.pop(entry.name, None)
-        if wanted is not None:
-            wanted.result()
-        return self._fetch(entry)  # again, since it may have been pushed out in the meantime
+        names = {entry.name, index_name(entry.name)}
+        self._held |= names
+        try:
+            wanted = self._wanted.pop(entry.name, None)
+            if wanted is not None:
+                wanted.result()
+            yield self._fetch(entry)  # again, since it may have been pushed out in the meantime
+        finally:
+            self._held -= names
 
     def check_room(self, entries: Iterable[ShardEntry]) -> None:
         """Refuse a limit below what is needed at a time.
@@ -194,7 +202,7 @@ class ShardCache:
             stale.unlink(missing_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
         for attempt in range(_ATTEMPTS):
-            if attempt and self._stop.wait(self.settings.first_delay * 2 ** (attempt - 1)):
+            if attempt and self._stop.wait(_FIRST_DELAY * 2 ** (attempt - 1)):
                 raise _StoppedError
             try:
                 problem = self._transfer(path.name, size, digest, temporary)
@@ -216,9 +224,7 @@ class ShardCache:
         hashed = xxhash.xxh3_64()
         received = 0
         with temporary.open("wb") as file:
-            self._make_room(size)
-            if size and hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)  # a full disk shows before the download
+            self._reserve(file.fileno(), size)
 
             def take(piece: bytes) -> None:
                 nonlocal received
@@ -252,8 +258,8 @@ class ShardCache:
             )
         return None
 
-    def _make_room(self, size: int) -> None:
-        """Remove the files that were used longest ago until `size` more bytes are within the limit."""
+    def _reserve(self, file: int, size: int) -> None:
+        """Give an open, empty file its size, once the files that were used longest ago have made room for it."""
         with filelock.FileLock(self.settings.directory / "room.lock"):
             files = []
             for path in self.settings.directory.glob("*/*"):
@@ -262,11 +268,15 @@ class ShardCache:
             taken = sum(status.st_size for status, _ in files) + size
             for status, path in sorted(files, key=lambda entry: entry[0].st_atime_ns):
                 if taken <= self.settings.limit:
-                    return
-                kept = path.parent == self.directory and path.name in self._needed
+                    break
+                kept = path.parent == self.directory and path.name in self._needed | self._held
                 if not kept and path.suffix in (".tar", ".npy"):
                     path.unlink(missing_ok=True)
                     taken -= status.st_size
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file, 0, size)  # a full disk shows before the download
+            else:
+                os.truncate(file, size)
 
     def _show(self, received: int, *, more: int = 0) -> None:
         """Move the progress line on by `received` bytes, and its end by `more`."""

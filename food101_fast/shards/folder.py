@@ -244,6 +244,11 @@ class RemoteFolder:
         except Exception as error:  # each service's library has exceptions of its own
             raise OSError(0, f"{type(error).__name__}: {error}") from error
 
+    @property
+    def can_list(self) -> bool:
+        """Whether the service knows what is in a folder; plain web servers do not."""
+        return not self.url.startswith(("http://", "https://"))
+
     def exists(self) -> bool:
         return bool(self.files())
 

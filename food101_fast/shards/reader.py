@@ -26,26 +26,28 @@ from numpy.typing import NDArray
 from food101_fast.errors import DamagedDataError, UserError
 from food101_fast.images import Fit, RejectedError, Rules, clean
 from food101_fast.shards.cache import CacheSettings, ShardCache, cache_settings
-from food101_fast.shards.folder import Folder, LocalFolder, open_folder
+from food101_fast.shards.folder import Folder, LocalFolder, RemoteFolder, open_folder
 from food101_fast.shards.layout import INDEX_DTYPE, index_bytes, index_name, npy_header
 from food101_fast.shards.manifest import Manifest, ShardEntry, read_manifest
 
 Verify = Literal["first-epoch", "always", "never"]
+
+_ATTEMPTS = 5
 
 
 class ShardFiles(Protocol):
     """Where the files of shards are to be had on a disk."""
 
     trusted: bool
-    """Whether a file has been compared with its hash in the manifest before `path` gives it out."""
+    """Whether a file has been compared with its hash in the manifest before `hold` gives it out."""
     downloaded: int
     """Bytes that were downloaded so far."""
 
-    def path(self, entry: ShardEntry) -> Path:
-        """The shard; its index lies beside it.
+    def hold(self, entry: ShardEntry) -> AbstractContextManager[Path]:
+        """The shard; its index lies beside it. Both stay there while this lasts.
 
         Raises:
-            UserError: it can't be had.
+            UserError: they can't be had.
         """
         ...
 
@@ -75,8 +77,8 @@ class LocalFiles:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def path(self, entry: ShardEntry) -> Path:
-        return self.folder / entry.name
+    def hold(self, entry: ShardEntry) -> AbstractContextManager[Path]:
+        return nullcontext(self.folder / entry.name)
 
     def check_room(self, entries: Iterable[ShardEntry]) -> None:
         pass
@@ -331,7 +333,15 @@ class Split:
     def _add(self, shard: int) -> None:
         entry, files = self.entries[shard], self.files
         verified = files.trusted or not self._unverified[shard]  # or it was open before, and all was looked at
-        opened = _open_shard(files.path(entry), entry, self._set.manifest, verified=verified)
+        for attempt in range(_ATTEMPTS):
+            with files.hold(entry) as path:
+                try:
+                    opened = _open_shard(path, entry, self._set.manifest, verified=verified)
+                    break
+                except DamagedDataError:
+                    gone = not path.exists() or not path.with_name(index_name(entry.name)).exists()
+                    if not files.trusted or not gone or attempt == _ATTEMPTS - 1:
+                        raise  # else another process has pushed it out of the cache in this moment
         self._open[shard] = opened
         self._contents[shard] = opened.content.data_ptr()
         self._indexes[shard] = opened.index.ctypes.data
@@ -399,6 +409,8 @@ def _copy_rows(addresses: NDArray[np.int64], out: torch.Tensor) -> None:
 
 def _check_files(folder: Folder, entries: Sequence[ShardEntry]) -> None:
     """Compare the size of every shard, and the number of samples in its index, with the manifest."""
+    if isinstance(folder, RemoteFolder) and not folder.can_list:
+        return  # then they are found out when they are downloaded
     try:
         sizes = folder.files()
     except OSError as error:

@@ -18,7 +18,7 @@ from food101_fast.prepare import PrepareSettings, prepare
 from food101_fast.shards import ShardSet
 from food101_fast.shards.folder import LocalFolder
 from food101_fast.shards.manifest import read_manifest
-from tests.conftest import write_folder
+from tests.conftest import flip, write_folder
 
 
 @pytest.fixture
@@ -36,12 +36,6 @@ def open_all(path: Path) -> None:
     shards = ShardSet.open(path)
     for name in shards.manifest.splits:
         shards.split(name).open_all()
-
-
-def flip(path: Path, byte: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[byte] ^= 1
-    path.write_bytes(content)
 
 
 def test_rows_by_id_are_the_shards_content(tiny_shards: ShardSet, tiny_path: Path) -> None:
