@@ -13,7 +13,7 @@ import functools
 import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Literal, get_args
@@ -40,6 +40,7 @@ _FORMATS = (
 # How files begin that are damaged images, not something else, when their header can't be read.
 _SIGNATURES = (b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
 
+_NPY = b"\x93NUMPY"
 _EXIF = b"Exif\0\0"
 _EXIF_ORIENTATION = 0x0112
 _TIFF_SHORT = 3
@@ -71,6 +72,8 @@ class Rules:
     """`strict` drops what would carry a note; `tolerant` keeps damaged pixels, with a note."""
     min_side: int = 1
     """Images whose shorter side has fewer pixels are dropped."""
+    in_threads: bool = False
+    """Leave Python's warnings alone, which belong to the whole process: for images that were accepted before."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +157,23 @@ def _decode(data: bytes, rules: Rules, scratch: Scratch) -> tuple[Image.Image | 
             _check_size(width, height, rules)
             kind: Literal["RGB", "CMYK"] = "CMYK" if colorspace in ("CMYK", "YCCK") else "RGB"
             return _decode_jpeg(data, rules, kind, scratch.take(height * width * len(kind)))
+    if data.startswith(_NPY):
+        return _decode_npy(data, rules), None
     return _decode_with_pillow(data, rules)
+
+
+def _decode_npy(data: bytes, rules: Rules) -> NDArray[np.uint8]:
+    """A picture that was saved as a NumPy array."""
+    try:
+        pixels = np.load(BytesIO(data), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise RejectedError("truncated" if "reshape" in str(error) else "damaged-pixels", str(error)) from error
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
+        raise RejectedError("unsupported", f"a {pixels.dtype} array of shape {pixels.shape}, not uint8 (H, W, 3)")
+    if pixels.ndim == 2:
+        pixels = np.repeat(pixels[:, :, None], 3, axis=2)
+    _check_size(pixels.shape[1], pixels.shape[0], rules)
+    return np.ascontiguousarray(pixels)
 
 
 def _check_size(width: int, height: int, rules: Rules) -> None:
@@ -277,12 +296,13 @@ def _known_orientation(value: Any) -> tuple[int, Note | None]:
 
 
 @contextmanager
-def _pillow(data: bytes) -> Iterator[Image.Image]:
+def _pillow(data: bytes, *, in_threads: bool) -> Iterator[Image.Image]:
     """The picture as Pillow opens it; whatever Pillow raises becomes the reason to drop the file."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with nullcontext() if in_threads else warnings.catch_warnings():
+            if not in_threads:
+                warnings.simplefilter("ignore")
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(BytesIO(data), formats=_FORMATS) as picture:
                 yield picture
     except RejectedError:
@@ -308,7 +328,7 @@ def _unidentified(data: bytes) -> RejectedError:
 
 
 def _decode_with_pillow(data: bytes, rules: Rules) -> tuple[Image.Image, Note | None]:
-    with _pillow(data) as picture:
+    with _pillow(data, in_threads=rules.in_threads) as picture:
         _check_size(*picture.size, rules)
         picture.load()
         upright, note = _upright(picture)

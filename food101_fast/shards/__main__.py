@@ -1,17 +1,22 @@
-"""`python -m food101_fast.shards verify|show DIR`: is it whole, and what is in it?"""
+"""`python -m food101_fast.shards verify|show DIR | index TAR...`: is it whole, what is in it, and tars of others."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
 
 import tyro
 from tqdm import tqdm
 
 from food101_fast.cli import exit_with, parse
+from food101_fast.errors import UserError
+from food101_fast.images import Fit, Rules
 from food101_fast.shards.folder import open_folder
+from food101_fast.shards.index import write_index
 from food101_fast.shards.manifest import read_manifest
 from food101_fast.shards.show import describe
 from food101_fast.shards.verify import verify
@@ -35,15 +40,48 @@ class Show:
     """Folder of shards, a path or a URL."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """Write an index and a manifest for WebDataset tars that others wrote, so that training runs on them unchanged."""
+
+    tars: tyro.conf.Positional[tuple[str, ...]]
+    """Tars in one folder, paths or URLs, with braces such as {000000..000009}, and * on a disk. A sample has an image
+    (jpg, jpeg, png, webp or npy) and a label (cls, or json with a field for it)."""
+    size: int = 192
+    """Height and width in pixels to which images are fitted when they are read."""
+    fit: Fit = "crop"
+    """How an image becomes square: crop cuts the longer side evenly, squash changes its proportions."""
+    split: Literal["train", "val", "test"] | None = None
+    """The split of all tars; without it their names say it, as train-000000.tar or set-validation-01.tar do."""
+    label_field: str = "label"
+    """The field of a sample's json that holds its label, a number or a text."""
+    classes: Path | None = None
+    """Text file with the names of the classes, a line for each, in the order of their numbers."""
+    min_side: int = 8
+    """Leave out images whose shorter side has fewer pixels."""
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Processes that decode the images to see whether they are whole."""
+
+    def __post_init__(self) -> None:
+        if not self.tars:
+            raise UserError("shards index needs tars, such as 'data/train-{000000..000009}.tar'")
+        if not 8 <= self.size <= 4096:
+            raise UserError(f"--size {self.size} should be between 8 and 4096 pixels")
+        if self.min_side < 1 or self.workers < 1:
+            raise UserError(f"--min-side {self.min_side} and --workers {self.workers} should be at least 1")
+
+
 Command = Annotated[
-    Annotated[Verify, tyro.conf.subcommand("verify")] | Annotated[Show, tyro.conf.subcommand("show")],
+    Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Show, tyro.conf.subcommand("show")]
+    | Annotated[Index, tyro.conf.subcommand("index")],
     tyro.conf.arg(name=""),
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Look into a folder of shards."""
+    """Look into a folder of shards, or make one of tars that others wrote."""
 
     command: Command
 
@@ -51,6 +89,9 @@ class Settings:
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     command = parse(Settings, "shards", argv).command
+    if isinstance(command, Index):
+        _index(command)
+        return
     folder = open_folder(command.folder)
     manifest = read_manifest(folder)
     if isinstance(command, Show):
@@ -68,6 +109,34 @@ def main(argv: Sequence[str]) -> None:
     )
     if problems:
         sys.exit(_DAMAGED_CODE)
+
+
+def _index(command: Index) -> None:
+    rules = Rules(size=command.size, fit=command.fit, min_side=command.min_side)
+    with tqdm(desc="index", unit="images") as bar:
+        folder, manifest = write_index(
+            command.tars,
+            rules,
+            split=command.split,
+            label_field=command.label_field,
+            classes=_read_classes(command.classes),
+            workers=command.workers,
+            progress=bar.update,
+        )
+    print(describe(manifest, folder.url))
+
+
+def _read_classes(path: Path | None) -> list[str] | None:
+    if path is None:
+        return None
+    try:
+        names = path.read_text("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--classes {path} can't be read ({error}); give a text file with a name per line") from error
+    names = [name.strip() for name in names if name.strip()]
+    if not names or len(set(names)) != len(names):
+        raise UserError(f"--classes {path} is empty or has a name twice; give a name per line, each once")
+    return names
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import xxhash
 
 from food101_fast.errors import UserError
 from food101_fast.shards.folder import Folder
-from food101_fast.shards.layout import ENCODINGS, FORMAT_VERSION, MANIFEST_NAME, SPLITS
+from food101_fast.shards.layout import ENCODINGS, FOREIGN, FORMAT_VERSION, MANIFEST_NAME, SPLITS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,8 +141,8 @@ def _parse(document: dict[str, Any]) -> Manifest:
         raise ValueError(f"splits are {sorted(splits)} and should be among {list(SPLITS)}")
     train, val, test = (float(part) for part in _typed(document["fractions"], list, "fractions"))
     encoding = _typed(document["encoding"], str, "encoding")
-    if encoding not in ENCODINGS:
-        raise ValueError(f"the encoding is {encoding!r} and should be one of {', '.join(ENCODINGS)}")
+    if encoding not in (*ENCODINGS, FOREIGN):
+        raise ValueError(f"the encoding is {encoding!r} and should be one of {', '.join((*ENCODINGS, FOREIGN))}")
     manifest = Manifest(
         classes=classes,
         image_size=_count(document["image_size"], "image_size"),

@@ -24,7 +24,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from food101_fast.errors import DamagedDataError, UserError
-from food101_fast.images import Fit, RejectedError, Rules, clean
+from food101_fast.images import Check, Fit, RejectedError, Rules, clean
 from food101_fast.shards.cache import CacheSettings, ShardCache, cache_settings
 from food101_fast.shards.folder import Folder, LocalFolder, RemoteFolder, open_folder
 from food101_fast.shards.layout import INDEX_DTYPE, index_bytes, index_name, npy_header
@@ -201,7 +201,12 @@ class Split:
             if isinstance(shard_set.folder, LocalFolder)
             else ShardCache(shard_set.folder, manifest.digest, shard_set.cache)
         )
-        self._rules = Rules(size=manifest.image_size, fit=cast(Fit, manifest.fit), check="tolerant")
+        self._rules = Rules(
+            size=manifest.image_size,
+            fit=cast(Fit, manifest.fit),
+            check=cast(Check, manifest.check),
+            in_threads=True,
+        )
         self._length = int(self.shard_samples.sum())
         self._open: dict[int, _OpenShard] = {}
         self._contents = np.zeros(len(self.entries), np.int64)  # addresses

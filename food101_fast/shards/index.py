@@ -1,0 +1,389 @@
+"""Indexes and a manifest for WebDataset tars that others wrote, so that the loader reads them where they lie.
+
+The tars are not changed. Every image is decoded once, as prepare does, so that what does not decode is left out now and
+not found in the middle of a training run. Tars hold their images at any size; they are fitted to the stored size when
+they are read, which gives the pixels that prepare would have stored.
+"""
+
+from __future__ import annotations
+
+import functools
+import glob
+import mmap
+import os
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from io import BytesIO
+from multiprocessing import get_context
+from typing import Any
+
+import braceexpand
+import numpy as np
+import orjson
+import xxhash
+from numpy.typing import NDArray
+
+from food101_fast.errors import UserError
+from food101_fast.images import RejectedError, Rules, Scratch, clean
+from food101_fast.shards.folder import Folder, LocalFolder, open_folder
+from food101_fast.shards.layout import (
+    FOREIGN,
+    INDEX_DTYPE,
+    MANIFEST_NAME,
+    NOTES_NAME,
+    REJECTS_NAME,
+    SPLITS,
+    index_name,
+    npy_header,
+)
+from food101_fast.shards.manifest import Manifest, ShardEntry, SplitEntry, read_manifest
+
+SOURCE_PREFIX = "index:"
+INCOMPLETE = "incomplete"
+_IMAGES = ("jpg", "jpeg", "png", "webp", "npy")
+_SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "tst"), "test"),
+}
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+
+_BROKEN = "fetch or write it again"
+
+Label = int | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a tar holds."""
+
+    name: str
+    bytes: int
+    xxh3_64: str
+    spans: list[tuple[int, int, int]]
+    """Offset, length and XXH3-64 of each image's file."""
+    labels: list[Label]
+    rejects: list[dict[str, str]]
+    notes: list[dict[str, str]]
+    raw: bool
+    """Whether every image is an array of just the stored size."""
+
+
+def write_index(
+    patterns: Sequence[str],
+    rules: Rules,
+    *,
+    split: str | None = None,
+    label_field: str = "label",
+    classes: Sequence[str] | None = None,
+    workers: int = 1,
+    progress: Callable[[int], None] = lambda samples: None,
+) -> tuple[Folder, Manifest]:
+    """Write an index for each tar, and the manifest last, into the folder of the tars.
+
+    Args:
+        patterns: paths or URLs of tars in one folder, with braces (`{000000..000009}`) and, on a disk, `*`.
+        rules: the size that images are fitted to, and which are accepted.
+        split: of all tars; None takes it from their names.
+        label_field: of samples whose label is in a `.json`.
+        classes: names of the classes, for labels that are numbers.
+        workers: processes that decode.
+        progress: told the number of samples that were looked at since it was last told.
+
+    Raises:
+        UserError: the tars are not there, cut off, damaged or of no known kind, or their labels make no sense.
+    """
+    folder, names = _find(patterns)
+    splits = {name: split or _split_of(name) for name in names}
+    _refuse_prepared(folder)
+    found = []
+    for of_tar in _look(folder, names, rules, label_field, workers):
+        found.append(of_tar)
+        progress(len(of_tar.spans) + len(of_tar.rejects))
+    if not any(of_tar.spans for of_tar in found):
+        reasons = Counter(reject["detail"] for of_tar in found for reject in of_tar.rejects)
+        why = f" ({reasons.most_common(1)[0][0]})" if reasons else ""
+        raise UserError(
+            f"the tars in {folder.url} hold no sample with an image and a label{why}; a sample needs one of "
+            f"{', '.join(_IMAGES)}, and a .cls or a .json with its label"
+        )
+    names_of_classes, place = _number_classes(found, classes)
+    entries = []
+    for of_tar in found:
+        rows = [(*span[:2], place[label], span[2]) for span, label in zip(of_tar.spans, of_tar.labels, strict=True)]
+        entries.append(_store(folder, of_tar, np.array(rows, INDEX_DTYPE)))
+    manifest = _manifest(folder, patterns, rules, splits, found, entries, names_of_classes, place)
+    for name, lines in ((REJECTS_NAME, "rejects"), (NOTES_NAME, "notes")):
+        records = sorted((line for of_tar in found for line in getattr(of_tar, lines)), key=lambda line: line["key"])
+        _write(folder, name, b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in records))
+    _write(folder, MANIFEST_NAME, manifest.to_json())
+    return folder, manifest
+
+
+def _find(patterns: Sequence[str]) -> tuple[Folder, list[str]]:
+    """The folder of all tars, and their names, in the order in which they are given."""
+    places: list[str] = []
+    for pattern in patterns:
+        for place in braceexpand.braceexpand(pattern):
+            is_pattern = "://" not in place and glob.has_magic(place)
+            matches = sorted(glob.glob(place)) if is_pattern else [place]
+            if not matches:
+                raise UserError(f"no file matches {place}; correct the path or the pattern")
+            places += matches
+    parents = {os.path.dirname(place) for place in places}
+    if len(parents) != 1:
+        raise UserError(
+            f"the tars lie in {len(parents)} folders, such as {' and '.join(sorted(parents)[:2])}; index each folder "
+            "by itself"
+        )
+    names = [os.path.basename(place) for place in places]
+    if len(set(names)) != len(names):
+        raise UserError("a tar is given twice; give each once")
+    wrong = [name for name in names if not name.endswith(".tar")]
+    if wrong:
+        raise UserError(f"{wrong[0]} does not end in .tar; unpack compressed tars first, since a map can't read them")
+    return open_folder(parents.pop() or "."), names
+
+
+def _split_of(name: str) -> str:
+    words = re.split(r"[^a-z]+", name.lower().removesuffix(".tar"))
+    splits = {_SPLIT_WORDS[word] for word in words if word in _SPLIT_WORDS}
+    if len(splits) != 1:
+        raise UserError(
+            f"the name of {name} does not say which split it belongs to; name the tars train-*.tar, val-*.tar and "
+            "test-*.tar, or give --split if all belong to one"
+        )
+    return splits.pop()
+
+
+def _refuse_prepared(folder: Folder) -> None:
+    try:
+        there = MANIFEST_NAME in folder.files()
+    except OSError as error:
+        raise UserError(f"{folder.url} can't be listed ({error.strerror or error}); make it readable") from error
+    if there and not read_manifest(folder).source.startswith(SOURCE_PREFIX):
+        raise UserError(f"{folder.url} was written by prepare and has its index already; it needs no other")
+
+
+def _look(folder: Folder, names: list[str], rules: Rules, label_field: str, workers: int) -> Iterator[Found]:
+    look = functools.partial(look_into, folder, rules=rules, label_field=label_field)
+    if workers == 1 or not folder.is_shared:
+        yield from map(look, names)
+        return
+    try:
+        with ProcessPoolExecutor(min(workers, len(names)), get_context("spawn")) as pool:
+            yield from pool.map(look, names)
+    except BrokenProcessPool as error:
+        raise UserError("a worker process was killed, perhaps for want of memory; try fewer --workers") from error
+
+
+def look_into(folder: Folder, name: str, *, rules: Rules, label_field: str) -> Found:
+    """Find the samples of one tar and decode each of them.
+
+    Raises:
+        UserError: the tar can't be read, is cut off or damaged, or a label is missing from its `.json`.
+    """
+    where = f"{folder.url}/{name}"
+    file = _content(folder, name)
+    content = memoryview(file) if isinstance(file, mmap.mmap) else file.getbuffer()
+    if bytes(content[:6]).startswith(_COMPRESSED):
+        raise UserError(f"{where} is compressed; unpack it first, since samples in it have no address")
+    header = npy_header(rules.size)
+    scratch = Scratch()
+    spans, labels, rejects, notes = [], [], [], []
+    raw = True
+    for key, members in _samples(file, len(content), where):
+        image = next((suffix for suffix in _IMAGES if suffix in members), None)
+        label = _label(content, members, f"{where}, sample {key}", label_field)
+        if image is None or label is None:
+            lacks = f"no image ({', '.join(_IMAGES)})" if image is None else "no label (cls, json)"
+            rejects.append({"key": key, "file": name, "reason": INCOMPLETE, "detail": f"the sample has {lacks}"})
+            continue
+        offset, length = members[image]
+        payload = bytes(content[offset : offset + length])
+        try:
+            cleaned = clean(payload, rules, scratch)
+        except RejectedError as error:
+            rejects.append({"key": key, "file": name, "reason": error.reason, "detail": error.detail})
+            continue
+        if cleaned.note is not None:
+            notes.append({"key": key, "file": name, "note": cleaned.note.kind, "detail": cleaned.note.detail})
+        raw = raw and payload.startswith(header) and length == len(header) + rules.size**2 * 3
+        spans.append((offset, length, xxhash.xxh3_64_intdigest(payload)))
+        labels.append(label)
+    return Found(
+        name=name,
+        bytes=len(content),
+        xxh3_64=xxhash.xxh3_64_hexdigest(content),
+        spans=spans,
+        labels=labels,
+        rejects=rejects,
+        notes=notes,
+        raw=raw,
+    )
+
+
+def _content(folder: Folder, name: str) -> mmap.mmap | BytesIO:
+    """A tar as a file in memory."""
+    try:
+        if not isinstance(folder, LocalFolder):
+            return BytesIO(folder.read(name))
+        with (folder.path / name).open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise UserError(f"{folder.url}/{name} can't be read ({error.strerror or error}); correct the path") from error
+    except ValueError as error:  # what mmap says of an empty file
+        raise UserError(f"{folder.url}/{name} is empty; {_BROKEN}") from error
+
+
+def _samples(file: mmap.mmap | BytesIO, size: int, where: str) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
+    """Key, and offset and length by suffix, of each run of members that share a key, as WebDataset defines it: the
+    key ends at the first dot of the file name."""
+    current: str | None = None
+    members: dict[str, tuple[int, int]] = {}
+    for info in _members(file, size, where):
+        folder, slash, base = info.name.rpartition("/")
+        stem, _, suffix = base.partition(".")
+        if not info.isreg() or not stem:
+            continue
+        key = folder + slash + stem
+        if key != current and members:
+            yield str(current), members
+            members = {}
+        current = key
+        members[suffix.lower()] = (info.offset_data, info.size)
+    if members:
+        yield str(current), members
+
+
+def _members(file: mmap.mmap | BytesIO, size: int, where: str) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar that is whole. tarfile takes a damaged header, or a missing end, for the end."""
+    if not size:
+        raise UserError(f"{where} is empty; {_BROKEN}")
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            yield from tar
+            end = tar.offset
+    except (tarfile.TarError, EOFError, ValueError) as error:  # ValueError: mmap's for a seek past the end
+        raise UserError(f"{where} is no whole tar ({error}); {_BROKEN}") from error
+    if end >= size:
+        raise UserError(f"{where} ends after byte {size:,} without the mark of a tar's end: cut off; {_BROKEN}")
+    file.seek(end)
+    if any(file.read(tarfile.BLOCKSIZE)):
+        raise UserError(f"{where} has a damaged header at byte {end:,}; {_BROKEN}")
+
+
+def _label(content: memoryview, members: dict[str, tuple[int, int]], where: str, label_field: str) -> Label | None:
+    if "cls" in members:
+        offset, length = members["cls"]
+        text = bytes(content[offset : offset + length]).decode("utf-8", "replace").strip()
+        return int(text) if re.fullmatch(r"-?\d+", text) else text
+    if "json" not in members:
+        return None
+    offset, length = members["json"]
+    try:
+        document = orjson.loads(content[offset : offset + length])
+    except ValueError as error:
+        raise UserError(f"{where}: its .json can't be read ({error}); repair it") from error
+    label = document.get(label_field) if isinstance(document, dict) else None
+    if not isinstance(label, int | str) or isinstance(label, bool):
+        fields = ", ".join(document) if isinstance(document, dict) else "none"
+        raise UserError(
+            f"{where}: its .json has no number or text in the field {label_field!r} (its fields: {fields}); "
+            "name the right one with --label-field"
+        )
+    return label
+
+
+def _number_classes(found: Sequence[Found], names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[Label, int]]:
+    """Names of the classes, and the number of each label."""
+    labels = {label for of_tar in found for label in of_tar.labels}
+    texts = sorted(label for label in labels if isinstance(label, str))
+    numbers = sorted(label for label in labels if isinstance(label, int))
+    if texts and numbers:
+        raise UserError(f"some labels are numbers ({numbers[0]}) and some are text ({texts[0]!r}); make them alike")
+    if texts:
+        known = tuple(names or texts)
+        if unknown := sorted(set(texts) - set(known)):
+            raise UserError(f"the label {unknown[0]!r} is not among the {len(known)} names of --classes; add it there")
+        return known, {name: number for number, name in enumerate(known)}
+    count = len(names) if names else numbers[-1] + 1
+    if numbers[0] < 0 or numbers[-1] >= count:
+        raise UserError(
+            f"labels go from {numbers[0]} to {numbers[-1]} and should be from 0 to {count - 1}, the number of classes "
+            "less one; correct --classes or the labels"
+        )
+    return tuple(names or map(str, range(count))), {number: number for number in numbers}
+
+
+def _store(folder: Folder, of_tar: Found, index: NDArray[np.void]) -> ShardEntry:
+    stream = BytesIO()
+    np.save(stream, index, allow_pickle=False)
+    _write(folder, index_name(of_tar.name), stream.getvalue())
+    return ShardEntry(
+        name=of_tar.name,
+        samples=len(index),
+        bytes=of_tar.bytes,
+        xxh3_64=of_tar.xxh3_64,
+        index_xxh3_64=xxhash.xxh3_64_hexdigest(stream.getvalue()),
+    )
+
+
+def _write(folder: Folder, name: str, content: bytes) -> None:
+    try:
+        folder.write(name, content)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {folder.url}/{name} ({error.strerror or error}); the index lies beside the tars, so make "
+            "room and make the folder writable, or copy or link the tars into one that is"
+        ) from error
+
+
+def _manifest(
+    folder: Folder,
+    patterns: Sequence[str],
+    rules: Rules,
+    split_of: dict[str, str],
+    found: Sequence[Found],
+    entries: Sequence[ShardEntry],
+    classes: tuple[str, ...],
+    place: dict[Label, int],
+) -> Manifest:
+    splits: dict[str, SplitEntry] = {}
+    for split in SPLITS:
+        mine = [(of_tar, entry) for of_tar, entry in zip(found, entries, strict=True) if split_of[entry.name] == split]
+        labels = [place[label] for of_tar, _ in mine for label in of_tar.labels]
+        if labels:
+            splits[split] = SplitEntry(
+                samples=len(labels),
+                class_counts=tuple(np.bincount(labels, minlength=len(classes)).tolist()),
+                shards=tuple(entry for _, entry in mine),
+            )
+    shares = [splits[split].samples if split in splits else 0 for split in SPLITS]
+    rejects: dict[str, Any] = Counter(reject["reason"] for of_tar in found for reject in of_tar.rejects)
+    notes: dict[str, Any] = Counter(note["note"] for of_tar in found for note in of_tar.notes)
+    return Manifest(
+        classes=classes,
+        image_size=rules.size,
+        encoding="raw" if all(of_tar.raw for of_tar in found) else FOREIGN,
+        quality=None,
+        fit=rules.fit,
+        check=rules.check,
+        min_side=rules.min_side,
+        duplicates="keep",
+        samples_per_shard=max(entry.samples for entry in entries),
+        limit=None,
+        seed=0,
+        fractions=(shares[0] / sum(shares), shares[1] / sum(shares), shares[2] / sum(shares)),
+        source=SOURCE_PREFIX + " ".join(map(os.path.basename, patterns)),
+        fingerprint=xxhash.xxh3_64_hexdigest("".join(entry.xxh3_64 for entry in entries).encode()),
+        read=sum(shares) + sum(rejects.values()),
+        rejects=dict(sorted(rejects.items())),
+        notes=dict(sorted(notes.items())),
+        splits=splits,
+    )
