@@ -68,8 +68,8 @@ class ShardLoader:
         drop_last: leave out the last global batch if it is not full. Without it every rank still makes the same
             number of batches; the last may differ in size by one, or be empty.
         window: samples that are shuffled among each other; None for all, the best shuffle. With a smaller window
-            shards are shuffled, and samples among the shards of a window, so that only two windows' shards are needed
-            at a time, on the disk and in memory. Without shuffling it has no meaning.
+            shards are shuffled, and samples among the shards of a window, so that only three windows' shards are
+            needed at a time, on the disk and in memory. Without shuffling it has no meaning.
         residence: where rows are after the first epoch: `stream` leaves them in their files, `host` holds them decoded
             in RAM, `device` in the device's memory, from where later epochs move nothing; `auto` decides from what is
             free, and says so in `residence_reason`.
@@ -185,15 +185,15 @@ class ShardLoader:
             self._held = HeldRows(self.split, self.device if self.residence == "device" else torch.device("cpu"))
 
     def _check_room(self) -> None:
-        """Two neighbouring windows of the first epoch must be within the cache's limit; others are as large."""
+        """Three neighbouring windows must be within the cache's limit: a batch may lie across two, and the next is
+        downloaded ahead. Those of the first epoch stand for all."""
         if self.split.is_local:
             return
         order = self._order()
-        pairs = [
-            np.concatenate([order.shards_of(window), order.shards_of(min(window + 1, order.windows - 1))])
-            for window in range(order.windows)
-        ]
-        largest = max((np.unique(pair) for pair in pairs), key=lambda pair: int(self.split.shard_bytes[pair].sum()))
+        sizes = self.split.shard_bytes
+        runs = (range(window, min(window + 3, order.windows)) for window in range(order.windows))
+        together = (np.concatenate([order.shards_of(window) for window in run]) for run in runs)
+        largest = max(together, key=lambda shards: int(sizes[shards].sum()))
         self.split.files.check_room([self.split.entries[shard] for shard in largest])
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -215,10 +215,10 @@ def bytes_in(folder: Path) -> int:
 def test_the_limit_is_kept(server: Server, tiny_shards: ShardSet, tmp_path: Path) -> None:
     entries = tiny_shards.manifest.splits["train"].shards
     largest = max(entry.bytes for entry in entries)
-    limit = 5 * largest
+    limit = 4 * largest
     assert sum(entry.bytes for entry in entries) > limit
     remote = ShardSet.open(server.url, cache_dir=tmp_path, cache_gb=limit / 1e9)
-    loader = ShardLoader(remote, split="train", batch_size=4, window=18, drop_last=False)
+    loader = ShardLoader(remote, split="train", batch_size=4, window=9, drop_last=False)
     seen = set()
     for batch in loader:
         seen.update(batch.ids.tolist())

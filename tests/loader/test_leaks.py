@@ -1,0 +1,74 @@
+"""A loader that is used for ever, and left at any moment, keeps nothing."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from food101_fast.loader import ShardLoader
+from food101_fast.shards import ShardSet
+
+MAPS = Path("/proc/self/maps")
+
+
+def held() -> dict[str, int]:
+    """What this process holds: threads, descriptors, maps, and pages of memory."""
+    gc.collect()
+    return {
+        "threads": threading.active_count(),
+        "descriptors": len(os.listdir("/proc/self/fd")),
+        "maps": MAPS.read_text().count("\n"),
+        "pages": int(Path("/proc/self/statm").read_text().split()[1]),
+    }
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="needs /proc")
+@pytest.mark.parametrize("options", [{}, {"window": 20}, {"residence": "host"}], ids=["stream", "window", "host"])
+def test_a_thousand_epochs_and_early_exits_keep_nothing(tiny_shards: ShardSet, options: dict[str, object]) -> None:
+    loader = ShardLoader(tiny_shards, split="val", batch_size=2, threads=2, **options)  # type: ignore[arg-type]
+
+    def epochs(count: int) -> None:
+        for _ in range(count):
+            assert sum(len(batch.ids) for batch in loader) == len(loader) * 2
+
+    def early_exits(count: int) -> None:
+        for _ in range(count):
+            for _batch in loader:
+                break
+
+    epochs(100)
+    early_exits(5)
+    before = held()
+    epochs(1000)
+    early_exits(20)
+    after = held()
+    assert after["threads"] == before["threads"]
+    assert after["descriptors"] == before["descriptors"]
+    assert after["maps"] <= before["maps"] + 8
+    assert after["pages"] <= before["pages"] + 1024  # 4 MB; a kB kept per epoch would be 1 MB, a batch 18 MB
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="needs /proc")
+def test_shards_need_no_descriptor(tiny_shards: ShardSet) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    split = tiny_shards.split("train")
+    split.open_all()
+    assert MAPS.read_text().count("/train-") >= len(split.entries)
+    assert len(os.listdir("/proc/self/fd")) == before
+    del split
+    gc.collect()
+    assert "/train-" not in MAPS.read_text()
+
+
+def test_a_window_keeps_few_shards_open(tiny_shards: ShardSet) -> None:
+    loader = ShardLoader(tiny_shards, split="train", batch_size=2, window=9, prefetch=2)
+    seen = set()
+    for batch in loader:
+        seen.update(batch.ids.tolist())
+        assert len(loader.split._open) <= 3
+    assert len(loader.split.entries) > 3
+    assert len(seen) == len(loader) * 2
