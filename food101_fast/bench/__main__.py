@@ -36,6 +36,13 @@ def format_table(result: dict[str, Any]) -> str:
     for name, stage in result["stages"].items():
         rates = stage["repetitions"]
         lines.append(f"{name:<28}{stage['images_per_second']:>12,.1f}{min(rates):>12,.1f}{max(rates):>12,.1f}")
+    loader, counted = result["loader"], result["loader"]["counters"]
+    lines += [
+        f"loader: residence {loader['residence']}, {loader['residence_reason']}",
+        f"in all stages together it gave {counted['images']:,} images in {counted['batches']:,} batches, "
+        f"{counted['bytes'] / 1e9:.2f} GB; it was waited for {counted['consumer_wait_seconds']:.2f} s, and waited "
+        f"{counted['producer_wait_seconds']:.2f} s itself",
+    ]
     return "\n".join(lines)
 
 

@@ -12,14 +12,14 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from food101_fast.errors import UserError
-from food101_fast.loader import Batch, ShardLoader
+from food101_fast.loader import Batch, LoaderOptions, ShardLoader
 from food101_fast.shards import ShardSet
 from food101_fast.train.loop import Device, TrainStep, choose_device
 from food101_fast.train.model import build_model
@@ -33,8 +33,8 @@ RESULT_VERSION = 1
 class BenchSettings:
     """Images per second of the loader, the transforms, the model and the whole training step."""
 
-    shards: Path
-    """Folder of shards made by prepare."""
+    shards: str
+    """Folder of shards made by prepare or indexed by `shards index`, a path or a URL."""
     json: Path | None = None
     """File to write the results to, with hardware and versions."""
     model: str = "mobilenet_v2"
@@ -49,6 +49,8 @@ class BenchSettings:
     """Mixed precision, as in train."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile, as in train."""
+    loading: LoaderOptions = field(default_factory=LoaderOptions)
+    """How images are loaded."""
     seconds: float = 2.0
     """Length of one repetition; at least one batch is always measured."""
     repetitions: int = 5
@@ -77,7 +79,9 @@ def run_bench(settings: BenchSettings) -> dict[str, Any]:
         amp=settings.amp,
         compile=settings.compile,
     )
-    loader = ShardLoader(shards, split="train", batch_size=settings.batch_size, device=device)
+    loader = ShardLoader(
+        shards, split="train", batch_size=settings.batch_size, device=device, **settings.loading.arguments()
+    )
     step = TrainStep(recipe, build_model(settings.model, "none", len(shards.classes)), device)
     step.model.train()
     stages = {name: _measure(run, settings, device) for name, run in _stages(loader, step).items()}
@@ -88,6 +92,11 @@ def run_bench(settings: BenchSettings) -> dict[str, Any]:
         "settings": {name: value for name, value in asdict(settings).items() if name not in ("shards", "json")},
         "stored_size": shards.manifest.image_size,
         "stages": stages,
+        "loader": {
+            "residence": loader.residence,
+            "residence_reason": loader.residence_reason,
+            "counters": asdict(loader.counters),
+        },
     }
 
 

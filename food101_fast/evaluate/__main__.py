@@ -20,8 +20,8 @@ class EvaluateSettings:
     """Folder of the run."""
     split: Literal["train", "val", "test"] = "test"
     """Which images."""
-    shards: Path | None = None
-    """Folder of shards, if it is no longer where the run was trained from."""
+    shards: str | None = None
+    """Folder of shards or its URL, if it is no longer where the run was trained from."""
     device: Device = "auto"
     """Where to compute; auto is CUDA where there is one."""
     batch_size: int = 256

@@ -38,7 +38,7 @@ def evaluate(
     folder: Path,
     *,
     split: str = "test",
-    shards: Path | None = None,
+    shards: str | Path | None = None,
     device: Device = "auto",
     batch_size: int = 256,
 ) -> Evaluation:
@@ -52,7 +52,7 @@ def evaluate(
         UserError: there is no trained run or its shards are not there or are others.
     """
     run = read_run(folder)
-    place = Path(run.shards) if shards is None else shards
+    place = run.shards if shards is None else shards
     shard_set = ShardSet.open(place)
     if shard_set.manifest.digest != run.data:
         raise UserError(f"{folder} was trained on other shards than {place}; give the right ones to --shards")

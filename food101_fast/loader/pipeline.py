@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Protocol
 
 import numpy as np
@@ -51,6 +51,10 @@ class Counters:
     """Time that the loader's threads waited for work, as a mean over the threads: the consumer was slower."""
     downloaded_bytes: int = 0
     """Bytes that were downloaded from a remote folder."""
+
+    def since(self, before: Counters) -> Counters:
+        """What was counted after `before` was copied."""
+        return Counters(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
 
 
 @functools.cache

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
 
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
+from food101_fast.loader import LoaderOptions
 from food101_fast.shards import ShardSet
 from food101_fast.train.loop import Device, train
 from food101_fast.train.recipes import RECIPES, Recipe
@@ -21,8 +22,8 @@ from food101_fast.train.run import read_run
 class TrainSettings:
     """Train an image classifier on shards. The defaults shown are those of the recipe that --recipe names."""
 
-    shards: Path
-    """Folder of shards made by prepare."""
+    shards: str
+    """Folder of shards made by prepare or indexed by `shards index`, a path or a URL."""
     run: Path
     """Folder for the run: recipe, metrics, checkpoints; made if it is not there."""
     recipe: str = "baseline"
@@ -31,6 +32,8 @@ class TrainSettings:
     """Go on with the run in --run, with the recipe stored there; only --epochs and --patience may be changed."""
     device: Device = "auto"
     """Where to train; auto is CUDA where there is one."""
+    loading: LoaderOptions = field(default_factory=LoaderOptions)
+    """How images are loaded; changes no result."""
     overrides: Recipe
     """The recipe's own fields."""
 
@@ -39,7 +42,14 @@ def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(TrainSettings, "train", argv, default=_defaults(argv))
     shards = ShardSet.open(settings.shards)
-    metrics = train(shards, settings.run, settings.overrides, device=settings.device, resume=settings.resume)
+    metrics = train(
+        shards,
+        settings.run,
+        settings.overrides,
+        device=settings.device,
+        resume=settings.resume,
+        loading=settings.loading,
+    )
     best = max(metrics, key=lambda row: row["val_top1"])
     print(
         f"{settings.run}: best validation top-1 {best['val_top1']:.4f} in epoch {best['epoch']} of {len(metrics)}; "

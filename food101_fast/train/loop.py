@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -16,7 +16,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from food101_fast.errors import UserError
-from food101_fast.loader import Batch, ShardLoader
+from food101_fast.loader import Batch, LoaderOptions, ShardLoader
 from food101_fast.shards import ShardSet
 from food101_fast.train.checkpoint import load_checkpoint, save_checkpoint
 from food101_fast.train.model import build_model
@@ -154,7 +154,13 @@ class Progress:
 
 
 def train(
-    shards: ShardSet, folder: Path, recipe: Recipe, *, device: Device = "auto", resume: bool = False
+    shards: ShardSet,
+    folder: Path,
+    recipe: Recipe,
+    *,
+    device: Device = "auto",
+    resume: bool = False,
+    loading: LoaderOptions | None = None,
 ) -> list[dict[str, Any]]:
     """Train a run to its end, or until validation accuracy stops rising.
 
@@ -164,6 +170,7 @@ def train(
         recipe: what to compute.
         device: where.
         resume: go on after the last finished epoch of the run in `folder`.
+        loading: how the loaders work.
 
     Returns:
         The metrics of every epoch, as they stand in `metrics.jsonl`.
@@ -172,7 +179,7 @@ def train(
         UserError: the folder, the recipe, the weights or the device can't be used. A new folder is not made then.
     """
     where = choose_device(device)
-    train_loader, val_loader = _loaders(shards, recipe, where)
+    train_loader, val_loader = _loaders(shards, recipe, where, loading or LoaderOptions())
     torch.manual_seed(recipe.seed)
     if resume:
         run = read_run(folder)
@@ -201,17 +208,28 @@ def train(
         metrics.append(row)
         tqdm.write(
             f"epoch {progress.epoch}: validation loss {row['val_loss']:.3f}, top-1 {row['val_top1']:.4f}, "
-            f"top-5 {row['val_top5']:.4f}{' (best so far)' if improved else ''}"
+            f"top-5 {row['val_top5']:.4f}{' (best so far)' if improved else ''}; {_loading(row['timing'])}"
         )
         _save(folder, step, progress, metrics, improved=improved)
     return metrics
 
 
-def _loaders(shards: ShardSet, recipe: Recipe, device: torch.device) -> tuple[ShardLoader, ShardLoader]:
-    size = recipe.batch_size
+def _loaders(
+    shards: ShardSet, recipe: Recipe, device: torch.device, loading: LoaderOptions
+) -> tuple[ShardLoader, ShardLoader]:
+    common = {"batch_size": recipe.batch_size, "device": device, **loading.arguments()}
+    train_loader = ShardLoader(shards, split="train", seed=recipe.seed, window=recipe.window, **common)
+    val_loader = ShardLoader(shards, split="val", shuffle=False, drop_last=False, **common)
+    for loader in (train_loader, val_loader):
+        tqdm.write(f"{loader.split.name}: residence {loader.residence}, {loader.residence_reason}")
+    return train_loader, val_loader
+
+
+def _loading(timing: dict[str, Any]) -> str:
+    counted = timing["loader"]
     return (
-        ShardLoader(shards, split="train", batch_size=size, device=device, seed=recipe.seed),
-        ShardLoader(shards, split="val", batch_size=size, device=device, shuffle=False, drop_last=False),
+        f"{counted['bytes'] / 1e9:.2f} GB loaded, the step waited {counted['consumer_wait_seconds']:.1f} s for it and "
+        f"the loader {counted['producer_wait_seconds']:.1f} s for the step"
     )
 
 
@@ -219,7 +237,7 @@ def _train_epoch(step: TrainStep, loader: ShardLoader, epoch: int, epochs: int) 
     step.model.train()
     learning_rate = step.scheduler.get_last_lr()[0]
     sums = torch.zeros(2, dtype=torch.float64, device=loader.device)
-    waited, start, seen = loader.counters.consumer_wait_seconds, time.perf_counter(), 0
+    before, start, seen = replace(loader.counters), time.perf_counter(), 0
     total = len(loader) * loader.batch_size
     refresh = _STEPS_PER_REFRESH if loader.device.type == "cuda" else 1
     loader.set_epoch(epoch)
@@ -230,18 +248,24 @@ def _train_epoch(step: TrainStep, loader: ShardLoader, epoch: int, epochs: int) 
             sums += torch.stack([loss * len(batch.labels), correct]).double()
             bar.update(len(batch.labels))
             if number % refresh == 0:
-                share = (loader.counters.consumer_wait_seconds - waited) / (time.perf_counter() - start)
+                share = loader.counters.since(before).consumer_wait_seconds / (time.perf_counter() - start)
                 bar.set_postfix_str(f"loss {sums[0].item() / seen:.3f}, waiting {share:.1%}")
         train_loss, train_top1 = (sums / seen).tolist()
         seconds = time.perf_counter() - start
-        share = (loader.counters.consumer_wait_seconds - waited) / seconds
+        counted = loader.counters.since(before)
+        share = counted.consumer_wait_seconds / seconds
         bar.set_postfix_str(f"loss {train_loss:.3f}, waiting {share:.1%}")
     return {
         "epoch": epoch + 1,
         "learning_rate": learning_rate,
         "train_loss": train_loss,
         "train_top1": train_top1,
-        "timing": {"seconds": seconds, "images_per_second": seen / seconds, "wait_share": share},
+        "timing": {
+            "seconds": seconds,
+            "images_per_second": seen / seconds,
+            "wait_share": share,
+            "loader": asdict(counted),
+        },
     }
 
 

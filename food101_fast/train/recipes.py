@@ -38,6 +38,9 @@ class Recipe:
     """Mixed precision: fp16 (with gradient scaling), bf16 or off (float32); auto is fp16 on CUDA and off on the CPU."""
     compile: Compile = "auto"
     """torch.compile for the training step; auto is on for CUDA and off on the CPU."""
+    window: int | None = None
+    """Images that are shuffled among each other; by default all. A smaller window needs only the shards of three
+    windows at a time, on the disk and in memory: for data sets behind a URL that are larger than the disk."""
     seed: int = 0
     """Decides initial weights, the order of the images and their augmentation."""
 
@@ -50,6 +53,7 @@ class Recipe:
             ("--batch-size", self.batch_size, 2),
             ("--patience", self.patience, 1),
             ("--seed", self.seed, 0),
+            ("--window", self.batch_size if self.window is None else self.window, self.batch_size),
         ):
             if value < least:
                 raise UserError(f"{flag} {value} should be at least {least}")

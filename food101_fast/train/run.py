@@ -31,7 +31,7 @@ class Run:
     stored_size: int
     """Height and width of the images in the shards, in pixels."""
     shards: str
-    """Where the shards lay, as an absolute path."""
+    """Where the shards lay, as an absolute path or a URL."""
     data: str
     """The digest of the shards' manifest."""
     versions: dict[str, str]

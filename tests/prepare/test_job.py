@@ -9,7 +9,6 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
-import datasets
 import numpy as np
 import orjson
 import pytest
@@ -203,20 +202,6 @@ def test_the_tar_is_webdatasets_byte_for_byte(tiny_folder: Path, tmp_path: Path,
     assert stream.getvalue() == ours
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_jpeg_shards_are_read_by_others(tiny_folder: Path, tmp_path: Path) -> None:
-    settings = PrepareSettings(source=f"folder:{tiny_folder}", out=tmp_path / "out", size=32, encoding="jpeg")
-    prepare(settings)
-    split = ShardSet.open(tmp_path / "out").split("train")
-    tars = sorted(str(path) for path in (tmp_path / "out").glob("train-*.tar"))
-    for i, sample in enumerate(webdataset.WebDataset(tars, shardshuffle=False).decode("rgb8")):
-        assert sample["cls"] == split.labels[i]
-        assert np.abs(sample["jpg"].astype(int) - split[i]).max() <= 1  # Pillow brings its own build of libjpeg-turbo
-    hub = datasets.load_dataset("webdataset", data_files={"train": tars}, split="train", cache_dir=str(tmp_path))
-    assert [int(row["cls"]) for row in hub] == split.labels.tolist()
-    assert hub[3]["jpg"].size == (32, 32)
-
-
 @pytest.mark.parametrize("classes", [3, 30])
 def test_the_overview_shows_every_class_and_every_reason(tmp_path: Path, classes: int) -> None:
     source = write_folder(tmp_path / "images", {f"class_{i}": 10 for i in range(classes)})
@@ -256,25 +241,11 @@ def files_in(folder: Path) -> dict[str, bytes]:
     return {name: content for name, content in contents(folder).items() if (folder / name).is_file()}
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset and tarfile leave files to the collector
-def test_other_programs_read_the_same_pixels_and_labels(tiny_path: Path, tmp_path: Path) -> None:
-    shards = ShardSet.open(tiny_path)
-    split = shards.split("train")
-    tars = sorted(str(path) for path in tiny_path.glob("train-*.tar"))
-    listed = [name for tar in tars for name in subprocess.check_output(["tar", "-tf", tar], text=True).split()]
-    ours = list(range(len(split)))
-    assert [Path(name).suffix for name in listed] == [".cls", ".npy"] * len(split)
-    for tar in tars:
+def test_tar_lists_members_in_the_order_of_their_names(tiny_path: Path) -> None:
+    for tar in tiny_path.glob("*.tar"):
         names = subprocess.check_output(["tar", "-tf", tar], text=True).splitlines()
         assert names == sorted(names)
-    read = list(webdataset.WebDataset(tars, shardshuffle=False).decode())
-    assert [sample["cls"] for sample in read] == split.labels.tolist()
-    assert all(np.array_equal(sample["npy"], split[i]) for i, sample in zip(ours, read, strict=True))
-    hub = datasets.load_dataset(
-        "webdataset", data_files={"train": tars}, split="train", cache_dir=str(tmp_path), streaming=False
-    )
-    assert [int(row["cls"]) for row in hub] == split.labels.tolist()
-    assert all(np.array_equal(np.array(row["npy"], np.uint8), split[i]) for i, row in zip(ours, hub, strict=True))
+        assert [Path(name).suffix for name in names] == [".cls", ".npy"] * (len(names) // 2)
 
 
 def test_rows_have_one_stride_and_no_extra_headers(tiny_path: Path) -> None:

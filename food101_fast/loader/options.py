@@ -1,0 +1,35 @@
+"""How a loader works, as opposed to what it gives: no option here changes a sample or its place."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from food101_fast.errors import UserError
+from food101_fast.loader.residence import Residence
+from food101_fast.shards.reader import Verify
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderOptions:
+    """Options of ShardLoader that the commands pass on."""
+
+    residence: Residence = "auto"
+    """Where images are after the first epoch: stream leaves them in their files, host holds them decoded in RAM, device
+    in the GPU's memory; auto decides from what is free, and says so."""
+    verify: Verify = "first-epoch"
+    """When an image's bytes are compared with their checksum."""
+    decode: Literal["cpu", "gpu"] = "cpu"
+    """What decodes JPEG shards: the CPU, or the GPU (nvJPEG; needs the extra gpu-decode)."""
+    threads: int | None = None
+    """Threads that load; by default one for raw shards, and as many as there are cores for others."""
+    prefetch: int = 4
+    """Batches that are loaded ahead."""
+
+    def __post_init__(self) -> None:
+        if (self.threads is not None and self.threads < 1) or self.prefetch < 1:
+            raise UserError(f"--threads {self.threads} and --prefetch {self.prefetch} should be at least 1")
+
+    def arguments(self) -> dict[str, Any]:
+        """As keyword arguments of ShardLoader."""
+        return asdict(self)
