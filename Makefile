@@ -15,7 +15,7 @@ BIN  := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo shards train evaluate bench test lint
+.PHONY: help setup demo shards train evaluate bench bench-peers test lint
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ evaluate: $(READY) ## measure RUN on the test split
 
 bench: $(READY) ## images per second of each stage on SHARDS
 	$(BIN)/python -m food101_fast.bench --shards $(SHARDS)
+
+bench-peers: $(READY) ## our loader against all others on PHOTOS (class folders), each in an environment of its own
+	$(BIN)/python benchmarks/peers.py --photos $(PHOTOS)
 
 test: $(READY) ## run the tests (those on real photographs need FOOD101_FAST_DATA)
 	$(BIN)/python -m pytest

@@ -32,10 +32,10 @@ from pathlib import Path
 import numpy as np
 import orjson
 import simplejpeg
+from photographs import repeat_files
 from PIL import Image
 
 from food101_fast.cli import exit_with, parse
-from food101_fast.errors import UserError
 from food101_fast.prepare import PrepareSettings, prepare
 from food101_fast.shards.folder import write_atomically
 
@@ -58,22 +58,6 @@ class Settings:
     """Processes of each."""
     repetitions: int = 5
     """Repetitions, after one that is not counted."""
-
-
-def repeat_files(source: Path, target: Path, files: int) -> list[tuple[str, int]]:
-    """Fill `target` with at least `files` files in class folders; their paths and labels."""
-    originals = sorted(source.rglob("*.jpg"))
-    if not originals:
-        raise UserError(f"{source} has no .jpg files; give a folder with one folder of JPEGs per class")
-    classes = sorted({path.parent.name for path in originals})
-    made = []
-    for copy in range(-(-files // len(originals))):
-        for path in originals:
-            name = target / path.parent.name / f"{path.stem}-{copy}.jpg"
-            name.parent.mkdir(parents=True, exist_ok=True)
-            name.write_bytes(path.read_bytes() + bytes([copy % 256]) * copy)
-            made.append((str(name), classes.index(path.parent.name)))
-    return made
 
 
 def _box(width: int, height: int) -> tuple[float, float, float, float]:

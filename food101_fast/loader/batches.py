@@ -170,7 +170,7 @@ class ShardLoader:
             source = self._held
         self._pipeline = Pipeline(source, ring, threads=threads, ahead=prefetch, part_rows=part, counters=self.counters)
         self._check_room()
-        if self.window is None and shuffle and self.split.is_local:
+        if self.window is None and self.split.is_local:
             self.split.open_all()
 
     def _choose_residence(self, asked: Residence, decode: str) -> None:
@@ -311,11 +311,13 @@ class ShardLoader:
 
     def _ids(self, order: EpochOrder, steps: range) -> Iterator[NDArray[np.int64]]:
         """This rank's ids of each step; downloads are begun when a step enters a window."""
+        held = self._held is not None and self._held.complete
+        needs_shards = not held and (self.window is not None or not self.split.is_local)
         entered = -1
         for step in steps:
             part = rank_slice(len(self.split), self.global_batch, step, self.rank, self.world_size)
             last = order.window_at(max(part.stop - 1, 0))
-            if last > entered and (self.window is not None or not self.split.is_local):
+            if last > entered and needs_shards:
                 first = order.window_at(part.start)
                 windows = range(first, min(last + 2, order.windows))
                 shards = np.concatenate([order.shards_of(window) for window in windows])

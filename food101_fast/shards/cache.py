@@ -158,11 +158,12 @@ class ShardCache:
         entries = list(entries)
         self._needed = {name for entry in entries for name in (entry.name, index_name(entry.name))}
         for entry in entries:
-            if entry.name not in self._wanted and self._pool is not None and not self._is_here(entry):
+            if entry.name not in self._wanted and self._pool is not None and not self._is_known(entry):
                 self._wanted[entry.name] = self._pool.submit(self._fetch, entry)
 
-    def _is_here(self, entry: ShardEntry) -> bool:
-        return (self.directory / entry.name).exists() and (self.directory / index_name(entry.name)).exists()
+    def _is_known(self, entry: ShardEntry) -> bool:
+        paths = (self.directory / entry.name, self.directory / index_name(entry.name))
+        return all(path in self._good and path.exists() for path in paths)
 
     def _fetch(self, entry: ShardEntry) -> Path:
         try:
@@ -179,10 +180,26 @@ class ShardCache:
         if self._is_good(path, size, digest):
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(path.with_name(f"{name}.lock")):
+        with self._locked(path.with_name(f"{name}.lock")):
             if not self._is_good(path, size, digest):  # another process may have downloaded it while this one waited
                 self._download(path, size, digest)
         return path
+
+    @contextmanager
+    def _locked(self, path: Path) -> Iterator[None]:
+        """Keep other processes, and other threads, from a file; gives up when downloads are no longer wanted."""
+        lock = filelock.FileLock(path, thread_local=False)
+        while True:
+            try:
+                lock.acquire(timeout=0.2)
+                break
+            except filelock.Timeout:
+                if self._stop.is_set():
+                    raise _StoppedError from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _is_good(self, path: Path, size: int, digest: str) -> bool:
         """Whether a file is there and has the right hash, which is looked at once in each process."""

@@ -34,6 +34,10 @@ Verify = Literal["first-epoch", "always", "never"]
 
 _ATTEMPTS = 5
 
+# To open a shard again costs as much as to read it: its pages are mapped one after the other as they are touched. The
+# system allows 65,530 maps (vm.max_map_count).
+_MOST_OPEN = 2000
+
 
 class ShardFiles(Protocol):
     """Where the files of shards are to be had on a disk."""
@@ -141,7 +145,7 @@ class ShardSet:
         Args:
             name: of the split.
             verify: when a sample's bytes are compared with their checksum: the first time that the split reads them,
-                every time, or never.
+                every time, or never. A shard that is closed before all of its samples were read begins anew.
 
         Raises:
             UserError: there is no such split, or one of its files is missing or of another size.
@@ -157,12 +161,10 @@ class _OpenShard:
 
     path: Path
     content: torch.Tensor
+    view: memoryview
+    """The same as `content`."""
     index: NDArray[np.void]
     verified: NDArray[np.bool_]
-
-    def payload(self, record: np.void) -> memoryview:
-        """The file of a sample, in place."""
-        return memoryview(self.content.numpy())[_span(record)]  # type: ignore[arg-type]
 
 
 class Split:
@@ -253,7 +255,9 @@ class Split:
 
     def expect(self, shards: NDArray[np.int64]) -> None:
         """Get these shards ready in the background; others may be closed, and leave the cache of a remote folder."""
-        self.most_open = max(self.most_open or 0, len(shards)) if len(shards) < len(self.entries) else None
+        # What is mapped keeps its room on the disk, so that a cache can't afford more than is needed.
+        needed = max(len(shards), _MOST_OPEN if self.is_local else 0)
+        self.most_open = max(self.most_open or 0, needed) if needed < len(self.entries) else None
         self.files.ahead([self.entries[shard] for shard in shards])
 
     def open_all(self) -> None:
@@ -287,8 +291,9 @@ class Split:
             addresses = contents + records["offset"].astype(np.int64) + len(npy_header(self.image_size))
             _copy_rows(addresses, out)
         else:
-            for place, row in enumerate(out.numpy()):
-                self._decode(held[int(shards[place])], records[place], row)
+            spans = zip(shards.tolist(), records["offset"].tolist(), records["length"].tolist(), strict=True)
+            for (shard, offset, length), row in zip(spans, out.numpy(), strict=True):
+                self._decode(held[shard], offset, length, row)
         return records["label"].astype(np.int64)
 
     def payloads(self, ids: NDArray[np.int64]) -> tuple[list[torch.Tensor], NDArray[np.int64]]:
@@ -315,8 +320,8 @@ class Split:
         _copy_rows(indexes + places * INDEX_DTYPE.itemsize, records)
         found = records.numpy().view(INDEX_DTYPE)[:, 0]
         if self._verify == "always" or (self._verify == "first-epoch" and self._unverified[shards].any()):
-            for shard, place, record in zip(shards.tolist(), places.tolist(), found, strict=True):
-                self._check(shard, held[shard], place, record)
+            for shard, place in zip(shards.tolist(), places.tolist(), strict=True):
+                self._check(shard, held[shard], place)
         return shards, found, held, contents
 
     def _hold(self, shards: NDArray[np.int64]) -> tuple[dict[int, _OpenShard], NDArray[np.int64], NDArray[np.int64]]:
@@ -359,21 +364,21 @@ class Split:
             for shard in oldest[: len(self._open) - most]:
                 del self._open[shard]
 
-    def _check(self, number: int, shard: _OpenShard, place: int, record: np.void) -> None:
+    def _check(self, number: int, shard: _OpenShard, place: int) -> None:
         """Compare a sample's bytes with their checksum."""
         if shard.verified[place] and self._verify != "always":
             return
-        digest = xxhash.xxh3_64_intdigest(shard.payload(record))
-        if digest != record["xxh3_64"]:
-            raise _damaged_sample(shard, record, "its bytes were changed after they were written")
+        offset, length, _, digest = shard.index[place].item()
+        if xxhash.xxh3_64_intdigest(shard.view[offset : offset + length]) != digest:
+            raise _damaged_sample(shard, offset, "its bytes were changed after they were written")
         if not shard.verified[place]:
             shard.verified[place] = True
             with self._lock:
                 if self._open.get(number) is shard:  # else it was closed, and its successor begins anew
                     self._unverified[number] -= 1
 
-    def _decode(self, shard: _OpenShard, record: np.void, row: NDArray[np.uint8]) -> None:
-        payload = shard.payload(record)
+    def _decode(self, shard: _OpenShard, offset: int, length: int, row: NDArray[np.uint8]) -> None:
+        payload = shard.view[offset : offset + length]
         shape = (self.image_size, self.image_size, 3)
         try:
             if self.encoding == "jpeg":
@@ -383,14 +388,9 @@ class Split:
                 row[:] = pixels.reshape(-1)
                 found = pixels.shape
         except (ValueError, RejectedError) as error:
-            raise _damaged_sample(shard, record, f"it does not decode ({error})") from error
+            raise _damaged_sample(shard, offset, f"it does not decode ({error})") from error
         if found != shape:
-            raise _damaged_sample(shard, record, f"it has the shape {found} and not {shape}")
-
-
-def _span(record: np.void) -> slice:
-    offset = int(record["offset"])
-    return slice(offset, offset + int(record["length"]))
+            raise _damaged_sample(shard, offset, f"it has the shape {found} and not {shape}")
 
 
 def _copy_rows(addresses: NDArray[np.int64], out: torch.Tensor) -> None:
@@ -437,7 +437,8 @@ def _open_shard(path: Path, entry: ShardEntry, manifest: Manifest, *, verified: 
     except (OSError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise _damaged(f"{path} can't be mapped into memory as {entry.bytes:,} bytes ({reason})") from error
-    return _OpenShard(path, content, index, np.full(entry.samples, verified))
+    view = memoryview(content.numpy())  # type: ignore[arg-type]
+    return _OpenShard(path, content, view, index, np.full(entry.samples, verified))
 
 
 def _read_index(path: Path, entry: ShardEntry, classes: int) -> NDArray[np.void]:
@@ -478,17 +479,16 @@ def _damaged(what: str) -> DamagedDataError:
     return DamagedDataError(f"{what}; restore the folder from a copy, or remove it and make it again")
 
 
-def _damaged_sample(shard: _OpenShard, record: np.void, what: str) -> DamagedDataError:
-    span = _span(record)
-    place = int(np.searchsorted(shard.index["offset"], record["offset"]))
-    where = f"sample {place} ({_key(shard.content.numpy(), span.start)}) at byte {span.start:,}"
-    return _damaged(f"{shard.path}: {where}, {span.stop - span.start:,} bytes long: {what}")
+def _damaged_sample(shard: _OpenShard, offset: int, what: str) -> DamagedDataError:
+    place = int(np.searchsorted(shard.index["offset"], offset))
+    where = f"sample {place} ({_key(shard.view, offset)}) at byte {offset:,}"
+    return _damaged(f"{shard.path}: {where}, {shard.index['length'][place]:,} bytes long: {what}")
 
 
-def _key(content: NDArray[np.uint8], payload: int) -> str:
+def _key(content: memoryview, payload: int) -> str:
     """The sample's key, from the tar header before its payload."""
     try:
-        header = content[payload - tarfile.BLOCKSIZE : payload].tobytes()
+        header = bytes(content[payload - tarfile.BLOCKSIZE : payload])
         name = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").name
     except tarfile.HeaderError:
         return "its header is damaged"
