@@ -7,8 +7,8 @@ format from those. Every peer is a script with an environment of its own, in whi
 turns, and each turn is a warm-up and some repetitions that are timed: shuffled batches of uint8 images with labels, in
 the page cache, with two threads or worker processes. The medians and ranges over all turns are printed.
 
-FFCV is compiled when it is installed, which needs Debian's libopencv-dev, libturbojpeg0-dev and pkg-config. A peer that
-can't be installed is listed with the reason.
+FFCV is compiled when it is installed, which needs Debian's libopencv-dev, libturbojpeg0-dev and pkg-config; SPDL needs
+FFmpeg's libraries (libavdevice59, libavfilter8). A peer that can't be installed is listed with the reason.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from torch import Tensor
 from food101_fast.errors import UserError
 from food101_fast.loader.buffers import Loaded
 from food101_fast.shards import Split
+from food101_fast.shards.reader import copy_rows
 
 Residence = Literal["stream", "host", "device", "auto"]
 
@@ -109,7 +110,7 @@ class HeldRows:
     def gather(self, ids: NDArray[np.int64], out: Tensor) -> NDArray[np.int64]:
         """As `Split.gather`, for rows that are held on the host; those that pass by are kept."""
         if self.complete:
-            torch.index_select(self._rows, 0, torch.from_numpy(ids), out=out)
+            copy_rows(self._rows.data_ptr() + ids * self._split.row_bytes, out)
             return self._labels.numpy()[ids]
         labels = self._split.gather(ids, out)
         self._keep(torch.from_numpy(ids), out, torch.from_numpy(labels))

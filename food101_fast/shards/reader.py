@@ -38,6 +38,8 @@ _ATTEMPTS = 5
 # system allows 65,530 maps (vm.max_map_count).
 _MOST_OPEN = 2000
 
+_WORDS = (np.dtype(np.int64), np.dtype(np.uint8))
+
 
 class ShardFiles(Protocol):
     """Where the files of shards are to be had on a disk."""
@@ -289,7 +291,7 @@ class Split:
         shards, records, held, contents = self._find(ids)
         if self.encoding == "raw":
             addresses = contents + records["offset"].astype(np.int64) + len(npy_header(self.image_size))
-            _copy_rows(addresses, out)
+            copy_rows(addresses, out)
         else:
             spans = zip(shards.tolist(), records["offset"].tolist(), records["length"].tolist(), strict=True)
             for (shard, offset, length), row in zip(spans, out.numpy(), strict=True):
@@ -317,7 +319,7 @@ class Split:
         held, contents, indexes = self._hold(shards)
         places = ids - self._first_ids[shards]
         records = torch.empty(ids.size, INDEX_DTYPE.itemsize, dtype=torch.uint8)
-        _copy_rows(indexes + places * INDEX_DTYPE.itemsize, records)
+        copy_rows(indexes + places * INDEX_DTYPE.itemsize, records)
         found = records.numpy().view(INDEX_DTYPE)[:, 0]
         if self._verify == "always" or (self._verify == "first-epoch" and self._unverified[shards].any()):
             for shard, place in zip(shards.tolist(), places.tolist(), strict=True):
@@ -393,23 +395,30 @@ class Split:
             raise _damaged_sample(shard, offset, f"it has the shape {found} and not {shape}")
 
 
-def _copy_rows(addresses: NDArray[np.int64], out: torch.Tensor) -> None:
+def copy_rows(addresses: NDArray[np.int64], out: torch.Tensor) -> None:
     """Copy the rows that begin at `addresses` (n,) into `out` (n, bytes).
 
-    The memory from the first to the last of them is seen as one tensor in which row i begins at byte i. Its rows
+    The memory from the first to the last of them is seen as one tensor in which row i begins at word i. Its rows
     overlap and much of it may belong to nobody, but only the asked ones are read. So a batch is one call of
-    `index_select`, one loop of memcpy that never asks for the interpreter. With a call for each row, two threads spend
-    a fifth of their time waiting for it.
+    `index_select`, one loop that never asks for the interpreter. With a call for each row, two threads spend a fifth of
+    their time waiting for it.
+
+    Words are as wide as rows and addresses allow: into memory that begins at a cache line torch copies numbers of eight
+    bytes a third faster than single ones, which is the speed of memcpy.
     """
     if not addresses.size:
         return
     lowest = int(addresses.min())
+    steps = addresses - lowest
+    word = next(word for word in _WORDS if not out.shape[1] % word.itemsize and not (steps % word.itemsize).any())
+    memory = (ctypes.c_ubyte * word.itemsize).from_address(lowest)
     overlapping = np.lib.stride_tricks.as_strided(
-        np.ctypeslib.as_array((ctypes.c_ubyte * 1).from_address(lowest)),
-        shape=(int(addresses.max()) - lowest + 1, out.shape[1]),
-        strides=(1, 1),
+        np.ctypeslib.as_array(memory).view(word),
+        shape=(int(steps.max()) // word.itemsize + 1, out.shape[1] // word.itemsize),
+        strides=(word.itemsize, word.itemsize),
     )
-    torch.index_select(torch.from_numpy(overlapping), 0, torch.from_numpy(addresses - lowest), out=out)
+    source = torch.from_numpy(overlapping)
+    torch.index_select(source, 0, torch.from_numpy(steps // word.itemsize), out=out.view(source.dtype))
 
 
 def _check_files(folder: Folder, entries: Sequence[ShardEntry]) -> None:
