@@ -41,7 +41,18 @@ from food101_fast.train.run import versions
 
 HERE = Path(__file__).parent / "peers"
 PEERS = (
-    *("ours", "ffcv", "webdataset", "webdataset_samples", "mosaicml", "litdata", "spdl", "huggingface", "imagefolder"),
+    *(
+        "ours",
+        "ours_threads",
+        "ffcv",
+        "webdataset",
+        "webdataset_samples",
+        "mosaicml",
+        "litdata",
+        "spdl",
+        "huggingface",
+        "imagefolder",
+    ),
     "notebook",
 )
 ENCODINGS = ("raw", "jpeg")

@@ -17,27 +17,28 @@ from torch.utils.data import DataLoader
 from torchvision.io import ImageReadMode, decode_jpeg
 
 
-def decoded(batch: dict[str, list[Any]]) -> dict[str, Any]:
-    """JPEG bytes, which torchvision decodes faster than the Image feature (Pillow), as tensors."""
-    files = [torch.frombuffer(bytearray(content), dtype=torch.uint8) for content in batch["image"]]
-    return {"image": [decode_jpeg(file, ImageReadMode.RGB) for file in files], "label": batch["label"]}
+def tensor(content: bytes, encoding: str) -> torch.Tensor:
+    """A picture out of its bytes; torchvision decodes faster than the Image feature (Pillow)."""
+    data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    return data.view(192, 192, 3) if encoding == "raw" else decode_jpeg(data, ImageReadMode.RGB)
 
 
 def main(job: Job) -> None:
-    """Raw pictures as fixed-shape arrays in torch format, JPEG as bytes with a transform."""
+    """Bytes with a transform, several times as fast as arrays of fixed shape (Array3D) in torch format."""
 
     def write(folder: Path) -> None:
         def rows() -> Iterator[dict[str, Any]]:
             for content, label in samples(job):
-                yield {"image": pixels(content) if job.encoding == "raw" else content, "label": label}
+                yield {"image": pixels(content).tobytes() if job.encoding == "raw" else content, "label": label}
 
-        kind = datasets.Array3D((192, 192, 3), "uint8") if job.encoding == "raw" else datasets.Value("binary")
-        features = datasets.Features({"image": kind, "label": datasets.Value("int64")})
+        features = datasets.Features({"image": datasets.Value("binary"), "label": datasets.Value("int64")})
         made = datasets.Dataset.from_generator(rows, features=features, cache_dir=str(folder / "cache"))
         made.save_to_disk(str(folder / "train"))
 
-    dataset = datasets.load_from_disk(str(once(job, "huggingface", write) / "train"))
-    dataset = dataset.with_format("torch") if job.encoding == "raw" else dataset.with_transform(decoded)
+    def decoded(batch: dict[str, list[Any]]) -> dict[str, Any]:
+        return {"image": [tensor(content, job.encoding) for content in batch["image"]], "label": batch["label"]}
+
+    dataset = datasets.load_from_disk(str(once(job, "huggingface", write) / "train")).with_transform(decoded)
     loader = DataLoader(
         dataset, job.batch_size, shuffle=True, num_workers=job.workers, persistent_workers=True, prefetch_factor=4
     )

@@ -1,4 +1,4 @@
-"""This project: threads that gather from memory-mapped tars."""
+"""This project: one thread gathers raw rows from memory-mapped tars; JPEG is decoded by as many as others have workers."""
 
 # /// script
 # dependencies = []
@@ -12,13 +12,13 @@ import food101_fast
 from food101_fast.loader import ShardLoader
 
 
-def main(job: Job) -> None:
-    """One thread gathers raw rows; JPEG is decoded by as many as the others have workers."""
-    threads = 1 if job.encoding == "raw" else job.workers
+def main(job: Job, threads: int) -> None:
+    """The defaults, with so many threads."""
     loader = ShardLoader(job.data, split="train", batch_size=job.batch_size, drop_last=False, threads=threads)
-    how = f"ShardLoader, {threads} thread{'s' * (threads > 1)}"
-    report("food101_fast", food101_fast.__version__, how, job, lambda: sum(len(batch.images) for batch in loader))
+    name = f"food101_fast, {threads} thread{'s' * (threads > 1)}"
+    report(name, food101_fast.__version__, "ShardLoader", job, lambda: sum(len(batch.images) for batch in loader))
 
 
 if __name__ == "__main__":
-    main(parse_job())
+    job = parse_job()
+    main(job, 1 if job.encoding == "raw" else job.workers)
