@@ -13,6 +13,7 @@ from food101_fast.errors import UserError
 COMMANDS = {
     "prepare": "decode every image once and write shards",
     "shards": "verify or show a folder of shards, or index tars that others wrote",
+    "transforms": "a picture of samples before and after augmentation",
     "train": "train a model on shards",
     "evaluate": "measure a trained run on a split",
     "bench": "images per second of each stage",

@@ -1,4 +1,4 @@
-"""This project: one thread gathers raw rows from memory-mapped tars; JPEG is decoded by as many as others have workers."""
+"""This project: a thread that gathers raw rows from memory-mapped tars; for JPEG as many as others have workers."""
 
 # /// script
 # dependencies = []

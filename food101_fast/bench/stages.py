@@ -82,7 +82,8 @@ def run_bench(settings: BenchSettings) -> dict[str, Any]:
     loader = ShardLoader(
         shards, split="train", batch_size=settings.batch_size, device=device, **settings.loading.arguments()
     )
-    step = TrainStep(recipe, build_model(settings.model, "none", len(shards.classes)), device)
+    classes = len(shards.classes)
+    step = TrainStep(recipe, build_model(settings.model, "none", classes), device, classes)
     step.model.train()
     stages = {name: _measure(run, settings, device) for name, run in _stages(loader, step).items()}
     return {
@@ -106,22 +107,18 @@ def _stages(loader: ShardLoader, step: TrainStep) -> dict[str, Callable[[], int]
     def loads() -> Iterator[Batch]:
         return itertools.chain.from_iterable(itertools.repeat(loader))
 
-    def augment(batch: Batch) -> torch.Tensor:
-        return step.augment(batch, epoch=0)
-
-    fixed = next(iter(loader))
-    fixed_images = augment(fixed)
+    fixed = step.augment(next(iter(loader)), epoch=0)
     alone, with_transforms, whole = loads(), loads(), loads()
 
     def load() -> int:
         return len(next(alone).labels)
 
     def load_and_augment() -> int:
-        return augment(next(with_transforms)).shape[0]
+        return step.augment(next(with_transforms), epoch=0)[0].shape[0]
 
     def model() -> int:
-        step.update(fixed_images, fixed.labels)
-        return len(fixed.labels)
+        step.update(*fixed)
+        return len(fixed[1])
 
     def everything() -> int:
         batch = next(whole)

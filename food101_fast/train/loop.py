@@ -66,15 +66,16 @@ class Precision:
 class TrainStep:
     """One optimiser step on a batch from the loader, all of it queued on the device without waiting."""
 
-    def __init__(self, recipe: Recipe, model: nn.Module, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, model: nn.Module, device: torch.device, num_classes: int | None = None) -> None:
         self.recipe = recipe
         self.precision = Precision(recipe.amp, device)
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.preset: Preset = train_preset(recipe.preset, recipe.image_size)
+        self.preset: Preset = train_preset(recipe.preset, recipe.image_size, num_classes=num_classes)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=recipe.learning_rate, fused=device.type == "cuda")
         self.scheduler = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, recipe.lr_gamma)
         compiled = recipe.compile == "on" or (recipe.compile == "auto" and device.type == "cuda")
         self._forward = torch.compile(self.model) if compiled else self.model
+        self._augment = torch.compile(self.preset, fullgraph=True) if compiled else self.preset
 
     def __call__(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
         """Augment, forward, backward, update.
@@ -82,14 +83,23 @@ class TrainStep:
         Returns:
             The mean loss and the number of correct predictions, both still on the device.
         """
-        return self.update(self.augment(batch, epoch), batch.labels)
+        return self.update(*self.augment(batch, epoch))
 
-    def augment(self, batch: Batch, epoch: int) -> Tensor:
-        """The batch's images as the model is to see them in `epoch`: normalised float (N, 3, h, w)."""
-        return cast(Tensor, self.preset(batch.images, seed=self.recipe.seed, epoch=epoch, ids=batch.ids))
+    def augment(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
+        """The batch as the model is to see it in `epoch`.
+
+        Returns:
+            Normalised floating images (N, 3, h, w); labels int64 (N,), or float32 (N, classes) if they are mixed.
+        """
+        # As a tensor, so that a compiled graph serves every epoch.
+        number = torch.full((), epoch, dtype=torch.int64, device=batch.ids.device)
+        return cast(
+            tuple[Tensor, Tensor],
+            self._augment(batch.images, batch.labels, seed=self.recipe.seed, epoch=number, ids=batch.ids),
+        )
 
     def update(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The step after `augment`."""
+        """The step after `augment`. Of mixed labels the one with the largest share counts as correct."""
         scaler = self.precision.scaler
         with self.precision.autocast():
             logits = self._forward(images)
@@ -98,7 +108,8 @@ class TrainStep:
         scaler.step(self.optimizer)
         scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return loss.detach(), (logits.detach().argmax(dim=1) == labels).sum()
+        classes = labels.argmax(dim=1) if labels.ndim == 2 else labels
+        return loss.detach(), (logits.detach().argmax(dim=1) == classes).sum()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the weights that the next step depends on."""
@@ -178,14 +189,14 @@ def train(
     Raises:
         UserError: the folder, the recipe, the weights or the device can't be used. A new folder is not made then.
     """
-    where = choose_device(device)
+    where, classes = choose_device(device), len(shards.classes)
     train_loader, val_loader = _loaders(shards, recipe, where, loading or LoaderOptions())
     torch.manual_seed(recipe.seed)
     if resume:
         run = read_run(folder)
         check_resumable(folder, run, recipe, shards)
         weights, state = load_checkpoint(folder, "last")
-        step = TrainStep(recipe, build_model(recipe.model, "none", len(shards.classes)), where)
+        step = TrainStep(recipe, build_model(recipe.model, "none", classes), where, classes)
         step.model.load_state_dict(weights)
         step.load_state_dict(state["step"])
         progress = Progress(**state["progress"])
@@ -194,7 +205,7 @@ def train(
     else:
         run, progress = new_run(folder, recipe, shards), Progress()
         metrics = []
-        step = TrainStep(recipe, build_model(recipe.model, recipe.weights, len(shards.classes)), where)
+        step = TrainStep(recipe, build_model(recipe.model, recipe.weights, classes), where, classes)
         write_run(folder, run)
     preset = eval_preset(recipe.image_size, shards.manifest.image_size)
     while progress.epoch < recipe.epochs and progress.epochs_since_best < recipe.patience:

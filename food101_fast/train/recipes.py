@@ -23,7 +23,8 @@ class Recipe:
     image_size: int = 160
     """Height and width that the model sees, in pixels."""
     preset: str = "baseline"
-    """Augmentation of the training images: baseline (random crop and flip)."""
+    """Augmentation of the training images: baseline (random crop and flip), strong (also rotation, colour, affine,
+    erasing), or trivial (crop, flip, TrivialAugmentWide, erasing, MixUp or CutMix)."""
     epochs: int = 7
     """Times that every training image is seen, at the most."""
     batch_size: int = 128

@@ -1,22 +1,43 @@
 """torchvision.transforms.v2 for whole batches, with one draw per sample; usable without the rest of the package.
 
-`Resize` and `CenterCrop` are torchvision's own: without randomness they are right for a batch as they stand.
+`Resize`, `CenterCrop` and `Pad` are torchvision's own: without randomness they are right for a batch as they stand.
 """
 
-from torchvision.transforms.v2 import CenterCrop, Resize
+from torchvision.transforms.v2 import CenterCrop, Pad, Resize
 
+from food101_fast.transforms.auto import RandAugment, TrivialAugmentWide
 from food101_fast.transforms.base import PerSampleTransform
-from food101_fast.transforms.geometry import RandomHorizontalFlip, RandomResizedCrop
+from food101_fast.transforms.color import ColorJitter, GaussianBlur, RandomGrayscale
+from food101_fast.transforms.containers import RandomApply, RandomChoice
+from food101_fast.transforms.erasing import RandomErasing
+from food101_fast.transforms.geometry import RandomHorizontalFlip, RandomResizedCrop, RandomVerticalFlip
+from food101_fast.transforms.mixing import CutMix, MixUp
 from food101_fast.transforms.presets import PRESETS, Preset, eval_preset, train_preset
+from food101_fast.transforms.warp import RandomAffine, RandomPerspective, RandomRotation
 
 __all__ = [
     "PRESETS",
     "CenterCrop",
+    "ColorJitter",
+    "CutMix",
+    "GaussianBlur",
+    "MixUp",
+    "Pad",
     "PerSampleTransform",
     "Preset",
+    "RandAugment",
+    "RandomAffine",
+    "RandomApply",
+    "RandomChoice",
+    "RandomErasing",
+    "RandomGrayscale",
     "RandomHorizontalFlip",
+    "RandomPerspective",
     "RandomResizedCrop",
+    "RandomRotation",
+    "RandomVerticalFlip",
     "Resize",
+    "TrivialAugmentWide",
     "eval_preset",
     "train_preset",
 ]

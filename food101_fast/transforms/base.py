@@ -1,12 +1,18 @@
-"""What every per-sample transform shares: parameters are (N,) tensors made from (N, draws) uniform numbers.
+"""What every per-sample transform shares: parameters are (N, ...) tensors made from (N, draws) uniform numbers.
 
 Standalone, the numbers come from torch's own generator of the images' device, as with any v2 transform. In a run, the
 preset makes them with `keyed_uniform`. The rest of a transform can't tell the difference.
+
+There are two ways through a batch, from the same parameters. On the CPU torchvision's own kernels run image by image:
+an image and all that is computed from it stay in the cache, and the result is torchvision's to the bit. On other
+devices, and in a compiled graph, everything is computed for the whole batch at once, in static shapes and without a
+look at any value on the host.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,6 +22,9 @@ from torchvision.transforms import v2
 
 Params = dict[str, Tensor]
 
+APPLY = "apply"
+"""Name of the parameter, bool (N,), that says which images a transform with a probability changes."""
+
 
 class PerSampleTransform(v2.Transform, ABC):
     """A v2 transform that draws its parameters for each sample of a batch on its own.
@@ -24,12 +33,19 @@ class PerSampleTransform(v2.Transform, ABC):
     through as with torchvision's transforms; boxes, masks, videos and PIL images are refused, since one draw per
     sample is defined for batches of images only.
 
+    Subclasses are also subclasses of torchvision's transform of the same name, which checks and keeps the arguments.
+
     Attributes:
         draws: how many uniform numbers the parameters of one sample are made from.
     """
 
     draws: int
     _transformed_types = (torch.Tensor,)
+
+    def forward(self, *inputs: Any) -> Any:
+        """Transform the first tensor among the inputs, and every `tv_tensors.Image`; the rest passes through."""
+        # Not super(): torchvision's transforms with a probability, and those of labels, toss a coin for the batch here.
+        return v2.Transform.forward(self, *inputs)
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
         """Refuse inputs that are not a batch of images, with a TypeError or ValueError that says which."""
@@ -39,13 +55,15 @@ class PerSampleTransform(v2.Transform, ABC):
         images = [v for v, ours in zip(flat_inputs, self._needs_transform_list(flat_inputs), strict=True) if ours]
         if not images:
             raise TypeError(f"{type(self).__name__} needs a tensor of images (N, C, H, W)")
-        if images[0].ndim != 4:
-            raise ValueError(
-                f"{type(self).__name__} needs a batch (N, C, H, W) and got the shape {tuple(images[0].shape)}"
-            )
+        for image in images:
+            if image.ndim != 4 or image.shape[0] != images[0].shape[0] or image.shape[2:] != images[0].shape[2:]:
+                raise ValueError(
+                    f"{type(self).__name__} needs batches (N, C, H, W) of one size and got the shape "
+                    f"{tuple(image.shape)}"
+                )
 
     def make_params(self, flat_inputs: list[Any]) -> Params:
-        """Draw parameters for the first input: a dict of (N,) tensors on its device, under torchvision's names."""
+        """Draw parameters for the first input: a dict of (N, ...) tensors on its device, under torchvision's names."""
         images = flat_inputs[0]
         uniform = torch.rand(images.shape[0], self.draws, device=images.device)
         return self.params_from(uniform, images.shape[-2], images.shape[-1])
@@ -60,5 +78,83 @@ class PerSampleTransform(v2.Transform, ABC):
             width: of the images, in pixels.
 
         Returns:
-            A dict of (N,) tensors on the device of `uniform`.
+            A dict of (N, ...) tensors on the device of `uniform`.
         """
+
+    def transform(self, inpt: Tensor, params: Params) -> Tensor:
+        """Transform image i with `params[...][i]`: (N, C, H, W), dtype and memory format kept.
+
+        Equals torchvision's functional applied image by image; to the bit on the CPU.
+        """
+        images = inpt.as_subclass(Tensor) if isinstance(inpt, tv_tensors.Image) else inpt
+        out = self.one_by_one(images, params) if goes_one_by_one(images) else self.at_once(images, params)
+        return tv_tensors.wrap(out, like=inpt) if isinstance(inpt, tv_tensors.Image) else out
+
+    def at_once(self, images: Tensor, params: Params) -> Tensor:
+        out = self.batched(images, params)
+        if APPLY in params:
+            out = torch.where(of_images(params[APPLY]), out, images)
+        return out.contiguous(memory_format=memory_format(images))
+
+    def one_by_one(self, images: Tensor, params: Params) -> Tensor:
+        out = None
+        for place, row in enumerate(rows(params)):
+            applied = row.pop(APPLY, True)
+            image = self.single(images[place], row) if applied else images[place]
+            if out is None:
+                shape = (images.shape[0], *image.shape)
+                out = torch.empty(shape, dtype=image.dtype, memory_format=memory_format(images))
+            out[place] = image
+        return self.at_once(images, params) if out is None else out
+
+    @abstractmethod
+    def batched(self, images: Tensor, params: Params) -> Tensor:
+        """Transform all images at once, on any device, whether or not `apply` is set."""
+
+    @abstractmethod
+    def single(self, image: Tensor, params: dict[str, Any]) -> Tensor:
+        """Transform one image (C, H, W) on the CPU with torchvision's functional; parameters are plain numbers."""
+
+
+def goes_one_by_one(images: Tensor) -> bool:
+    """Whether images are transformed one by one: on the CPU, outside of a compiled graph, which knows no loops."""
+    return images.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def rows(params: Params) -> Iterator[dict[str, Any]]:
+    """Each sample's parameters as plain numbers or lists, and those of more than two dimensions as tensors."""
+    columns = [value.tolist() if value.ndim <= 2 else value.unbind(0) for value in params.values()]
+    return (dict(zip(params, row, strict=True)) for row in zip(*columns, strict=True))
+
+
+def of_images(values: Tensor) -> Tensor:
+    """(N,) as (N, 1, 1, 1)."""
+    return values[:, None, None, None]
+
+
+def between(uniform: Tensor, low: float, high: float) -> Tensor:
+    """Uniform numbers from [0, 1) moved to [low, high)."""
+    return low + (high - low) * uniform
+
+
+def integer_below(uniform: Tensor, bound: Tensor | int) -> Tensor:
+    """floor(uniform * bound), int64, which rounding could otherwise lift to the bound itself."""
+    return torch.clamp((uniform * bound).long(), max=bound - 1)
+
+
+def memory_format(images: Tensor) -> torch.memory_format:
+    """channels_last if the images are, and only that; else contiguous."""
+    channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def max_value(images: Tensor) -> int:
+    """The largest value of an image of this dtype, as torchvision has it: 1 if floating, else 255."""
+    return 1 if images.is_floating_point() else 255
+
+
+def quantised(values: Tensor, images: Tensor, *, rounded: bool) -> Tensor:
+    """`values` in the dtype of `images`; for uint8 rounded or cut off, as the kernel of torchvision does."""
+    if images.is_floating_point():
+        return values.to(images.dtype)
+    return (values.round() if rounded else values.floor()).clamp(0, 255).to(images.dtype)

@@ -8,6 +8,8 @@ Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,7 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _MASK = 0xFFFFFFFF
+_NOISE_SEED = 0x6E6F697365  # "noise": another stream than that of any sensible seed
 
 Words = tuple[Tensor, Tensor, Tensor, Tensor]
 
@@ -46,14 +49,14 @@ def philox4x32(counter: Words, key: tuple[int, int]) -> Words:
     return c0, c1, c2, c3
 
 
-def keyed_uniform(ids: Tensor, draws: int, *, seed: int, epoch: int, place: int) -> Tensor:
+def keyed_uniform(ids: Tensor, draws: int, *, seed: int, epoch: int | Tensor, place: int) -> Tensor:
     """Uniform numbers for each sample that depend on nothing but the arguments and the sample's own id.
 
     Args:
         ids: (N,) int64 global sample ids, not negative.
         draws: how many numbers each sample needs.
         seed: the run's seed, below 2**64.
-        epoch: epoch number, below 2**32.
+        epoch: epoch number, below 2**32; a number, or a tensor () on the device of `ids`.
         place: the transform's place in its preset, below 2**16.
 
     Returns:
@@ -65,9 +68,28 @@ def keyed_uniform(ids: Tensor, draws: int, *, seed: int, epoch: int, place: int)
     counter = (
         sample & _MASK,
         sample >> 32,
-        torch.full_like(sample, epoch),
+        torch.zeros_like(sample) + epoch,
         (block + (place << 16)).expand(ids.shape[0], -1),
     )
     words = philox4x32(counter, (seed & _MASK, (seed >> 32) & _MASK))
     numbers = torch.stack(words, dim=-1).flatten(1)[:, :draws]
     return (numbers >> 8).to(torch.float32) * 2.0**-24
+
+
+def normal_noise(keys: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Standard normal numbers that follow from a key of each sample's own.
+
+    Source: G. Box and M. Muller, "A note on the generation of random normal deviates", Ann. Math. Stat. 29 (1958).
+
+    Args:
+        keys: int64 (N,), not negative, below 2**48.
+        shape: of the noise of one sample.
+
+    Returns:
+        float32 (N, *shape), on the device of `keys`.
+    """
+    count = math.prod(shape)
+    uniform = keyed_uniform(keys, 2 * count, seed=_NOISE_SEED, epoch=0, place=0)
+    # 1 - u is never 0, whose logarithm is not finite.
+    radius = torch.sqrt(-2.0 * torch.log(1.0 - uniform[:, :count]))
+    return (radius * torch.cos(2.0 * math.pi * uniform[:, count:])).view(-1, *shape)

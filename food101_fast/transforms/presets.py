@@ -1,16 +1,23 @@
-"""The chains that recipes train and evaluate with: uint8 batches from the loader in, normalised float batches out."""
+"""The chains that recipes train and evaluate with: uint8 batches from the loader in, normalised floating ones out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 
-from food101_fast.transforms.base import PerSampleTransform
+from food101_fast.transforms.auto import TrivialAugmentWide
+from food101_fast.transforms.base import Params, PerSampleTransform
+from food101_fast.transforms.color import ColorJitter
+from food101_fast.transforms.containers import RandomChoice
+from food101_fast.transforms.erasing import RandomErasing
 from food101_fast.transforms.geometry import RandomHorizontalFlip, RandomResizedCrop
 from food101_fast.transforms.keyed import keyed_uniform
+from food101_fast.transforms.mixing import CutMix, MixingTransform, MixUp
+from food101_fast.transforms.warp import RandomAffine, RandomRotation
 
 # Of ImageNet's training images, as all of torchvision's pretrained classification weights expect.
 MEAN = (0.485, 0.456, 0.406)
@@ -20,64 +27,171 @@ STD = (0.229, 0.224, 0.225)
 _CROP_SHARE = 0.875
 
 
+class ToNormalized(v2.Transform):
+    """From 0 to 255 as uint8 to floating numbers around 0: `v2.ToDtype(dtype, scale=True)` and `v2.Normalize` in one.
+
+    Unlike torchvision's it keeps its numbers on the device, so that it needs no copy from the host in each batch.
+
+    Args:
+        dtype: floating, of the result.
+    """
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.register_buffer("_mean", torch.tensor(MEAN)[:, None, None], persistent=False)
+        self.register_buffer("_std", torch.tensor(STD)[:, None, None], persistent=False)
+
+    def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
+        """uint8 (..., 3, H, W) to `dtype`; shape and memory format kept."""
+        if self._mean.device != inpt.device:
+            self.to(inpt.device)
+        return inpt.to(torch.float32).mul_(1.0 / 255.0).sub_(self._mean).div_(self._std).to(self.dtype)
+
+
 class Preset(nn.Module):
     """A chain of transforms in which every draw is keyed by (seed, epoch, sample id, the transform's place).
 
-    Called as `preset(images, seed=..., epoch=..., ids=...)`. A sample's augmentation is then a pure function of the
-    key: it does not depend on the batch, the rank or the device, and there is no generator state to save.
+    Called as `preset(images, seed=..., epoch=..., ids=...)`, or with labels as the second argument. A sample's
+    augmentation is then a pure function of the key: it does not depend on the batch, the rank or the device, and there
+    is no generator state to save. (MixUp and CutMix take another sample of the same batch, and so depend on it.)
+
+    Attributes:
+        needs_labels: whether labels must be given, since they are mixed, too.
     """
 
     def __init__(self, transforms: list[v2.Transform]) -> None:
         super().__init__()
         self.transforms = nn.ModuleList(transforms)
+        self.needs_labels = any(_mixes(transform) for transform in transforms)
 
-    def forward(self, images: Tensor, *, seed: int, epoch: int, ids: Tensor) -> Tensor:
+    @overload
+    def forward(
+        self, images: Tensor, labels: None = None, *, seed: int, epoch: int | Tensor, ids: Tensor
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self, images: Tensor, labels: Tensor, *, seed: int, epoch: int | Tensor, ids: Tensor
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def forward(
+        self, images: Tensor, labels: Tensor | None = None, *, seed: int, epoch: int | Tensor, ids: Tensor
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Transform a batch.
 
         Args:
             images: uint8 (N, 3, H, W), any memory format.
+            labels: int64 (N,), or floating (N, classes).
             seed: the run's seed.
-            epoch: epoch number.
+            epoch: epoch number; when compiled better a tensor () on the images' device, which needs no new graph.
             ids: int64 (N,), global sample ids, on the images' device.
 
         Returns:
-            float32 (N, 3, h, w), normalised, in the memory format of `images`.
+            Floating (N, 3, h, w), normalised, in the memory format of `images`; and the labels if they were given,
+            floating (N, classes) if they were mixed.
+
+        Raises:
+            ValueError: labels are needed.
         """
-        for place, transform in enumerate(self.transforms):
-            if isinstance(transform, PerSampleTransform):
-                uniform = keyed_uniform(ids, transform.draws, seed=seed, epoch=epoch, place=place)
-                params = transform.params_from(uniform, images.shape[-2], images.shape[-1])
-                images = transform.transform(images, params)
+        if self.needs_labels and labels is None:
+            raise ValueError("this preset mixes images and their labels; give it the labels, too")
+
+        def params_of(place: int, transform: PerSampleTransform) -> Params:
+            uniform = keyed_uniform(ids, transform.draws, seed=seed, epoch=epoch, place=place)
+            return transform.params_from(uniform, images.shape[-2], images.shape[-1])
+
+        flip_is_done = False
+        following = [*self.transforms[1:], None]
+        for place, (transform, after) in enumerate(zip(self.transforms, following, strict=True)):
+            if flip_is_done:
+                flip_is_done = False
+            elif isinstance(transform, RandomResizedCrop) and isinstance(after, RandomHorizontalFlip):
+                flip = params_of(place + 1, after)["apply"]
+                images = transform.transform_and_flip(images, params_of(place, transform), flip)
+                flip_is_done = True
+            elif isinstance(transform, MixingTransform | RandomChoice) and _mixes(transform):
+                assert labels is not None
+                images, labels = transform.mix(images, labels, params_of(place, transform))
+            elif isinstance(transform, PerSampleTransform):
+                images = transform.transform(images, params_of(place, transform))
             else:
                 images = transform(images)
-        return images
+        return images if labels is None else (images, labels)
 
 
-def _normalised() -> list[v2.Transform]:
-    return [v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD, inplace=True)]
+def _mixes(transform: v2.Transform) -> bool:
+    return isinstance(transform, MixingTransform) or (isinstance(transform, RandomChoice) and transform.is_mixing)
 
 
-def _baseline(image_size: int) -> list[v2.Transform]:
-    return [RandomResizedCrop(image_size, scale=(0.35, 1.0)), RandomHorizontalFlip(), *_normalised()]
+def _baseline(image_size: int, num_classes: int | None) -> list[v2.Transform]:
+    return [RandomResizedCrop(image_size, scale=(0.35, 1.0)), RandomHorizontalFlip(), ToNormalized()]
 
 
-PRESETS: dict[str, Callable[[int], list[v2.Transform]]] = {"baseline": _baseline}
+def _strong(image_size: int, num_classes: int | None) -> list[v2.Transform]:
+    bilinear = InterpolationMode.BILINEAR
+    return [
+        RandomResizedCrop(image_size, scale=(0.25, 1.0)),
+        RandomHorizontalFlip(),
+        RandomRotation(15, interpolation=bilinear),
+        ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.02),
+        RandomAffine(0, translate=(0.1, 0.1), scale=(0.9, 1.1), shear=5, interpolation=bilinear),
+        ToNormalized(),
+        RandomErasing(p=0.25),
+    ]
 
 
-def train_preset(name: str, image_size: int) -> Preset:
-    """The training chain `name`, one of `PRESETS`, for a model that sees `image_size` pixels."""
-    return Preset(PRESETS[name](image_size))
+def _trivial(image_size: int, num_classes: int | None) -> list[v2.Transform]:
+    return [
+        RandomResizedCrop(image_size, scale=(0.25, 1.0)),
+        RandomHorizontalFlip(),
+        TrivialAugmentWide(),
+        ToNormalized(),
+        RandomErasing(p=0.1),
+        # The strengths of torchvision's own recipe for its second ImageNet weights.
+        RandomChoice([MixUp(alpha=0.2, num_classes=num_classes), CutMix(alpha=1.0, num_classes=num_classes)]),
+    ]
 
 
-def eval_preset(image_size: int, stored_size: int) -> Preset:
+PRESETS: dict[str, Callable[[int, int | None], list[v2.Transform]]] = {
+    "baseline": _baseline,
+    "strong": _strong,
+    "trivial": _trivial,
+}
+
+
+def train_preset(
+    name: str, image_size: int, *, num_classes: int | None = None, dtype: torch.dtype = torch.float32
+) -> Preset:
+    """The training chain `name`, one of `PRESETS`.
+
+    Args:
+        name: `baseline` (crop and flip), `strong` (also rotation, colour, affine, erasing), or `trivial` (also
+            TrivialAugmentWide and erasing, and then MixUp or CutMix).
+        image_size: what the model sees, in pixels.
+        num_classes: needed by `trivial` if labels are numbers.
+        dtype: of the images that come out.
+    """
+    return Preset(_in_dtype(PRESETS[name](image_size, num_classes), dtype))
+
+
+def eval_preset(image_size: int, stored_size: int, *, dtype: torch.dtype = torch.float32) -> Preset:
     """Resize and central crop, with nothing random.
 
     Args:
         image_size: what the model sees, in pixels.
         stored_size: height and width of the images in the shards. Where they are too small to crop from without
             enlarging, the whole image is resized.
+        dtype: of the images that come out.
     """
     resize = round(image_size / _CROP_SHARE)
     if resize > stored_size:
         resize = image_size
-    return Preset([v2.Resize(resize), v2.CenterCrop(image_size), *_normalised()])
+    return Preset([v2.Resize(resize), v2.CenterCrop(image_size), ToNormalized(dtype)])
+
+
+def _in_dtype(transforms: list[v2.Transform], dtype: torch.dtype) -> list[v2.Transform]:
+    for transform in transforms:
+        if isinstance(transform, ToNormalized):
+            transform.dtype = dtype
+    return transforms

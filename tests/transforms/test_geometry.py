@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
 from torch import Tensor
 from torchvision import tv_tensors
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from food101_fast import transforms as T
-from food101_fast.transforms.geometry import resized_crop_loop, resized_crop_products
+from food101_fast.transforms.geometry import resized_crop_products
 
 
 @st.composite
@@ -35,10 +33,18 @@ def crops(draw: st.DrawFn) -> tuple[Tensor, dict[str, Tensor], tuple[int, int]]:
     return images, {name: torch.tensor(values) for name, values in params.items()}, size
 
 
-def torchvision_crops(images: Tensor, params: dict[str, Tensor], size: tuple[int, int]) -> Tensor:
+def torchvision_crops(
+    images: Tensor,
+    params: dict[str, Tensor],
+    size: tuple[int, int],
+    interpolation: InterpolationMode = InterpolationMode.BILINEAR,
+) -> Tensor:
     rows = zip(*(params[name].tolist() for name in ("top", "left", "height", "width")), strict=True)
     return torch.stack(
-        [F.resized_crop(image, *row, list(size), antialias=True) for image, row in zip(images, rows, strict=True)]
+        [
+            F.resized_crop(image, *row, list(size), interpolation, antialias=True)
+            for image, row in zip(images, rows, strict=True)
+        ]
     )
 
 
@@ -62,17 +68,48 @@ def test_products_equal_torchvision_in_uint8(case: tuple[Tensor, dict[str, Tenso
 
 
 @settings(max_examples=50, deadline=None)
-@given(crops(), st.sampled_from([torch.uint8, torch.float32]), st.booleans())
-def test_the_loop_is_torchvision(
-    case: tuple[Tensor, dict[str, Tensor], tuple[int, int]], dtype: torch.dtype, channels_last: bool
+@given(crops())
+def test_products_equal_torchvision_in_float16(case: tuple[Tensor, dict[str, Tensor], tuple[int, int]]) -> None:
+    """What CUDA multiplies: images and weights in float16, sums in float32."""
+    images, params, size = case
+    got = resized_crop_products(images.float(), **params, size=size, compute=torch.float16)
+    # Weights and the values between the two products have eleven bits; 255 has a step of 1/8 there.
+    assert (got - torchvision_crops(images.float(), params, size)).abs().max() <= 0.5
+
+
+@settings(max_examples=50, deadline=None)
+@given(crops())
+def test_bicubic_products_equal_torchvision(case: tuple[Tensor, dict[str, Tensor], tuple[int, int]]) -> None:
+    images, params, size = case
+    expected = torchvision_crops(images.float(), params, size, interpolation=InterpolationMode.BICUBIC)
+    got = resized_crop_products(images.float(), **params, size=size, interpolation="bicubic")
+    assert (got - expected).abs().max() <= 2e-3  # of 255; weights are negative, too, and so sums are larger
+    # torch's CPU kernel for uint8 cuts off what overshoots between the axes, torchvision's on CUDA at the end, as here.
+    whole = resized_crop_products(images, **params, size=size, interpolation="bicubic")
+    assert (whole.float() - expected.round().clamp(0, 255)).abs().max() <= 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(crops(), st.sampled_from([torch.uint8, torch.float32]), st.booleans(), st.data())
+def test_crops_on_the_cpu_are_torchvisions(
+    case: tuple[Tensor, dict[str, Tensor], tuple[int, int]],
+    dtype: torch.dtype,
+    channels_last: bool,
+    data: st.DataObject,
 ) -> None:
     images, params, size = case
     images = images.to(dtype)
     if channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
-    got = resized_crop_loop(images, **params, size=size)
-    assert (got.float() - torchvision_crops(images, params, size).float()).abs().max() <= 1e-3
-    assert got.dtype == dtype
+    transform = T.RandomResizedCrop(size)
+    expected = torchvision_crops(images, params, size)
+    # torch has one kernel for each memory format, and they sum in another order.
+    assert (transform.transform(images, params).float() - expected.float()).abs().max() <= 1e-3
+    flips = torch.tensor(data.draw(st.lists(st.booleans(), min_size=len(images), max_size=len(images))))
+    mirrored = torch.where(flips[:, None, None, None], expected.flip(-1), expected).float()
+    assert (transform.transform_and_flip(images, params, flips).float() - mirrored).abs().max() <= 1e-3
+    products = resized_crop_products(images, **params, size=size, flip=flips)
+    assert (products.float() - mirrored).abs().max() <= (1 if dtype == torch.uint8 else 1e-3)
 
 
 def test_memory_format_is_kept() -> None:
@@ -82,46 +119,6 @@ def test_memory_format_is_kept() -> None:
         out = transform(images.contiguous())
         assert out.is_contiguous()
         assert out.dtype == torch.uint8
-
-
-@given(st.lists(st.booleans(), min_size=1, max_size=5), st.sampled_from([torch.uint8, torch.float32]))
-def test_flip_is_torchvision_image_by_image(flips: list[bool], dtype: torch.dtype) -> None:
-    images = torch.randint(0, 256, (len(flips), 3, 5, 7)).to(dtype)
-    got = T.RandomHorizontalFlip().transform(images, {"flip": torch.tensor(flips)})
-    expected = [F.horizontal_flip(image) if flip else image for image, flip in zip(images, flips, strict=True)]
-    assert torch.equal(got, torch.stack(expected))
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "options"),
-    [(100, 100, {}), (60, 200, {}), (40, 30, {"scale": (0.9, 1.0), "ratio": (0.5, 0.6)}), (10, 300, {})],
-)
-def test_crops_are_distributed_as_torchvisions(
-    height: int, width: int, options: dict[str, tuple[float, float]]
-) -> None:
-    torch.manual_seed(1)
-    count = 4000
-    ours = T.RandomResizedCrop(8, **options).make_params([torch.empty(count, 3, height, width)])
-    reference = v2.RandomResizedCrop(8, **options)
-    drawn = [reference.make_params([torch.empty(3, height, width)]) for _ in range(count)]
-    for name in ("top", "left", "height", "width"):
-        theirs = np.array([params[name] for params in drawn])
-        assert ours[name].shape == (count,)
-        assert stats.ks_2samp(ours[name].numpy(), theirs).pvalue > 1e-3, name
-
-
-@pytest.mark.parametrize("p", [0.0, 0.3, 1.0])
-def test_flips_come_with_their_probability(p: float) -> None:
-    flips = T.RandomHorizontalFlip(p).make_params([torch.empty(10_000, 3, 4, 4)])["flip"]
-    assert flips.double().mean().item() == pytest.approx(p, abs=0.02 if 0 < p < 1 else 0)
-
-
-def test_copies_of_one_image_come_out_different() -> None:
-    image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
-    batch = image.expand(32, -1, -1, -1)
-    ours = T.RandomResizedCrop(32)(batch)
-    assert len({image.numpy().tobytes() for image in ours}) == 32
-    assert len({image.numpy().tobytes() for image in v2.RandomResizedCrop(32)(batch)}) == 1
 
 
 def test_torchs_seed_decides() -> None:
@@ -143,7 +140,7 @@ def test_labels_pass_and_boxes_are_refused() -> None:
     boxes = tv_tensors.BoundingBoxes(torch.zeros(4, 4), format="XYXY", canvas_size=(20, 20))
     with pytest.raises(TypeError, match="transforms images and labels, not BoundingBoxes"):
         T.RandomHorizontalFlip()(tv_tensors.Image(images), boxes)
-    with pytest.raises(ValueError, match=r"needs a batch \(N, C, H, W\)"):
+    with pytest.raises(ValueError, match=r"needs batches \(N, C, H, W\)"):
         T.RandomHorizontalFlip()(images[0])
 
 

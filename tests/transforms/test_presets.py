@@ -2,37 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
 from torchvision.transforms import v2
 
-from food101_fast.transforms import PRESETS, eval_preset, train_preset
+from food101_fast.transforms import PRESETS, Preset, eval_preset, train_preset
+from food101_fast.transforms.presets import MEAN, STD
 
 
-def batch(n: int, size: int = 40) -> torch.Tensor:
+def batch(n: int, size: int = 40) -> Tensor:
     images = torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(n))
     return images.contiguous(memory_format=torch.channels_last)
 
 
+def without_mixing(name: str, image_size: int = 24) -> Preset:
+    """A preset without what looks at other samples of the batch."""
+    preset = train_preset(name, image_size, num_classes=5)
+    return Preset(list(preset.transforms)[: -1 if preset.needs_labels else None])
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_sample_does_not_depend_on_its_batch(name: str) -> None:
-    preset, images, ids = train_preset(name, 24), batch(6), torch.tensor([9, 4, 17, 0, 3, 8])
+    """Nor on its place there, nor on the rank that has it."""
+    preset, images, ids = without_mixing(name), batch(18), torch.arange(100, 118)
+    images[17 - 9] = images[3]
     together = preset(images, seed=1, epoch=3, ids=ids)
     turned = preset(images.flip(0), seed=1, epoch=3, ids=ids.flip(0))
     assert torch.equal(turned.flip(0), together)
-    for i in range(6):
+    for i in range(18):
         assert torch.equal(preset(images[i : i + 1], seed=1, epoch=3, ids=ids[i : i + 1])[0], together[i])
+    for part in (slice(0, 9), slice(9, 18)):
+        assert torch.equal(preset(images[part], seed=1, epoch=3, ids=ids[part]), together[part])
     for other in ({"seed": 2, "epoch": 3}, {"seed": 1, "epoch": 4}):
         assert not torch.equal(preset(images, ids=ids, **other), together)
+    assert not torch.equal(together[8], together[3])  # the same picture under another id
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_the_result_is_normalised_channels_last(name: str) -> None:
-    out = train_preset(name, 24)(batch(5), seed=0, epoch=0, ids=torch.arange(5))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_the_result_is_normalised_channels_last(name: str, dtype: torch.dtype) -> None:
+    preset = train_preset(name, 24, num_classes=5, dtype=dtype)
+    labels = torch.arange(5)
+    out, soft = preset(batch(5), labels, seed=0, epoch=0, ids=torch.arange(5))
     assert out.shape == (5, 3, 24, 24)
-    assert out.dtype == torch.float32
+    assert out.dtype == dtype
     assert out.is_contiguous(memory_format=torch.channels_last)
     assert -2.2 < out.min() < out.max() < 2.7
+    if preset.needs_labels:
+        assert soft.shape == (5, 5)
+        with pytest.raises(ValueError, match="give it the labels"):
+            preset(batch(5), seed=0, epoch=0, ids=torch.arange(5))
+    else:
+        assert soft is labels
+        assert torch.equal(preset(batch(5), seed=0, epoch=0, ids=torch.arange(5)), out)
+
+
+def test_without_randomness_it_is_torchvisions_normalisation() -> None:
+    images = batch(3, 24)
+    reference = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
+    assert torch.equal(
+        Preset([train_preset("baseline", 24).transforms[-1]])(images, seed=0, epoch=0, ids=torch.arange(3)),
+        reference(images),
+    )
 
 
 @pytest.mark.parametrize(("stored", "resized"), [(192, 183), (160, 160), (64, 160)])
@@ -49,3 +84,59 @@ def test_evaluation_resizes_and_crops_as_torchvision(stored: int, resized: int) 
     out = eval_preset(160, stored)(images, seed=0, epoch=0, ids=torch.arange(2))
     assert torch.equal(out, reference(images))
     assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.fixture
+def compiled() -> Iterator[Callable[[Preset], tuple[Any, list[int]]]]:
+    """Compiles a preset to one graph, which is then run as it was captured; counts how often."""
+
+    def run(preset: Preset) -> tuple[Any, list[int]]:
+        compilations: list[int] = []
+
+        def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+            compilations.append(len(graph.graph.nodes))
+            return graph.forward
+
+        return torch.compile(preset, fullgraph=True, backend=backend), compilations
+
+    torch._dynamo.reset()
+    yield run
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uncompiled, too, a batch goes through at once, as on a GPU; how far that is from image by image is tested in
+    test_exactness."""
+    for module in ("base", "geometry"):
+        monkeypatch.setattr(f"food101_fast.transforms.{module}.goes_one_by_one", lambda images: False)
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("name", [*PRESETS, "eval"])
+def test_a_preset_compiles_to_one_graph(name: str, compiled: Callable[[Preset], tuple[Any, list[int]]]) -> None:
+    """Once, and once more for the last, smaller batch; another epoch needs no other graph than those two."""
+    preset = eval_preset(24, 40) if name == "eval" else train_preset(name, 24, num_classes=5)
+    whole, compilations = compiled(preset)
+    for n, epoch in ((6, 0), (6, 1), (4, 1), (3, 2), (6, 7), (2, 9)):
+        images, labels, ids = batch(n), torch.arange(n) % 5, torch.arange(n) + 50
+        got, soft = whole(images, labels, seed=7, epoch=torch.tensor(epoch), ids=ids)
+        expected, soft_expected = preset(images, labels, seed=7, epoch=epoch, ids=ids)
+        assert torch.allclose(soft, soft_expected, atol=1e-6)
+        assert torch.allclose(got, expected, atol=1e-5)
+        assert got.is_contiguous(memory_format=torch.channels_last)
+    assert len(compilations) <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("name", PRESETS)
+def test_inductor_compiles_a_preset(name: str) -> None:
+    """With the compiler itself, which takes a minute. It contracts multiplications and additions, so that a few values
+    are cut off to another level."""
+    torch._dynamo.reset()
+    preset = train_preset(name, 24, num_classes=5)
+    images, labels, ids = batch(6), torch.arange(6) % 5, torch.arange(6)
+    got, _ = torch.compile(preset, fullgraph=True)(images, labels, seed=7, epoch=torch.tensor(3), ids=ids)
+    expected, _ = preset(images, labels, seed=7, epoch=3, ids=ids)
+    assert ((got - expected).abs() > (1.5 / 255 / 0.225)).float().mean() <= 0.005

@@ -1,0 +1,248 @@
+"""TrivialAugmentWide and RandAugment with operations and magnitudes of each sample's own.
+
+AugMix is not here: its three chains of up to three operations would compute, for a batch at once, nine times everything
+that there is, to use a ninth of a fourteenth of it.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as F
+
+from food101_fast.transforms.base import (
+    Params,
+    PerSampleTransform,
+    between,
+    integer_below,
+    max_value,
+    of_images,
+    quantised,
+)
+from food101_fast.transforms.color import blend, grayscale, sharpness_reference
+from food101_fast.transforms.warp import Fill, Interpolation, affine_grid, inverse_affine, mode_of, warp
+
+OPERATIONS = (
+    *("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast"),
+    *("Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize"),
+)
+"""Names of the operations, torchvision's; `transform_id` is a position here."""
+
+_SIGNED = frozenset(OPERATIONS[1:10])  # those whose magnitude is turned around in half of the cases
+_PLACE = {name: place for place, name in enumerate(OPERATIONS)}
+
+Ranges = dict[str, tuple[float, float]]
+"""By operation the magnitudes of the first and of the last bin, between which the others lie evenly."""
+
+
+class _AutomaticTransform(PerSampleTransform):
+    """Operations that were drawn for each sample, one after the other."""
+
+    num_magnitude_bins: int
+    interpolation: Interpolation
+    fill: Fill
+
+    def _set_up(self) -> None:
+        self.interpolation = InterpolationMode(self.interpolation)
+        self._mode = mode_of(self.interpolation)
+
+    @abstractmethod
+    def ranges(self, height: int, width: int) -> Ranges:
+        """What the magnitudes mean for images of this size."""
+
+    def _drawn(self, operation: Tensor, position: Tensor, sign: Tensor, height: int, width: int) -> Params:
+        """Parameters from uniform numbers.
+
+        Args:
+            operation: which operation, uniform (N, K).
+            position: of the magnitude, from 0 for the first bin to 1 for the last; (N, K), or one number for all.
+            sign: of the magnitude, uniform (N, K).
+            height, width: of the images, in pixels.
+        """
+        which = integer_below(operation, len(OPERATIONS))
+        magnitude = torch.zeros_like(operation)
+        for name, (low, high) in self.ranges(height, width).items():
+            value = between(position, low, high)
+            value = value.round() if name == "Posterize" else value
+            value = torch.where(sign <= 0.5, -value, value) if name in _SIGNED else value
+            magnitude = torch.where(which == _PLACE[name], value, magnitude)
+        return {"transform_id": which, "magnitude": magnitude}
+
+    def batched(self, images: Tensor, params: Params) -> Tensor:
+        """One operation of each sample after the other; each computes all that there are."""
+        for which, magnitude in zip(params["transform_id"].unbind(1), params["magnitude"].unbind(1), strict=True):
+            images = apply_operation(images, which, magnitude, self._mode, self.fill)
+        return images
+
+    def single(self, image: Tensor, params: dict[str, Any]) -> Tensor:
+        """torchvision's operations."""
+        for place, magnitude in zip(params["transform_id"], params["magnitude"], strict=True):
+            # In torchvision every automatic augmentation has this method.
+            image = self._apply_image_or_video_transform(
+                image, OPERATIONS[place], magnitude, interpolation=self.interpolation, fill=self._fill
+            )
+        return image
+
+
+class TrivialAugmentWide(_AutomaticTransform, v2.TrivialAugmentWide):
+    """One random operation of random magnitude for each sample, as torchvision's does for one image.
+
+    Source: Müller and Hutter, "TrivialAugment: Tuning-free yet state-of-the-art data augmentation", ICCV 2021.
+
+    Args:
+        num_magnitude_bins: how many magnitudes there are.
+        interpolation: nearest or bilinear.
+        fill: value of the pixels outside the image; a number, or one for each channel; None for 0.
+
+    Parameters made: `transform_id`, int64 (N, 1), a position in `OPERATIONS`, and `magnitude`, float32 (N, 1).
+    """
+
+    draws = 3
+
+    def __init__(
+        self,
+        num_magnitude_bins: int = 31,
+        interpolation: Interpolation = InterpolationMode.NEAREST,
+        fill: Fill = None,
+    ) -> None:
+        if num_magnitude_bins < 2:
+            raise ValueError(f"num_magnitude_bins should be at least 2 and is {num_magnitude_bins}")
+        v2.TrivialAugmentWide.__init__(self, num_magnitude_bins, interpolation, fill)
+        self._set_up()
+
+    def ranges(self, height: int, width: int) -> Ranges:
+        """The wide ranges of the paper's table."""
+        return {
+            **dict.fromkeys(("ShearX", "ShearY", "Brightness", "Color", "Contrast", "Sharpness"), (0.0, 0.99)),
+            **dict.fromkeys(("TranslateX", "TranslateY"), (0.0, 32.0)),
+            "Rotate": (0.0, 135.0),
+            "Posterize": (8.0, 2.0),
+            "Solarize": (1.0, 0.0),
+        }
+
+    def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
+        """See the base class."""
+        operation, magnitude, sign = uniform[:, 0:1], uniform[:, 1:2], uniform[:, 2:3]
+        position = integer_below(magnitude, self.num_magnitude_bins) / (self.num_magnitude_bins - 1)
+        return self._drawn(operation, position, sign, height, width)
+
+
+class RandAugment(_AutomaticTransform, v2.RandAugment):
+    """A number of random operations of one magnitude for each sample, as torchvision's does for one image.
+
+    Source: Cubuk et al., "RandAugment: Practical automated data augmentation with a reduced search space", NeurIPS
+    2020.
+
+    Args:
+        num_ops: operations, one after the other.
+        magnitude: of all of them, a number below `num_magnitude_bins`.
+        num_magnitude_bins: how many magnitudes there are.
+        interpolation: nearest or bilinear.
+        fill: value of the pixels outside the image; a number, or one for each channel; None for 0.
+
+    Parameters made: `transform_id`, int64 (N, num_ops), positions in `OPERATIONS`, and `magnitude`, float32
+    (N, num_ops).
+    """
+
+    def __init__(
+        self,
+        num_ops: int = 2,
+        magnitude: int = 9,
+        num_magnitude_bins: int = 31,
+        interpolation: Interpolation = InterpolationMode.NEAREST,
+        fill: Fill = None,
+    ) -> None:
+        if not 0 <= magnitude < num_magnitude_bins or num_magnitude_bins < 2:
+            raise ValueError(
+                f"magnitude should be at least 0 and below num_magnitude_bins, and is {magnitude} of "
+                f"{num_magnitude_bins}"
+            )
+        v2.RandAugment.__init__(self, num_ops, magnitude, num_magnitude_bins, interpolation, fill)
+        self.draws = 2 * num_ops
+        self._set_up()
+
+    def ranges(self, height: int, width: int) -> Ranges:
+        """Those of the paper, as torchvision has them."""
+        return {
+            **dict.fromkeys(("ShearX", "ShearY"), (0.0, 0.3)),
+            "TranslateX": (0.0, 150.0 / 331.0 * width),
+            "TranslateY": (0.0, 150.0 / 331.0 * height),
+            "Rotate": (0.0, 30.0),
+            **dict.fromkeys(("Brightness", "Color", "Contrast", "Sharpness"), (0.0, 0.9)),
+            "Posterize": (8.0, 4.0),
+            "Solarize": (1.0, 0.0),
+        }
+
+    def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
+        """See the base class."""
+        operation, sign = uniform[:, : self.num_ops], uniform[:, self.num_ops :]
+        position = torch.full_like(operation, self.magnitude / (self.num_magnitude_bins - 1))
+        return self._drawn(operation, position, sign, height, width)
+
+
+def apply_operation(images: Tensor, which: Tensor, magnitude: Tensor, mode: str, fill: Fill) -> Tensor:
+    """Apply to each image the operation that is its own.
+
+    Args:
+        images: (N, C, H, W), uint8 or floating.
+        which: int64 (N,), positions in `OPERATIONS`.
+        magnitude: float32 (N,), in torchvision's units.
+        mode: `nearest` or `bilinear`.
+        fill: value of the pixels outside the image.
+
+    Returns:
+        Like `images`.
+    """
+
+    def chosen(*names: str) -> Tensor:
+        return torch.stack([which == _PLACE[name] for name in names]).any(dim=0)
+
+    def take(out: Tensor, of: Tensor, *names: str) -> Tensor:
+        return torch.where(of_images(chosen(*names)), out, of)
+
+    values = images if images.is_floating_point() else images.float()
+    warped = warp(images, _grid(images, which, magnitude), mode, fill)
+    out = take(warped, images, "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
+    gray = grayscale(values, images)
+    other = take(gray, torch.zeros_like(values), "Color")
+    other = take(gray.mean(dim=(-3, -2, -1), keepdim=True), other, "Contrast")
+    other = take(sharpness_reference(values, images), other, "Sharpness")
+    blended = quantised(blend(values, other, 1.0 + magnitude.double(), images), images, rounded=False)
+    out = take(blended, out, "Brightness", "Color", "Contrast", "Sharpness")
+    out = take(_posterized(images, magnitude), out, "Posterize")
+    threshold = (max_value(images) * magnitude.double()).to(values.dtype)
+    out = take(torch.where(values >= of_images(threshold), F.invert_image(images), images), out, "Solarize")
+    out = take(F.autocontrast_image(images), out, "AutoContrast")
+    return take(F.equalize_image(images), out, "Equalize")
+
+
+def _grid(images: Tensor, which: Tensor, magnitude: Tensor) -> Tensor:
+    """One grid for each image: its shear, shift or rotation, and else nothing."""
+    zero = torch.zeros_like(magnitude)
+
+    def of(name: str, value: Tensor) -> Tensor:
+        return torch.where(which == _PLACE[name], value, zero)
+
+    slope = torch.rad2deg(torch.atan(magnitude.double())).to(magnitude.dtype)
+    sheared = (which == _PLACE["ShearX"]) | (which == _PLACE["ShearY"])
+    centre = tuple(torch.where(sheared, -0.5 * size, 0.0) for size in (images.shape[-1], images.shape[-2]))
+    theta = inverse_affine(
+        of("Rotate", -magnitude),
+        (of("TranslateX", magnitude.trunc()), of("TranslateY", magnitude.trunc())),
+        zero + 1,
+        (of("ShearX", slope), of("ShearY", slope)),
+        (centre[0], centre[1]),
+    )
+    return affine_grid(theta, images)
+
+
+def _posterized(images: Tensor, bits: Tensor) -> Tensor:
+    bits = of_images(bits.clamp(0, 8).long())
+    if images.is_floating_point():
+        levels = (1 << bits).to(images.dtype)
+        return torch.minimum((images * levels).floor().clamp(min=0), levels - 1) * (1.0 / levels)
+    return images & ((255 << (8 - bits)) & 255).to(torch.uint8)

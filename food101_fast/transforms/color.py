@@ -1,0 +1,259 @@
+"""Colour, grayscale and blur with one draw per sample, in the order that was drawn for each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from food101_fast.transforms.base import (
+    APPLY,
+    Params,
+    PerSampleTransform,
+    between,
+    max_value,
+    of_images,
+    quantised,
+)
+from food101_fast.transforms.products import blur_weights, separable
+
+_BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
+_FACTORS = ("brightness_factor", "contrast_factor", "saturation_factor", "hue_factor")
+_GRAY = (0.2989, 0.587, 0.114)  # torchvision's
+
+
+class ColorJitter(PerSampleTransform, v2.ColorJitter):
+    """Change brightness, contrast, saturation and hue of each sample, in an order of its own.
+
+    As `torchvision.transforms.v2.ColorJitter` does one image; 8-bit images are cut off to whole numbers after each of
+    the four steps, as there.
+
+    Args:
+        brightness, contrast, saturation: range of the factor, (low, high), or a number x for (max(0, 1 - x), 1 + x).
+        hue: range of the shift, from -0.5 to 0.5, or a number x for (-x, x).
+
+    Parameters made: `fn_idx`, int64 (N, 4), the order of brightness 0, contrast 1, saturation 2 and hue 3; and of what
+    is asked for `brightness_factor`, `contrast_factor`, `saturation_factor`, `hue_factor`, float32 (N,).
+    """
+
+    draws = 8
+
+    def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
+        """See the base class."""
+        params = {"fn_idx": uniform[:, :4].argsort(dim=1)}
+        ranges = (self.brightness, self.contrast, self.saturation, self.hue)
+        for place, (name, limits) in enumerate(zip(_FACTORS, ranges, strict=True)):
+            if limits is not None:
+                params[name] = between(uniform[:, 4 + place], *limits)
+        return params
+
+    def batched(self, images: Tensor, params: Params) -> Tensor:
+        """Blends before the change of hue, the hue once, and blends after it.
+
+        Brightness, contrast and saturation mix an image with black, its mean and its gray, so that one blend serves
+        whichever a sample's turn it is; a ratio of 1 leaves a sample as it is.
+        """
+        _require_colour(images)
+        order = params["fn_idx"]
+        hue = params.get("hue_factor")
+        blends = [place for place in range(3) if _FACTORS[place] in params]
+        values = images if images.is_floating_point() else images.float()
+        turn_of_hue = (order == _HUE).float().argmax(dim=1)
+        for turn in range(4) if blends else ():
+            wanted = (turn < turn_of_hue) if hue is not None else None
+            values = self._blend(values, images, order[:, turn], params, wanted)
+        if hue is None:
+            return values.to(images.dtype)
+        values = shift_hue(values, hue, images)
+        for turn in range(1, 4) if blends else ():
+            values = self._blend(values, images, order[:, turn], params, turn > turn_of_hue)
+        return values.to(images.dtype)
+
+    def _blend(self, values: Tensor, images: Tensor, which: Tensor, params: Params, wanted: Tensor | None) -> Tensor:
+        gray = grayscale(values, images)
+        ratio = torch.ones(which.shape, dtype=torch.float64, device=which.device)
+        other = torch.zeros_like(gray)
+        for place in range(3):
+            factor = params.get(_FACTORS[place])
+            if factor is None:
+                continue
+            mine = which == place if wanted is None else (which == place) & wanted
+            ratio = torch.where(mine, factor.double(), ratio)
+            if place == _CONTRAST:
+                other = torch.where(of_images(mine), gray.mean(dim=(-3, -2, -1), keepdim=True), other)
+            if place == _SATURATION:
+                other = torch.where(of_images(mine), gray, other)
+        return blend(values, other, ratio, images)
+
+    def single(self, image: Tensor, params: dict[str, Any]) -> Tensor:
+        """torchvision's four functionals."""
+        adjust = (F.adjust_brightness_image, F.adjust_contrast_image, F.adjust_saturation_image, F.adjust_hue_image)
+        for place in params["fn_idx"]:
+            factor = params.get(_FACTORS[place])
+            if factor is not None:
+                image = adjust[place](image, factor)
+        return image
+
+
+class RandomGrayscale(PerSampleTransform, v2.RandomGrayscale):
+    """Take the colour out of each sample with probability `p`, as torchvision's does one image.
+
+    Parameters made: `apply`, bool (N,).
+    """
+
+    draws = 1
+
+    def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
+        """See the base class."""
+        return {APPLY: uniform[:, 0] < self.p}
+
+    def batched(self, images: Tensor, params: Params) -> Tensor:
+        """All of them."""
+        if images.shape[1] == 1:
+            return images
+        _require_colour(images)
+        return quantised(weighted_gray(images), images, rounded=False).expand_as(images)
+
+    def single(self, image: Tensor, params: dict[str, Any]) -> Tensor:
+        """torchvision's `rgb_to_grayscale`."""
+        return F.rgb_to_grayscale_image(image, num_output_channels=image.shape[0])
+
+
+class GaussianBlur(PerSampleTransform, v2.GaussianBlur):
+    """Blur each sample with a width of its own, as `torchvision.transforms.v2.GaussianBlur` does one image.
+
+    Args:
+        kernel_size: odd number of pixels, or a pair (x, y).
+        sigma: range of the standard deviation in pixels, or a number.
+
+    Parameters made: `sigma`, float32 (N,), in pixels.
+
+    Raises:
+        ValueError: half of the kernel is not smaller than the image, which is mirrored at its border.
+    """
+
+    draws = 1
+
+    def __init__(self, kernel_size: int | Sequence[int], sigma: float | Sequence[float] = (0.1, 2.0)) -> None:
+        v2.GaussianBlur.__init__(self, kernel_size, sigma)
+
+    def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
+        """See the base class."""
+        if self.kernel_size[0] // 2 >= width or self.kernel_size[1] // 2 >= height:
+            raise ValueError(
+                f"images of {height} x {width} pixels are too small for a kernel of {tuple(self.kernel_size)}"
+            )
+        return {"sigma": between(uniform[:, 0], *self.sigma)}
+
+    def batched(self, images: Tensor, params: Params) -> Tensor:
+        """Two matrix products."""
+        columns, rows = (
+            blur_weights(gaussian_kernel(size, params["sigma"]), length)
+            for size, length in zip(self.kernel_size, (images.shape[-1], images.shape[-2]), strict=True)
+        )
+        return separable(images, rows, columns)
+
+    def single(self, image: Tensor, params: dict[str, Any]) -> Tensor:
+        """torchvision's `gaussian_blur`."""
+        return F.gaussian_blur_image(image, list(self.kernel_size), [params["sigma"]])
+
+
+def gaussian_kernel(size: int, sigma: Tensor) -> Tensor:
+    """torchvision's kernels: float32 (N, size), each adds up to 1. Its distances are those of a diagonal."""
+    limit = (size - 1) / (2.0 * math.sqrt(2.0))
+    distance = torch.linspace(-limit, limit, size, device=sigma.device)
+    return torch.softmax(-((distance / sigma[:, None]) ** 2), dim=1)
+
+
+def blend(values: Tensor, other: Tensor, ratio: Tensor, images: Tensor) -> Tensor:
+    """ratio * values + (1 - ratio) * other, within bounds, and whole where the images are.
+
+    Args:
+        values: floating (N, C, H, W).
+        other: floating, broadcasts to `values`.
+        ratio: (N,).
+        images: what the values come from; their dtype decides.
+
+    Returns:
+        Floating, like `values`.
+    """
+    ratio = of_images(ratio.double())
+    mixed = values * ratio.to(values.dtype) + other * (1.0 - ratio).to(values.dtype)
+    mixed = mixed.clamp(0, max_value(images))
+    return mixed if images.is_floating_point() else mixed.floor()
+
+
+def weighted_gray(values: Tensor) -> Tensor:
+    """Luma of RGB images with torchvision's weights: floating (N, 1, H, W)."""
+    red, green, blue = values.split(1, dim=-3)
+    return red * _GRAY[0] + green * _GRAY[1] + blue * _GRAY[2]
+
+
+def grayscale(values: Tensor, images: Tensor) -> Tensor:
+    """Luma as torchvision's contrast and saturation use it: whole where the images are; (N, 1, H, W)."""
+    if values.shape[1] == 1:
+        return values
+    gray = weighted_gray(values)
+    return gray if images.is_floating_point() else gray.floor()
+
+
+def shift_hue(values: Tensor, shift: Tensor, images: Tensor) -> Tensor:
+    """Turn the hue of RGB images.
+
+    Hue to RGB is v - v * s * clamp(min(k, 4 - k), 0, 1) with k = (n + 6 h) mod 6 and n = 5, 3, 1, which needs no table.
+
+    Args:
+        values: floating (N, 3, H, W), from 0 to the largest value of `images`.
+        shift: (N,), in turns.
+        images: what the values come from; their dtype decides.
+
+    Returns:
+        Floating, like `values`; whole where the images are.
+    """
+    if values.shape[1] == 1:
+        return values
+    rgb = values / max_value(images)
+    red, green, blue = rgb.unbind(-3)
+    low, high = rgb.amin(-3), rgb.amax(-3)
+    chroma = high - low
+    divisor = torch.where(chroma == 0, 1.0, chroma)
+    hue = torch.where(
+        high == red,
+        (green - blue) / divisor,
+        torch.where(high == green, 2.0 + (blue - red) / divisor, 4.0 + (red - green) / divisor),
+    )
+    hue = (hue / 6.0 + 1.0).fmod(1.0) + shift[:, None, None].to(rgb.dtype)
+    sixths = hue.remainder(1.0) * 6.0
+    # v * s is the chroma.
+    channels = []
+    for n in (5.0, 3.0, 1.0):
+        k = (n + sixths).remainder(6.0)
+        channels.append(high - chroma * torch.minimum(k, 4.0 - k).clamp(0.0, 1.0))
+    out = torch.stack(channels, dim=-3)
+    if images.is_floating_point():
+        return out
+    return (out * (256 - 1e-3)).floor().clamp(0, 255)  # as torchvision turns floating images into bytes
+
+
+def sharpness_reference(values: Tensor, images: Tensor) -> Tensor:
+    """The smoothed image that sharpness is measured from; its border is the image's own. Floating (N, C, H, W)."""
+    if min(values.shape[-2:]) <= 2:
+        return values
+    channels = values.shape[1]
+    kernel = torch.full((channels, 1, 3, 3), 1.0 / 13.0, dtype=values.dtype, device=values.device)
+    kernel[:, :, 1, 1] = 5.0 / 13.0
+    inner = torch.nn.functional.conv2d(values, kernel, groups=channels)
+    if not images.is_floating_point():
+        inner = inner.round()
+    border = torch.nn.functional.pad(torch.ones_like(inner[:1, :1]), (1, 1, 1, 1)) == 0
+    return torch.where(border, values, torch.nn.functional.pad(inner, (1, 1, 1, 1)))
+
+
+def _require_colour(images: Tensor) -> None:
+    if images.shape[1] not in (1, 3):
+        raise TypeError(f"images should have 1 or 3 channels and have {images.shape[1]}")

@@ -1,0 +1,104 @@
+"""Erasing a rectangle of each sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from food101_fast.transforms.base import APPLY, Params, PerSampleTransform, between, integer_below, of_images
+from food101_fast.transforms.keyed import normal_noise
+
+_TRIES = 10  # as in torchvision's RandomErasing
+_KEY = "v_key"
+
+
+class RandomErasing(PerSampleTransform, v2.RandomErasing):
+    """Erase a rectangle of each sample with probability `p`, as `torchvision.transforms.v2.RandomErasing` of one image.
+
+    The same distribution as there: the first of ten tries that fits, or nothing.
+
+    Args:
+        p: probability that a sample is changed.
+        scale: range of the erased share of the image.
+        ratio: range of the rectangle's height over its width.
+        value: what it is filled with: a number, one for each channel, or "random" for normal noise of every pixel,
+            which needs floating images.
+        inplace: must be False.
+
+    Parameters made: `i`, `j`, `h`, `w`, int64 (N,), in pixels; `apply`, bool (N,); and `v`, float32 (N, C or 1, 1, 1),
+    or, for noise, `v_key`, int64 (N,), from which the noise of each pixel follows.
+    """
+
+    draws = 2 * _TRIES + 5
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        scale: Sequence[float] = (0.02, 0.33),
+        ratio: Sequence[float] = (0.3, 3.3),
+        value: float | Sequence[float] | str = 0.0,
+        inplace: bool = False,
+    ) -> None:
+        if inplace:
+            raise ValueError("inplace should be False")
+        v2.RandomErasing.__init__(self, p, scale, ratio, value, inplace)
+
+    def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
+        """See the base class."""
+        area = height * width * between(uniform[:, :_TRIES], *self.scale)
+        logarithms = (math.log(self.ratio[0]), math.log(self.ratio[1]))
+        aspect = torch.exp(between(uniform[:, _TRIES : 2 * _TRIES], *logarithms))
+        h = torch.round(torch.sqrt(area * aspect)).long()
+        w = torch.round(torch.sqrt(area / aspect)).long()
+        fits = (h < height) & (w < width)
+        first = fits.to(torch.uint8).argmax(dim=1, keepdim=True)
+        any_fits = fits.any(dim=1)
+        h = torch.where(any_fits, h.gather(1, first)[:, 0], height)
+        w = torch.where(any_fits, w.gather(1, first)[:, 0], width)
+        i, j, coin, *halves = uniform[:, 2 * _TRIES :].unbind(1)
+        params = {
+            "i": integer_below(i, height - h + 1),
+            "j": integer_below(j, width - w + 1),
+            "h": h,
+            "w": w,
+            APPLY: any_fits & (coin < self.p),
+        }
+        if self.value is None:
+            high, low = (integer_below(half, 1 << 24) for half in halves)
+            params[_KEY] = (high << 24) | low
+        else:
+            filling = torch.stack([torch.full((), value, device=uniform.device) for value in self.value])
+            params["v"] = filling[None, :, None, None].expand(len(uniform), -1, -1, -1)
+        return params
+
+    def batched(self, images: Tensor, params: Params) -> Tensor:
+        """Everywhere where the rectangle is."""
+        y = torch.arange(images.shape[-2], device=images.device)[:, None]
+        x = torch.arange(images.shape[-1], device=images.device)
+        top, left, height, width = (of_images(params[name]) for name in "ijhw")
+        erased = (y >= top) & (y < top + height) & (x >= left) & (x < left + width)
+        return torch.where(erased, self._filling(images, params).to(images.dtype), images)
+
+    def _filling(self, images: Tensor, params: Params) -> Tensor:
+        if _KEY not in params:
+            if params["v"].shape[1] not in (1, images.shape[1]):
+                raise ValueError(f"value has {params['v'].shape[1]} numbers and the images {images.shape[1]} channels")
+            return params["v"]
+        if not images.is_floating_point():
+            raise ValueError("value='random' is normal noise, which needs floating images: erase after Normalize")
+        return normal_noise(params[_KEY], tuple(images.shape[1:]))
+
+    def single(self, image: Tensor, params: dict[str, Any]) -> Tensor:
+        """torchvision's `erase`."""
+        i, j, h, w = (params[name] for name in "ijhw")
+        per_sample = {name: torch.as_tensor(params[name])[None] for name in ("v", _KEY) if name in params}
+        filling = self._filling(image[None], per_sample)[0]
+        if _KEY in params:
+            filling = filling[:, i : i + h, j : j + w]
+        return F.erase_image(image, i, j, h, w, filling)

@@ -1,0 +1,328 @@
+"""Rotation, affine and perspective warps with one draw per sample, interpolated as torchvision interpolates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn.functional import grid_sample
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as F
+
+from food101_fast.transforms.base import APPLY, Params, PerSampleTransform, between, integer_below, quantised
+
+Fill = float | Sequence[float] | None
+Interpolation: TypeAlias = InterpolationMode | str
+
+
+class RandomRotation(PerSampleTransform, v2.RandomRotation):
+    """Turn each sample by an angle of its own, as `torchvision.transforms.v2.RandomRotation` does one image.
+
+    Args:
+        degrees: range of angles, (low, high), or a number for (-degrees, degrees).
+        interpolation: nearest or bilinear.
+        expand: must be False: images of one batch have one size.
+        center: what stays in place, (x, y) in pixels from the upper left corner; None for the image's centre.
+        fill: value of the pixels outside the image; a number, or one for each channel.
+
+    Parameters made: `angle`, float32 (N,), in degrees, counter-clockwise.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+
+    draws = 1
+
+    def __init__(
+        self,
+        degrees: float | Sequence[float],
+        interpolation: Interpolation = InterpolationMode.NEAREST,
+        expand: bool = False,
+        center: Sequence[float] | None = None,
+        fill: Fill = 0,
+    ) -> None:
+        if expand:
+            raise ValueError("expand should be False: images of one batch have one size")
+        v2.RandomRotation.__init__(self, degrees, InterpolationMode(interpolation), expand, center, fill)
+        self._mode = mode_of(interpolation)
+
+    def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
+        """See the base class."""
+        return {"angle": between(uniform[:, 0], *self.degrees)}
+
+    def batched(self, images: Tensor, params: Params) -> Tensor:
+        """One grid for each image."""
+        zero = torch.zeros_like(params["angle"])
+        centre = centre_of(self.center, images)
+        # torchvision's affine and rotate turn in opposite directions.
+        theta = inverse_affine(-params["angle"], (zero, zero), zero + 1, (zero, zero), centre)
+        return warp(images, affine_grid(theta, images), self._mode, self.fill)
+
+    def single(self, image: Tensor, params: dict[str, Any]) -> Tensor:
+        """torchvision's `rotate`."""
+        return F.rotate_image(image, params["angle"], self.interpolation, False, self.center, self.fill)
+
+
+class RandomAffine(PerSampleTransform, v2.RandomAffine):
+    """Turn, move, scale and shear each sample on its own, as `torchvision.transforms.v2.RandomAffine` does one image.
+
+    Args:
+        degrees: range of angles, (low, high), or a number for (-degrees, degrees).
+        translate: largest shift as a share of width and height; None for none.
+        scale: range of the scale; None for 1.
+        shear: range of the shear along x, or along x and y (four numbers), in degrees; None for none.
+        interpolation: nearest or bilinear.
+        fill: value of the pixels outside the image; a number, or one for each channel.
+        center: what stays in place, (x, y) in pixels from the upper left corner; None for the image's centre.
+
+    Parameters made: `angle` and `scale`, float32 (N,), `translate`, int64 (N, 2) in pixels, `shear`, float32 (N, 2),
+    x before y; angles in degrees.
+    """
+
+    draws = 6
+
+    def __init__(
+        self,
+        degrees: float | Sequence[float],
+        translate: Sequence[float] | None = None,
+        scale: Sequence[float] | None = None,
+        shear: float | Sequence[float] | None = None,
+        interpolation: Interpolation = InterpolationMode.NEAREST,
+        fill: Fill = 0,
+        center: Sequence[float] | None = None,
+    ) -> None:
+        v2.RandomAffine.__init__(self, degrees, translate, scale, shear, InterpolationMode(interpolation), fill, center)
+        self._mode = mode_of(interpolation)
+
+    def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
+        """See the base class."""
+        angle, dx, dy, scale, shear_x, shear_y = uniform.unbind(1)
+        largest = self.translate or (0.0, 0.0)
+        bounds = (float(largest[0] * width), float(largest[1] * height))
+        shifts = [torch.round(between(u, -bound, bound)).long() for u, bound in zip((dx, dy), bounds, strict=True)]
+        shear = [*(self.shear or (0.0, 0.0)), 0.0, 0.0]
+        shears = [between(shear_x, shear[0], shear[1]), between(shear_y, shear[2], shear[3])]
+        return {
+            "angle": between(angle, *self.degrees),
+            "translate": torch.stack(shifts, dim=1),
+            "scale": between(scale, *(self.scale or (1.0, 1.0))),
+            "shear": torch.stack(shears, dim=1),
+        }
+
+    def batched(self, images: Tensor, params: Params) -> Tensor:
+        """One grid for each image."""
+        translate, shear = params["translate"], params["shear"]
+        theta = inverse_affine(
+            params["angle"],
+            (translate[:, 0], translate[:, 1]),
+            params["scale"],
+            (shear[:, 0], shear[:, 1]),
+            centre_of(self.center, images),
+        )
+        return warp(images, affine_grid(theta, images), self._mode, self.fill)
+
+    def single(self, image: Tensor, params: dict[str, Any]) -> Tensor:
+        """torchvision's `affine`."""
+        return F.affine_image(image, **params, interpolation=self.interpolation, fill=self.fill, center=self.center)
+
+
+class RandomPerspective(PerSampleTransform, v2.RandomPerspective):
+    """Look at each sample from a direction of its own, as `torchvision.transforms.v2.RandomPerspective` does one image.
+
+    Args:
+        distortion_scale: from 0 to 1; how far the corners move.
+        p: probability that a sample is changed.
+        interpolation: nearest or bilinear.
+        fill: value of the pixels outside the image; a number, or one for each channel.
+
+    Parameters made: `coefficients`, float32 (N, 8), as of torchvision's `perspective`, and `apply`, bool (N,). Corners
+    that lie on a line, which need a `distortion_scale` near 1, change nothing; torchvision raises an error for them.
+    """
+
+    draws = 9
+
+    def __init__(
+        self,
+        distortion_scale: float = 0.5,
+        p: float = 0.5,
+        interpolation: Interpolation = InterpolationMode.BILINEAR,
+        fill: Fill = 0,
+    ) -> None:
+        v2.RandomPerspective.__init__(self, distortion_scale, p, InterpolationMode(interpolation), fill)
+        self._mode = mode_of(interpolation)
+
+    def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
+        """See the base class."""
+        across = integer_below(uniform[:, 0:4], int(self.distortion_scale * (width // 2)) + 1)
+        down = integer_below(uniform[:, 4:8], int(self.distortion_scale * (height // 2)) + 1)
+        # Upper left, upper right, lower right, lower left: each moves inwards.
+        x = torch.stack([across[:, 0], width - 1 - across[:, 1], width - 1 - across[:, 2], across[:, 3]], dim=1)
+        y = torch.stack([down[:, 0], down[:, 1], height - 1 - down[:, 2], height - 1 - down[:, 3]], dim=1)
+        coefficients = perspective_coefficients(x, y, height, width)
+        possible = coefficients.isfinite().all(dim=1)
+        return {
+            "coefficients": torch.where(possible[:, None], coefficients, 0.0),
+            APPLY: possible & (uniform[:, 8] < self.p),
+        }
+
+    def batched(self, images: Tensor, params: Params) -> Tensor:
+        """One grid for each image."""
+        return warp(images, perspective_grid(params["coefficients"], images), self._mode, self.fill)
+
+    def single(self, image: Tensor, params: dict[str, Any]) -> Tensor:
+        """torchvision's `perspective`."""
+        return F.perspective_image(
+            image, None, None, interpolation=self.interpolation, fill=self.fill, coefficients=params["coefficients"]
+        )
+
+
+def mode_of(interpolation: Interpolation) -> str:
+    """`nearest` or `bilinear`.
+
+    Raises:
+        ValueError: it is another one; torchvision warps tensors with these two only.
+    """
+    mode: str = InterpolationMode(interpolation).value
+    if mode not in ("nearest", "bilinear"):
+        raise ValueError(f"interpolation should be nearest or bilinear and is {mode}")
+    return mode
+
+
+def centre_of(center: Sequence[float] | None, images: Tensor) -> tuple[float, float]:
+    """A centre in pixels from the upper left corner as (x, y) from the middle of the image."""
+    if center is None:
+        return 0.0, 0.0
+    return center[0] - images.shape[-1] * 0.5, center[1] - images.shape[-2] * 0.5
+
+
+Pair = tuple[Tensor, Tensor]
+
+
+def inverse_affine(
+    angle: Tensor, translate: Pair, scale: Tensor, shear: Pair, center: tuple[float, float] | Pair
+) -> Tensor:
+    """The matrices that lead from output to input pixels, as torchvision computes one of them.
+
+    The affine map is translation * centre * rotation * scale * shear y * shear x * centre^-1; this is its inverse.
+
+    Args:
+        angle: (N,), in degrees.
+        translate: two of (N,), x and y in pixels.
+        scale: (N,).
+        shear: two of (N,), x and y in degrees.
+        center: x and y in pixels from the middle of the image, numbers or (N,).
+
+    Returns:
+        float64 (N, 2, 3).
+    """
+    rotation, shear_x, shear_y = (torch.deg2rad(value.double()) for value in (angle, *shear))
+    a = torch.cos(rotation - shear_y) / torch.cos(shear_y)
+    b = -(a * torch.tan(shear_x) + torch.sin(rotation))
+    c = torch.sin(rotation - shear_y) / torch.cos(shear_y)
+    d = torch.cos(rotation) - c * torch.tan(shear_x)
+    # Without the scale the determinant is 1, so that the inverse is only a rearrangement.
+    a, b, c, d = d / scale, -b / scale, -c / scale, a / scale
+    moved_x, moved_y = center[0] + translate[0].double(), center[1] + translate[1].double()
+    x = center[0] - a * moved_x - b * moved_y
+    y = center[1] - c * moved_x - d * moved_y
+    return torch.stack([torch.stack([a, b, x], dim=1), torch.stack([c, d, y], dim=1)], dim=1)
+
+
+def compute_dtype(images: Tensor) -> torch.dtype:
+    """What grids and samples are computed in: float64 if the images are, else float32."""
+    return torch.float64 if images.dtype == torch.float64 else torch.float32
+
+
+def affine_grid(theta: Tensor, images: Tensor) -> Tensor:
+    """Where each output pixel comes from, in the coordinates of `grid_sample`: (N, H, W, 2), see `compute_dtype`."""
+    height, width = images.shape[-2:]
+    theta = theta.to(compute_dtype(images))
+    x, y = (
+        torch.linspace((1.0 - size) * 0.5, (size - 1.0) * 0.5, size, dtype=theta.dtype, device=images.device)
+        for size in (width, height)
+    )
+    to_x, to_y = theta[:, 0] / (0.5 * width), theta[:, 1] / (0.5 * height)
+    return torch.stack([_plane(to_x, x, y), _plane(to_y, x, y)], dim=-1)
+
+
+def _plane(weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """weights[:, 0] * x + weights[:, 1] * y + weights[:, 2], (N, H, W)."""
+    return weights[:, 0, None, None] * x + weights[:, 1, None, None] * y[:, None] + weights[:, 2, None, None]
+
+
+def perspective_coefficients(x: Tensor, y: Tensor, height: int, width: int) -> Tensor:
+    """The map that leads from output to input pixels, where the corners of the image go to (x, y).
+
+    In closed form, which needs no solver: the unit square is mapped to the four points, that map is inverted by its
+    adjugate, and the square is stretched to the image.
+
+    Source: P. Heckbert, "Fundamentals of texture mapping and image warping", UC Berkeley (1989), section 2.2.3.
+
+    Args:
+        x, y: (N, 4), in the order upper left, upper right, lower right, lower left.
+        height: of the image.
+        width: of the image.
+
+    Returns:
+        float32 (N, 8), in torchvision's order.
+    """
+    x0, x1, x2, x3 = x.double().unbind(1)
+    y0, y1, y2, y3 = y.double().unbind(1)
+    dx1, dx2, dx3 = x1 - x2, x3 - x2, x0 - x1 + x2 - x3
+    dy1, dy2, dy3 = y1 - y2, y3 - y2, y0 - y1 + y2 - y3
+    determinant = dx1 * dy2 - dx2 * dy1
+    g = (dx3 * dy2 - dx2 * dy3) / determinant
+    h = (dx1 * dy3 - dx3 * dy1) / determinant
+    a, b, c = x1 - x0 + g * x1, x3 - x0 + h * x3, x0
+    d, e, f = y1 - y0 + g * y1, y3 - y0 + h * y3, y0
+    first = ((e - f * h) * (width - 1), (c * h - b) * (width - 1), (b * f - c * e) * (width - 1))
+    second = ((f * g - d) * (height - 1), (a - c * g) * (height - 1), (c * d - a * f) * (height - 1))
+    last = (d * h - e * g, b * g - a * h, a * e - b * d)
+    return (torch.stack([*first, *second, *last[:2]], dim=1) / last[2][:, None]).float()
+
+
+def perspective_grid(coefficients: Tensor, images: Tensor) -> Tensor:
+    """Where each output pixel comes from, in the coordinates of `grid_sample`: (N, H, W, 2), see `compute_dtype`."""
+    height, width = images.shape[-2:]
+    coefficients = coefficients.to(compute_dtype(images))
+    x, y = (
+        torch.linspace(0.5, size - 0.5, size, dtype=coefficients.dtype, device=images.device)
+        for size in (width, height)
+    )
+    to_x, to_y = coefficients[:, 0:3] / (0.5 * width), coefficients[:, 3:6] / (0.5 * height)
+    depth = _plane(torch.cat([coefficients[:, 6:8], torch.ones_like(coefficients[:, :1])], dim=1), x, y)
+    return torch.stack([_plane(to_x, x, y) / depth - 1.0, _plane(to_y, x, y) / depth - 1.0], dim=-1)
+
+
+def warp(images: Tensor, grid: Tensor, mode: str, fill: Fill) -> Tensor:
+    """Sample images (N, C, H, W) at `grid`, and fill what lies outside, as torchvision does.
+
+    torchvision samples a channel of ones along with the image to see what lies outside. That channel is computed here
+    from the grid, which costs no copy of the image.
+    """
+    values = images.to(grid.dtype)
+    out = grid_sample(values, grid, mode=mode, padding_mode="zeros", align_corners=False)
+    if fill is None or (mode == "nearest" and fill == 0):
+        return quantised(out, images, rounded=True)
+    inside = _inside(grid, images.shape[-2], images.shape[-1], mode)[:, None]
+    channels = [fill] if isinstance(fill, int | float) else fill
+    filling = torch.stack([torch.full((), value, dtype=values.dtype, device=images.device) for value in channels])
+    filling = filling.view(1, -1, 1, 1)
+    # What is sampled is already mixed with zeros at the border; torchvision mixes it once more, and so do we.
+    out = torch.where(inside < 0.5, filling, out) if mode == "nearest" else (out - filling) * inside + filling
+    return quantised(out, images, rounded=True)
+
+
+def _inside(grid: Tensor, height: int, width: int, mode: str) -> Tensor:
+    """The share of each output pixel that comes from inside of the image: (N, H, W)."""
+    shares = []
+    for axis, size in ((0, width), (1, height)):
+        pixel = ((grid[..., axis] + 1) * size - 1) / 2
+        if mode == "nearest":
+            nearest = pixel.round()
+            shares.append(((nearest >= 0) & (nearest <= size - 1)).to(grid.dtype))
+        else:
+            shares.append(torch.minimum(pixel + 1, size - pixel).clamp(0, 1))
+    return shares[0] * shares[1]

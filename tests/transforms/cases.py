@@ -1,0 +1,228 @@
+"""Every transform of images, with torchvision's functional that it has to equal, image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as F
+
+from food101_fast import transforms as T
+from food101_fast.transforms.auto import OPERATIONS
+
+BILINEAR = InterpolationMode.BILINEAR
+
+Reference = Callable[[Tensor, dict[str, Any]], Tensor]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far the computation of a whole batch may be from torchvision's image by image, of 255."""
+
+    levels: int = 0
+    """Of uint8 images."""
+    floating: float = 0.0
+    """Of float32 images, in units of 1 / 255."""
+    share: float = 0.0
+    """Of all pixels, which may be off by anything: they lie within rounding of the border between two neighbours."""
+    why: str = "the very same values are taken"
+
+
+EXACT = Tolerance()
+NEAREST = Tolerance(
+    share=0.003, why="sums in another order; a pixel within 1e-5 of the middle between two may take the other one"
+)
+WARPED = Tolerance(
+    levels=1, floating=0.1, why="sums in another order move a pixel by 1e-5, and noise has slopes of 255 per pixel"
+)
+BLENDED = Tolerance(
+    levels=1, floating=0.01, why="torch multiplies and adds with one rounding, we with two, and the result is cut off"
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A transform and what it must equal."""
+
+    name: str
+    make: Callable[[], T.PerSampleTransform]
+    reference: Reference
+    tolerance: Tolerance
+    continuous: bool = True
+    """Whether two samples never come out alike."""
+
+
+def rotate(image: Tensor, p: dict[str, Any], interpolation: InterpolationMode, fill: Any) -> Tensor:
+    return F.rotate(image, p["angle"], interpolation=interpolation, fill=fill)
+
+
+def affine(image: Tensor, p: dict[str, Any], interpolation: InterpolationMode, fill: Any, center: Any) -> Tensor:
+    return F.affine(image, **p, interpolation=interpolation, fill=fill, center=center)
+
+
+def perspective(image: Tensor, p: dict[str, Any], interpolation: InterpolationMode, fill: Any) -> Tensor:
+    if not p.pop("apply"):
+        return image
+    return F.perspective(image, None, None, interpolation=interpolation, fill=fill, **p)
+
+
+def jitter(image: Tensor, p: dict[str, Any]) -> Tensor:
+    for step in p["fn_idx"]:
+        if step == 0 and "brightness_factor" in p:
+            image = F.adjust_brightness(image, p["brightness_factor"])
+        if step == 1 and "contrast_factor" in p:
+            image = F.adjust_contrast(image, p["contrast_factor"])
+        if step == 2 and "saturation_factor" in p:
+            image = F.adjust_saturation(image, p["saturation_factor"])
+        if step == 3 and "hue_factor" in p:
+            image = F.adjust_hue(image, p["hue_factor"])
+    return image
+
+
+def erase(image: Tensor, p: dict[str, Any]) -> Tensor:
+    return F.erase(image, p["i"], p["j"], p["h"], p["w"], torch.as_tensor(p["v"])) if p["apply"] else image
+
+
+def automatic(interpolation: InterpolationMode, fill: Any) -> Reference:
+    theirs = v2.RandAugment(interpolation=interpolation, fill=fill)
+
+    def reference(image: Tensor, p: dict[str, Any]) -> Tensor:
+        for place, magnitude in zip(p["transform_id"], p["magnitude"], strict=True):
+            image = theirs._apply_image_or_video_transform(
+                image, OPERATIONS[place], magnitude, interpolation, theirs._fill
+            )
+        return image
+
+    return reference
+
+
+def applied(image: Tensor, p: dict[str, Any]) -> Tensor:
+    if not p["apply"]:
+        return image
+    return F.gaussian_blur(F.vertical_flip(image) if p["0.apply"] else image, [3, 3], p["1.sigma"])
+
+
+def chosen(image: Tensor, p: dict[str, Any]) -> Tensor:
+    return [
+        lambda: F.rotate(image, p["0.angle"]),
+        lambda: F.gaussian_blur(image, [3, 3], p["1.sigma"]),
+        lambda: image,
+    ][p["choice"]]()
+
+
+NEAR = InterpolationMode.NEAREST
+CASES = [
+    Case(
+        "RandomHorizontalFlip",
+        lambda: T.RandomHorizontalFlip(0.6),
+        lambda image, p: F.horizontal_flip(image) if p["apply"] else image,
+        EXACT,
+        continuous=False,
+    ),
+    Case(
+        "RandomVerticalFlip",
+        T.RandomVerticalFlip,
+        lambda image, p: F.vertical_flip(image) if p["apply"] else image,
+        EXACT,
+        continuous=False,
+    ),
+    Case("RandomRotation", lambda: T.RandomRotation(180), lambda i, p: rotate(i, p, NEAR, 0), NEAREST),
+    Case(
+        "RandomRotation, bilinear",
+        lambda: T.RandomRotation((-30, 60), interpolation=BILINEAR, fill=(9, 0, 200)),
+        lambda i, p: rotate(i, p, BILINEAR, (9, 0, 200)),
+        WARPED,
+    ),
+    Case(
+        "RandomAffine",
+        lambda: T.RandomAffine(40, (0.2, 0.1), (0.6, 1.5), (-10, 20, -5, 15), fill=77),
+        lambda i, p: affine(i, p, NEAR, 77, None),
+        NEAREST,
+    ),
+    Case(
+        "RandomAffine, bilinear",
+        lambda: T.RandomAffine(40, (0.2, 0.1), (0.6, 1.5), 10, interpolation=BILINEAR, center=[3, 5]),
+        lambda i, p: affine(i, p, BILINEAR, 0, [3, 5]),
+        WARPED,
+    ),
+    Case(
+        "RandomPerspective",
+        lambda: T.RandomPerspective(0.7, p=0.8),
+        lambda i, p: perspective(i, p, BILINEAR, 0),
+        WARPED,
+        continuous=False,
+    ),
+    Case(
+        "RandomPerspective, nearest",
+        lambda: T.RandomPerspective(0.5, p=0.8, interpolation=NEAR, fill=3),
+        lambda i, p: perspective(i, p, NEAR, 3),
+        NEAREST,
+        continuous=False,
+    ),
+    Case(
+        "ColorJitter",
+        lambda: T.ColorJitter(0.4, 0.4, 0.4, 0.3),
+        jitter,
+        Tolerance(levels=4, floating=0.05, why="as of one blend, of which there are three, and the hue"),
+    ),
+    Case(
+        "ColorJitter, in part",
+        lambda: T.ColorJitter(contrast=(0.2, 1.9), saturation=0.9),
+        jitter,
+        Tolerance(levels=2, floating=0.02, why="as of one blend, of which there are two"),
+    ),
+    Case(
+        "ColorJitter, hue",
+        lambda: T.ColorJitter(hue=0.5),
+        jitter,
+        Tolerance(levels=1, floating=0.02, why="the same colour from another formula"),
+    ),
+    Case(
+        "RandomGrayscale",
+        lambda: T.RandomGrayscale(0.5),
+        lambda image, p: F.rgb_to_grayscale(image, 3) if p["apply"] else image,
+        BLENDED,
+        continuous=False,
+    ),
+    Case(
+        "GaussianBlur",
+        lambda: T.GaussianBlur((5, 3), sigma=(0.5, 2.0)),
+        lambda image, p: F.gaussian_blur(image, [5, 3], p["sigma"]),
+        Tolerance(levels=1, floating=0.01, why="two filters of one axis each, not one of two; uint8 is rounded"),
+    ),
+    Case("RandomErasing", lambda: T.RandomErasing(0.8, value=(7, 0, 1)), erase, EXACT),
+    Case(
+        "TrivialAugmentWide",
+        T.TrivialAugmentWide,
+        automatic(NEAR, None),
+        Tolerance(levels=1, floating=0.01, share=0.003, why="as of its warps and blends"),
+        continuous=False,
+    ),
+    Case(
+        "RandAugment",
+        lambda: T.RandAugment(1, magnitude=20, interpolation=BILINEAR, fill=(50, 60, 70)),
+        automatic(BILINEAR, [50.0, 60.0, 70.0]),
+        Tolerance(levels=1, floating=0.1, why="as of its warps and blends"),
+        continuous=False,
+    ),
+    Case(
+        "RandomApply",
+        lambda: T.RandomApply([T.RandomVerticalFlip(), T.GaussianBlur(3)], 0.6),
+        applied,
+        EXACT,
+        continuous=False,
+    ),
+    Case(
+        "RandomChoice",
+        lambda: T.RandomChoice(
+            [T.RandomRotation(90), T.GaussianBlur(3), T.RandomHorizontalFlip(0.0)], p=[0.5, 0.3, 0.4]
+        ),
+        chosen,
+        EXACT,
+        continuous=False,
+    ),
+]

@@ -1,0 +1,191 @@
+"""With the same parameters a batch at once gives what torchvision's functionals give image by image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from food101_fast import transforms as T
+from food101_fast.transforms.auto import OPERATIONS, apply_operation
+from food101_fast.transforms.base import rows
+from tests.transforms.cases import CASES, NEAR, Case, Tolerance
+
+by_name = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+
+
+@st.composite
+def batches(draw: st.DrawFn, *, smallest: int = 3, dtypes: Any = (torch.uint8, torch.float32)) -> Tensor:
+    """Noise and smooth images of odd, tiny and wide sizes, in both memory formats."""
+    n, height, width = draw(st.integers(1, 4)), draw(st.integers(smallest, 50)), draw(st.integers(smallest, 70))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
+    images = torch.randint(0, 256, (n, 3, height, width), dtype=torch.uint8, generator=generator)
+    if draw(st.booleans()):  # flat areas, gray pixels, few levels
+        images = images.div(64, rounding_mode="floor").mul(85)
+        images[:, :, : height // 2] = images[:, :1, : height // 2]
+    dtype = draw(st.sampled_from(dtypes))
+    images = images if dtype == torch.uint8 else images.to(dtype) / 255
+    return images.contiguous(memory_format=torch.channels_last) if draw(st.booleans()) else images
+
+
+def assert_close(got: Tensor, expected: Tensor, images: Tensor, tolerance: Tolerance) -> None:
+    assert got.dtype == images.dtype
+    assert got.shape == expected.shape
+    scale = 255 if images.is_floating_point() else 1
+    allowed = tolerance.floating if images.is_floating_point() else tolerance.levels
+    off = ((got.double() - expected.double()).abs() * scale > allowed + 1e-9).any(dim=1).double().mean().item()
+    # In a tiny image a single pixel may be a large share.
+    assert off <= max(tolerance.share, 1.5 / expected[:, 0].numel() if tolerance.share else 0)
+
+
+@by_name
+@settings(max_examples=60, deadline=None)
+@given(images=batches(), seed=st.integers(0, 10**6))
+def test_a_batch_at_once_equals_torchvision(case: Case, images: Tensor, seed: int) -> None:
+    torch.manual_seed(seed)
+    transform = case.make()
+    params = transform.make_params([images])
+    expected = torch.stack([case.reference(image, row) for image, row in zip(images, rows(params), strict=True)])
+    assert_close(transform.at_once(images, params), expected, images, case.tolerance)
+    one_by_one = transform.transform(images, params)
+    assert torch.equal(one_by_one, expected)
+    for out in (one_by_one, transform.at_once(images, params)):
+        assert out.is_contiguous(memory_format=torch.channels_last) or images.is_contiguous()
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+@settings(max_examples=25, deadline=None)
+@given(images=batches(), magnitude=st.floats(0, 1), sign=st.sampled_from([-1, 1]))
+def test_each_operation_equals_torchvision(name: str, images: Tensor, magnitude: float, sign: int) -> None:
+    """Over the widest range of magnitudes, which a draw seldom reaches."""
+    low, high = T.TrivialAugmentWide().ranges(*images.shape[-2:]).get(name, (0.0, 0.0))
+    value = low + (high - low) * magnitude
+    value = round(value) if name == "Posterize" else value * (1 if name == "Solarize" else sign)
+    which = torch.full((len(images),), OPERATIONS.index(name))
+    magnitudes = torch.full((len(images),), value, dtype=torch.float32)
+    theirs = v2.TrivialAugmentWide()
+    expected = [
+        theirs._apply_image_or_video_transform(image, name, magnitudes[0].item(), NEAR, theirs._fill)
+        for image in images
+    ]
+    got = apply_operation(images, which, magnitudes, "nearest", None)
+    exact = name in ("Identity", "Posterize", "Solarize", "AutoContrast", "Equalize")
+    warped = name in ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
+    tolerance = Tolerance() if exact else Tolerance(share=0.003) if warped else Tolerance(levels=1, floating=0.01)
+    assert_close(got, torch.stack(expected), images, tolerance)
+
+
+@settings(max_examples=20, deadline=None)
+@given(images=batches(), seed=st.integers(0, 10**6))
+def test_operations_come_one_after_the_other(images: Tensor, seed: int) -> None:
+    """Each from what the one before has made: a difference of rounding may grow on the way, so it is not compared."""
+    torch.manual_seed(seed)
+    transform = T.RandAugment(3)
+    params = transform.make_params([images])
+    out = images
+    for which, magnitude in zip(params["transform_id"].T, params["magnitude"].T, strict=True):
+        out = apply_operation(out, which, magnitude, "nearest", None)
+    assert torch.equal(transform.at_once(images, params), out)
+    assert params["transform_id"].shape == params["magnitude"].shape == (len(images), 3)
+
+
+@by_name
+@pytest.mark.parametrize("channels", [1, 3])
+def test_gray_and_float64_images(case: Case, channels: int) -> None:
+    if channels == 1 and case.name in ("RandomErasing", "RandomRotation, bilinear", "RandAugment", "RandomGrayscale"):
+        pytest.skip("has three numbers to fill with, or makes three channels")
+    for dtype in (torch.uint8, torch.float64):
+        images = torch.randint(0, 256, (3, channels, 20, 24), dtype=torch.uint8)
+        images = images if dtype == torch.uint8 else images.to(dtype) / 255
+        transform = case.make()
+        params = transform.make_params([images])
+        expected = torch.stack([case.reference(image, row) for image, row in zip(images, rows(params), strict=True)])
+        assert_close(transform.at_once(images, params), expected, images, case.tolerance)
+
+
+@by_name
+def test_tv_tensors_and_empty_batches(case: Case) -> None:
+    images = tv_tensors.Image(torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8))
+    transform = case.make()
+    torch.manual_seed(3)
+    out = transform(images)
+    assert isinstance(out, tv_tensors.Image)
+    torch.manual_seed(3)
+    assert torch.equal(out, transform(images.as_subclass(Tensor)))
+    assert transform(images.as_subclass(Tensor)[:0]).shape == (0, 3, 16, 16)
+
+
+@by_name
+def test_what_is_no_batch_of_images_is_refused(case: Case) -> None:
+    transform = case.make()
+    images = torch.zeros(4, 3, 20, 20)
+    boxes = tv_tensors.BoundingBoxes(torch.zeros(4, 4), format="XYXY", canvas_size=(20, 20))
+    for other in (boxes, tv_tensors.Mask(torch.zeros(4, 20, 20)), tv_tensors.Video(torch.zeros(4, 2, 3, 20, 20))):
+        with pytest.raises(TypeError, match=f"transforms images and labels, not {type(other).__name__}"):
+            transform(tv_tensors.Image(images), other)
+    with pytest.raises(ValueError, match=r"needs batches \(N, C, H, W\)"):
+        transform(images[0])
+    with pytest.raises(TypeError, match="needs a tensor of images"):
+        transform([F.to_pil_image(images[0])])
+    labels = torch.arange(4)
+    assert transform(images, labels)[1] is labels
+
+
+def test_noise_is_normal_and_each_samples_own() -> None:
+    images = torch.zeros(64, 3, 32, 32)
+    erasing = T.RandomErasing(1.0, scale=(0.3, 0.33), value="random")
+    params = erasing.make_params([images])
+    out = erasing.transform(images, params)
+    assert torch.equal(out, erasing.at_once(images, params))
+    noise = out[out != 0]
+    assert len(noise) > 50_000
+    assert abs(noise.mean()) < 0.02
+    assert abs(noise.std() - 1) < 0.02
+    assert len({image.numpy().tobytes() for image in out}) == 64
+    with pytest.raises(ValueError, match="needs floating images"):
+        erasing(images.to(torch.uint8))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: T.RandomRotation(10, expand=True), "expand should be False"),
+        (lambda: T.RandomRotation(10, interpolation=v2.InterpolationMode.BICUBIC), "nearest or bilinear"),
+        (lambda: T.RandomAffine(10, scale=(0, 1)), "scale values should be positive"),
+        (lambda: T.RandomPerspective(2.0), "between 0 and 1"),
+        (lambda: T.ColorJitter(hue=0.7), "hue values should be between"),
+        (lambda: T.GaussianBlur(4), "odd and positive"),
+        (lambda: T.GaussianBlur(9)(torch.zeros(2, 3, 4, 30)), "too small for a kernel"),
+        (lambda: T.RandomErasing(inplace=True), "inplace should be False"),
+        (lambda: T.RandomErasing(1.0, value=(1, 2))(torch.zeros(2, 3, 9, 9)), "value has 2 numbers"),
+        (lambda: T.RandomApply([T.RandomResizedCrop(5)])(torch.zeros(2, 3, 9, 9)), "must not change the size"),
+        (lambda: T.RandAugment(magnitude=31), "below num_magnitude_bins"),
+        (lambda: T.RandomResizedCrop(8, interpolation="nearest"), "bilinear or bicubic"),
+        (lambda: T.MixUp(alpha=0.0), "alpha should be above 0"),
+        (lambda: T.MixUp()(torch.zeros(2, 3, 4, 4), torch.arange(2)), "num_classes must be passed"),
+    ],
+)
+def test_wrong_arguments_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: T.RandomApply([v2.RandomHorizontalFlip()]), "and not RandomHorizontalFlip"),
+        (lambda: T.RandomChoice([T.MixUp(num_classes=2), T.GaussianBlur(3)]), "either MixUp and CutMix"),
+        (lambda: T.MixUp(num_classes=2)(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.arange(2)), "floating"),
+        (lambda: T.ColorJitter(0.5).at_once(torch.zeros(1, 2, 4, 4), {"fn_idx": torch.zeros(1, 4)}), "1 or 3 channels"),
+    ],
+)
+def test_wrong_types_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        make()
