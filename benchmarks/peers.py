@@ -84,25 +84,29 @@ class Settings:
     """Turns of each peer."""
 
 
-def environment(peer: str, settings: Settings) -> Path:
-    """The interpreter of a peer's environment, which is made if it is not there.
+def environment(script: Path, envs: Path) -> Path:
+    """The interpreter of a script's environment, which is made if it is not there.
 
     Raises:
         subprocess.CalledProcessError: something can't be installed.
     """
-    block = re.search(r"^# /// script\n(.*?)^# ///$", script(peer).read_text(), re.MULTILINE | re.DOTALL)
+    block = re.search(r"^# /// script\n(.*?)^# ///$", script.read_text(), re.MULTILINE | re.DOTALL)
     assert block is not None
-    dependencies = tomllib.loads(re.sub(r"^# ?", "", block[1], flags=re.MULTILINE))["dependencies"]
+    described = tomllib.loads(re.sub(r"^# ?", "", block[1], flags=re.MULTILINE))
+    dependencies = described["dependencies"]
     if not dependencies:
         return Path(sys.executable)
-    folder = settings.envs / peer
+    folder = envs / script.stem.removeprefix("peer_")
     python = folder / "bin" / "python"
     if not (folder / "complete").exists():
         venv.create(folder, with_pip=True, clear=True)
         packages = next(folder.glob("lib/python*/site-packages"))
         (packages / "base.pth").write_text("\n".join(site.getsitepackages()))  # torch and all the rest
-        install = [str(python), "-m", "pip", "install", "--quiet", "--prefer-binary", *dependencies]
-        subprocess.run(install, check=True, capture_output=True, text=True)
+        install = [str(python), "-m", "pip", "install", "--quiet", "--prefer-binary"]
+        alone = described.get("tool", {}).get("peers", {}).get("without-dependencies", [])
+        for packages_of_one in (dependencies, [*alone, "--no-deps"] if alone else []):
+            if packages_of_one:
+                subprocess.run([*install, *packages_of_one], check=True, capture_output=True, text=True)
         (folder / "complete").touch()
     return python
 
@@ -146,13 +150,17 @@ def turn(peer: str, encoding: str, python: Path, data: Path, photos: Path, setti
         "repetitions": settings.repetitions,
     }
     command = [str(python), str(script(peer)), *(f"--{name}={value}" for name, value in options.items())]
-    path = os.pathsep.join([str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "PYTHONWARNINGS": "ignore"}
-    process = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    process = subprocess.run(command, capture_output=True, text=True, env=variables(), check=False)
     if process.returncode:
         return {"error": (process.stderr.strip().splitlines() or ["it ended without a word"])[-1]}
     report: dict[str, Any] = json.loads(process.stdout.strip().splitlines()[-1])
     return report
+
+
+def variables() -> dict[str, str]:
+    """Environment variables of a script that runs in an environment of its own: it imports this project."""
+    path = os.pathsep.join([str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")])
+    return {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "PYTHONWARNINGS": "ignore"}
 
 
 def memcpy(settings: Settings, seconds: float = 2.0) -> float:
@@ -177,7 +185,7 @@ def run(settings: Settings) -> dict[str, Any]:
     results: dict[str, dict[str, dict[str, Any]]] = {encoding: {} for encoding in ENCODINGS}
     for peer in settings.only:
         try:
-            pythons[peer] = environment(peer, settings)
+            pythons[peer] = environment(script(peer), settings.envs)
         except subprocess.CalledProcessError as error:
             reason = (error.stderr.strip().splitlines() or ["pip failed"])[-1]
             for encoding in ENCODINGS:

@@ -302,7 +302,7 @@ def warp(images: Tensor, grid: Tensor, mode: str, fill: Fill) -> Tensor:
     torchvision samples a channel of ones along with the image to see what lies outside. That channel is computed here
     from the grid, which costs no copy of the image.
     """
-    values = images.to(grid.dtype)
+    values = images.to(grid.dtype, memory_format=torch.contiguous_format)  # in which grid_sample is twice as fast
     out = grid_sample(values, grid, mode=mode, padding_mode="zeros", align_corners=False)
     if fill is None or (mode == "nearest" and fill == 0):
         return quantised(out, images, rounded=True)

@@ -1,0 +1,162 @@
+"""Images per second of each transform and preset: ours, torchvision in a loop and once for a batch, kornia, torchaug.
+
+Called by benchmarks/transforms.py in an environment of its own. Every library gets what it is made for: kornia floating
+images, the others uint8; on the CPU all in contiguous memory, on CUDA ours and torchvision's channels_last, as they come
+from the loader. torchaug gives each sample a draw of its own with as many chunks as there are samples. All take turns.
+"""
+
+# /// script
+# dependencies = ["kornia==0.9.0"]
+# [tool.peers]
+# without-dependencies = ["torchaug==0.6.1"]  # it asks for a torchvision of two years ago, and works with this one
+# ///
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import kornia.augmentation as K
+import torch
+import torchaug.transforms as ta
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
+
+from food101_fast import transforms as T
+
+Run = Callable[[], Any]
+SIZE = 160
+CLASSES = 101
+
+
+def looped(transform: Callable[[Tensor], Tensor], images: Tensor) -> Run:
+    """What a plain loop over torchvision does."""
+    return lambda: torch.stack([transform(image) for image in images])
+
+
+def keyed(preset: T.Preset, images: Tensor) -> Run:
+    """A preset, as a training run calls it."""
+    ids = torch.arange(len(images), device=images.device)
+    labels = ids % CLASSES
+    epoch = torch.zeros((), dtype=torch.int64, device=images.device)
+    return lambda: preset(images, labels, seed=0, epoch=epoch, ids=ids)
+
+
+def rows(images: Tensor, floating: Tensor) -> dict[str, dict[str, Run]]:
+    """By transform and by library what is measured."""
+    bilinear = InterpolationMode.BILINEAR
+    contiguous = images.contiguous()
+    each = {"num_chunks": -1, "batch_transform": True}
+    affine = {"degrees": 15, "translate": (0.1, 0.1), "scale": (0.9, 1.1), "shear": 5}
+    jitter = (0.2, 0.2, 0.2, 0.02)
+    names: dict[str, tuple[tuple[Any, ...], Any, Any]] = {
+        "RandomResizedCrop": ((SIZE,), K.RandomResizedCrop((SIZE, SIZE)), ta.RandomResizedCrop(SIZE, **each)),
+        "RandomHorizontalFlip": ((), K.RandomHorizontalFlip(), ta.RandomHorizontalFlip(batch_transform=True)),
+        "RandomVerticalFlip": ((), K.RandomVerticalFlip(), ta.RandomVerticalFlip(batch_transform=True)),
+        "RandomRotation": ((15, bilinear), K.RandomRotation(15.0, p=1.0), ta.RandomRotation(15, bilinear, **each)),
+        "RandomAffine": (
+            (*affine.values(), bilinear),
+            K.RandomAffine(15.0, (0.1, 0.1), (0.9, 1.1), 5.0, p=1.0),
+            ta.RandomAffine(**affine, interpolation=bilinear, **each),
+        ),
+        "RandomPerspective": ((0.5, 1.0), K.RandomPerspective(0.5, p=1.0), ta.RandomPerspective(0.5, 1.0, **each)),
+        "ColorJitter": (jitter, K.ColorJiggle(*jitter, p=1.0), ta.ColorJitter(*jitter, **each)),
+        "RandomGrayscale": ((0.5,), K.RandomGrayscale(p=0.5), ta.RandomGrayscale(0.5, batch_transform=True)),
+        "GaussianBlur": (
+            (5,),
+            K.RandomGaussianBlur((5, 5), (0.1, 2.0), p=1.0),
+            ta.GaussianBlur(5, batch_transform=True),
+        ),
+        "RandomErasing": ((1.0,), K.RandomErasing(p=1.0), ta.RandomErasing(1.0, **each)),
+        "TrivialAugmentWide": ((), None, None),
+        "RandAugment": ((), None, None),
+    }
+    made: dict[str, dict[str, Run]] = {}
+    for name, (arguments, of_kornia, of_torchaug) in names.items():
+        ours, theirs = getattr(T, name)(*arguments), getattr(v2, name)(*arguments)
+        made[name] = {
+            "ours": lambda ours=ours: ours(images),
+            "torchvision, loop": looped(theirs, images),
+            "torchvision, one draw": lambda theirs=theirs: theirs(images),
+        }
+        if of_kornia is not None:
+            made[name]["kornia"] = lambda of=of_kornia: of(floating)
+            made[name]["torchaug"] = lambda of=of_torchaug: of(contiguous)
+    theirs = v2.Compose([v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip()])
+    kornias = K.AugmentationSequential(K.RandomResizedCrop((SIZE, SIZE)), K.RandomHorizontalFlip())
+    torchaugs = v2.Compose([ta.RandomResizedCrop(SIZE, **each), ta.RandomHorizontalFlip(batch_transform=True)])
+    made["RandomResizedCrop + flip"] = {
+        "ours": keyed(T.Preset([T.RandomResizedCrop(SIZE), T.RandomHorizontalFlip()]), images),
+        "torchvision, loop": looped(theirs, images),
+        "torchvision, one draw": lambda: theirs(images),
+        "kornia": lambda: kornias(floating),
+        "torchaug": lambda: torchaugs(contiguous),
+    }
+    labels = torch.arange(len(images), device=images.device) % CLASSES
+    normalised = floating - 0.5
+    for name in ("MixUp", "CutMix"):
+        ours, once = (getattr(module, name)(num_classes=CLASSES) for module in (T, v2))
+
+        def pairs(once: Any = once) -> None:
+            for place in range(len(normalised)):
+                once(normalised[[place, place - 1]], labels[[place, place - 1]])
+
+        made[name] = {
+            "ours": lambda ours=ours: ours(normalised, labels),
+            "torchvision, loop": pairs,
+            "torchvision, one draw": lambda once=once: once(normalised, labels),
+        }
+    for name in T.PRESETS:
+        preset = T.train_preset(name, SIZE, num_classes=CLASSES).to(images.device)
+        made[f"preset {name}"] = {"ours": keyed(preset, images)}
+    made["preset eval"] = {"ours": keyed(T.eval_preset(SIZE, images.shape[-1]).to(images.device), images)}
+    if images.is_cuda:
+        for name, libraries in made.items():
+            if name.startswith("preset") or name == "RandomResizedCrop + flip":
+                libraries["ours, compiled"] = torch.compile(libraries["ours"])
+    return made
+
+
+def measure(run: Run, images: Tensor, seconds: float) -> float:
+    """Images per second of as many batches as `seconds` hold, one at the least."""
+    if images.is_cuda:
+        torch.cuda.synchronize()
+    done, begun = 0, time.perf_counter()
+    while not done or time.perf_counter() - begun < seconds:
+        run()
+        done += len(images)
+        if images.is_cuda:
+            torch.cuda.synchronize()
+    return done / (time.perf_counter() - begun)
+
+
+def main() -> None:
+    """Print the results as one line of JSON."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", required=True)
+    for name, kind in (("batch-size", int), ("repetitions", int), ("seconds", float)):
+        parser.add_argument(f"--{name}", type=kind, required=True)
+    settings = parser.parse_args()
+    torch.manual_seed(0)
+    smooth = torch.nn.functional.interpolate(torch.rand(settings.batch_size, 3, 12, 12), size=192, mode="bicubic")
+    layout = torch.contiguous_format if settings.device == "cpu" else torch.channels_last
+    images = (smooth * 255).clamp(0, 255).to(torch.uint8).to(settings.device, memory_format=layout)
+    floating = (images.float() / 255).contiguous()
+    made = rows(images, floating)
+    rates: dict[str, dict[str, list[float]]] = {name: {library: [] for library in of} for name, of in made.items()}
+    for repetition in range(settings.repetitions + 1):
+        for name, libraries in made.items():
+            for library, run in libraries.items():
+                rate = measure(run, images, settings.seconds)
+                if repetition:
+                    rates[name][library].append(rate)
+    versions = {name: version(name) for name in ("torch", "torchvision", "kornia", "torchaug")}
+    print(json.dumps({"versions": versions, "images_per_second": rates}))
+
+
+if __name__ == "__main__":
+    main()
