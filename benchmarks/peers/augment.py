@@ -1,8 +1,9 @@
 """Images per second of each transform and preset: ours, torchvision in a loop and once for a batch, kornia, torchaug.
 
 Called by benchmarks/transforms.py in an environment of its own. Every library gets what it is made for: kornia floating
-images, the others uint8; on the CPU all in contiguous memory, on CUDA ours and torchvision's channels_last, as they come
-from the loader. torchaug gives each sample a draw of its own with as many chunks as there are samples. All take turns.
+images, the others uint8; on the CPU all in contiguous memory, on CUDA ours and torchvision's channels_last, as they
+come from the loader. torchaug gives each sample a draw of its own with as many chunks as there are samples. All take
+turns.
 """
 
 # /// script
