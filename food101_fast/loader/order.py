@@ -67,15 +67,12 @@ class EpochOrder:
         if start >= stop:
             return np.empty(0, np.int64)
         first, last = self.window_at(start), self.window_at(stop - 1)
-        parts = [
-            self._ids_of(window)[
-                max(start - self._starts[window], 0) : stop
-                - self._starts[
-                    window
-                ]  # a slice ends where its array does
-            ]
-            for window in range(first, last + 1)
-        ]
+        parts = []
+        for window in range(first, last + 1):
+            begun = self._starts[window]
+            parts.append(
+                self._ids_of(window)[max(start - begun, 0) : stop - begun]
+            )  # a slice ends where its array does
         return np.concatenate(parts)
 
     def window_at(self, place: int) -> int:

@@ -20,7 +20,7 @@ from torch import Tensor
 from food101_fast.errors import UserError
 from food101_fast.loader.buffers import Loaded
 from food101_fast.shards import Split
-from food101_fast.shards.reader import copy_rows
+from food101_fast.shards.mapped import copy_rows
 
 Residence = Literal["stream", "host", "device", "auto"]
 

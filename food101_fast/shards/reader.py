@@ -6,14 +6,10 @@ of shards, is one loop of memcpy. Other encodings are decoded out of the map int
 
 from __future__ import annotations
 
-import ctypes
 import os
-import tarfile
 import threading
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -29,6 +25,7 @@ from food101_fast.shards.cache import CacheSettings, ShardCache, cache_settings
 from food101_fast.shards.folder import Folder, LocalFolder, RemoteFolder, open_folder
 from food101_fast.shards.layout import INDEX_DTYPE, index_bytes, index_name, npy_header
 from food101_fast.shards.manifest import Manifest, ShardEntry, read_manifest
+from food101_fast.shards.mapped import OpenShard, copy_rows, damaged, damaged_sample, open_shard
 
 Verify = Literal["first-epoch", "always", "never"]
 
@@ -37,8 +34,6 @@ _ATTEMPTS = 5
 # To open a shard again costs as much as to read it: its pages are mapped one after the other as they are touched. The
 # system allows 65,530 maps (vm.max_map_count).
 _MOST_OPEN = 2000
-
-_WORDS = (np.dtype(np.int64), np.dtype(np.uint8))
 
 
 class ShardFiles(Protocol):
@@ -157,18 +152,6 @@ class ShardSet:
         return Split(self, name, verify)
 
 
-@dataclass(frozen=True, eq=False)
-class _OpenShard:
-    """A shard in memory; its memory is valid as long as somebody holds it."""
-
-    path: Path
-    content: torch.Tensor
-    view: memoryview
-    """The same as `content`."""
-    index: NDArray[np.void]
-    verified: NDArray[np.bool_]
-
-
 class Split:
     """The samples of one split, numbered from 0 in the order in which they lie in its shards.
 
@@ -212,7 +195,7 @@ class Split:
             in_threads=True,
         )
         self._length = int(self.shard_samples.sum())
-        self._open: dict[int, _OpenShard] = {}
+        self._open: dict[int, OpenShard] = {}
         self._contents = np.zeros(len(self.entries), np.int64)  # addresses
         self._indexes = np.zeros(len(self.entries), np.int64)
         self._unverified = self.shard_samples.copy()
@@ -311,7 +294,7 @@ class Split:
 
     def _find(
         self, ids: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.void], dict[int, _OpenShard], NDArray[np.int64]]:
+    ) -> tuple[NDArray[np.int64], NDArray[np.void], dict[int, OpenShard], NDArray[np.int64]]:
         """For each id its shard, its verified index record, its open shard and the address of that shard's content."""
         if ids.size and not 0 <= ids.min() <= ids.max() < len(self):
             raise IndexError(f"ids from {ids.min()} to {ids.max()} of split {self.name!r}, which has {len(self)}")
@@ -326,7 +309,7 @@ class Split:
                 self._check(shard, held[shard], place)
         return shards, found, held, contents
 
-    def _hold(self, shards: NDArray[np.int64]) -> tuple[dict[int, _OpenShard], NDArray[np.int64], NDArray[np.int64]]:
+    def _hold(self, shards: NDArray[np.int64]) -> tuple[dict[int, OpenShard], NDArray[np.int64], NDArray[np.int64]]:
         """Open what is not open; the shards' memory stays where the addresses say while the first result is held."""
         needed = np.unique(shards).tolist()
         if self._process != os.getpid():  # a thread of the parent's may have held the lock when this process forked
@@ -348,7 +331,7 @@ class Split:
         for attempt in range(_ATTEMPTS):
             with files.hold(entry) as path:
                 try:
-                    opened = _open_shard(path, entry, self._set.manifest, verified=verified)
+                    opened = open_shard(path, entry, self._set.manifest, verified=verified)
                     break
                 except DamagedDataError:
                     gone = not path.exists() or not path.with_name(index_name(entry.name)).exists()
@@ -366,20 +349,20 @@ class Split:
             for shard in oldest[: len(self._open) - most]:
                 del self._open[shard]
 
-    def _check(self, number: int, shard: _OpenShard, place: int) -> None:
+    def _check(self, number: int, shard: OpenShard, place: int) -> None:
         """Compare a sample's bytes with their checksum."""
         if shard.verified[place] and self._verify != "always":
             return
         offset, length, _, digest = shard.index[place].item()
         if xxhash.xxh3_64_intdigest(shard.view[offset : offset + length]) != digest:
-            raise _damaged_sample(shard, offset, "its bytes were changed after they were written")
+            raise damaged_sample(shard, offset, "its bytes were changed after they were written")
         if not shard.verified[place]:
             shard.verified[place] = True
             with self._lock:
                 if self._open.get(number) is shard:  # else it was closed, and its successor begins anew
                     self._unverified[number] -= 1
 
-    def _decode(self, shard: _OpenShard, offset: int, length: int, row: NDArray[np.uint8]) -> None:
+    def _decode(self, shard: OpenShard, offset: int, length: int, row: NDArray[np.uint8]) -> None:
         payload = shard.view[offset : offset + length]
         shape = (self.image_size, self.image_size, 3)
         try:
@@ -390,35 +373,9 @@ class Split:
                 row[:] = pixels.reshape(-1)
                 found = pixels.shape
         except (ValueError, RejectedError) as error:
-            raise _damaged_sample(shard, offset, f"it does not decode ({error})") from error
+            raise damaged_sample(shard, offset, f"it does not decode ({error})") from error
         if found != shape:
-            raise _damaged_sample(shard, offset, f"it has the shape {found} and not {shape}")
-
-
-def copy_rows(addresses: NDArray[np.int64], out: torch.Tensor) -> None:
-    """Copy the rows that begin at `addresses` (n,) into `out` (n, bytes).
-
-    The memory from the first to the last of them is seen as one tensor in which row i begins at word i. Its rows
-    overlap and much of it may belong to nobody, but only the asked ones are read. So a batch is one call of
-    `index_select`, one loop that never asks for the interpreter. With a call for each row, two threads spend a fifth of
-    their time waiting for it.
-
-    Words are as wide as rows and addresses allow: into memory that begins at a cache line torch copies numbers of eight
-    bytes a third faster than single ones, which is the speed of memcpy.
-    """
-    if not addresses.size:
-        return
-    lowest = int(addresses.min())
-    steps = addresses - lowest
-    word = next(word for word in _WORDS if not out.shape[1] % word.itemsize and not (steps % word.itemsize).any())
-    memory = (ctypes.c_ubyte * word.itemsize).from_address(lowest)
-    overlapping = np.lib.stride_tricks.as_strided(
-        np.ctypeslib.as_array(memory).view(word),
-        shape=(int(steps.max()) // word.itemsize + 1, out.shape[1] // word.itemsize),
-        strides=(word.itemsize, word.itemsize),
-    )
-    source = torch.from_numpy(overlapping)
-    torch.index_select(source, 0, torch.from_numpy(steps // word.itemsize), out=out.view(source.dtype))
+            raise damaged_sample(shard, offset, f"it has the shape {found} and not {shape}")
 
 
 def _check_files(folder: Folder, entries: Sequence[ShardEntry]) -> None:
@@ -432,74 +389,6 @@ def _check_files(folder: Folder, entries: Sequence[ShardEntry]) -> None:
     for entry in entries:
         for name, size in ((entry.name, entry.bytes), (index_name(entry.name), index_bytes(entry.samples))):
             if name not in sizes:
-                raise _damaged(f"{folder.url}/{name} is missing")
+                raise damaged(f"{folder.url}/{name} is missing")
             if sizes[name] != size:
-                raise _damaged(f"{folder.url}/{name} has {sizes[name]:,} bytes and the manifest says {size:,}")
-
-
-def _open_shard(path: Path, entry: ShardEntry, manifest: Manifest, *, verified: bool) -> _OpenShard:
-    index = _read_index(path.with_name(index_name(entry.name)), entry, len(manifest.classes))
-    _check_index(path, entry, index, manifest)
-    try:
-        # Unlike mmap and NumPy's memmap this keeps no descriptor of the file, of which a process has 1,024.
-        content = torch.from_file(str(path), shared=False, size=entry.bytes, dtype=torch.uint8)
-    except (OSError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise _damaged(f"{path} can't be mapped into memory as {entry.bytes:,} bytes ({reason})") from error
-    view = memoryview(content.numpy())  # type: ignore[arg-type]
-    return _OpenShard(path, content, view, index, np.full(entry.samples, verified))
-
-
-def _read_index(path: Path, entry: ShardEntry, classes: int) -> NDArray[np.void]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise _damaged(f"{path} can't be read ({error.strerror})") from error
-    if xxhash.xxh3_64_hexdigest(content) != entry.index_xxh3_64:
-        raise _damaged(f"{path} is not the index that the manifest describes (its hash differs)")
-    try:
-        index: NDArray[np.void] = np.load(BytesIO(content), allow_pickle=False)
-    except ValueError as error:
-        raise _damaged(f"{path} is no NumPy file ({error})") from error
-    if index.dtype != INDEX_DTYPE or index.shape != (entry.samples,):
-        raise _damaged(f"{path} does not hold {entry.samples} samples")
-    if not 0 <= index["label"].min() <= index["label"].max() < classes:
-        raise _damaged(f"{path} has labels outside the {classes} classes")
-    return index
-
-
-def _check_index(path: Path, entry: ShardEntry, index: NDArray[np.void], manifest: Manifest) -> None:
-    """Payloads lie inside the shard, where tar puts members, one after the other."""
-    offsets, lengths = index["offset"], index["length"]
-    inside = np.all(offsets <= entry.bytes) and np.all(lengths <= entry.bytes - offsets)
-    if not inside:
-        raise _damaged(f"the index of {path} points past its end")
-    if np.any(offsets % tarfile.BLOCKSIZE):
-        raise _damaged(f"the index of {path} has an offset that is not a multiple of {tarfile.BLOCKSIZE}")
-    if np.any(offsets[1:] < offsets[:-1] + lengths[:-1]):
-        raise _damaged(f"the index of {path} has samples that overlap")
-    if manifest.encoding == "raw":
-        size = len(npy_header(manifest.image_size)) + manifest.image_size**2 * 3
-        if np.any(lengths != size):
-            raise _damaged(f"the index of {path} has rows that are not {size:,} bytes long")
-
-
-def _damaged(what: str) -> DamagedDataError:
-    return DamagedDataError(f"{what}; restore the folder from a copy, or remove it and make it again")
-
-
-def _damaged_sample(shard: _OpenShard, offset: int, what: str) -> DamagedDataError:
-    place = int(np.searchsorted(shard.index["offset"], offset))
-    where = f"sample {place} ({_key(shard.view, offset)}) at byte {offset:,}"
-    return _damaged(f"{shard.path}: {where}, {shard.index['length'][place]:,} bytes long: {what}")
-
-
-def _key(content: memoryview, payload: int) -> str:
-    """The sample's key, from the tar header before its payload."""
-    try:
-        header = bytes(content[payload - tarfile.BLOCKSIZE : payload])
-        name = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").name
-    except tarfile.HeaderError:
-        return "its header is damaged"
-    folder, slash, file = name.rpartition("/")
-    return folder + slash + file.partition(".")[0]
+                raise damaged(f"{folder.url}/{name} has {sizes[name]:,} bytes and the manifest says {size:,}")

@@ -116,6 +116,17 @@ class PerSampleTransform(v2.Transform, ABC):
         """Transform one image (C, H, W) on the CPU with torchvision's functional; parameters are plain numbers."""
 
 
+class CoinToss(PerSampleTransform):
+    """What happens to a sample, or does not: nothing but `apply`, with probability `p`, is drawn."""
+
+    draws = 1
+    p: float
+
+    def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
+        """See the base class."""
+        return {APPLY: uniform[:, 0] < self.p}
+
+
 def goes_one_by_one(images: Tensor) -> bool:
     """Whether images are transformed one by one: on the CPU, outside of a compiled graph, which knows no loops."""
     return images.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from food101_fast.transforms.base import (
-    APPLY,
+    CoinToss,
     Params,
     PerSampleTransform,
     between,
@@ -100,17 +100,11 @@ class ColorJitter(PerSampleTransform, v2.ColorJitter):
         return image
 
 
-class RandomGrayscale(PerSampleTransform, v2.RandomGrayscale):
+class RandomGrayscale(CoinToss, v2.RandomGrayscale):
     """Take the colour out of each sample with probability `p`, as torchvision's does one image.
 
     Parameters made: `apply`, bool (N,).
     """
-
-    draws = 1
-
-    def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
-        """See the base class."""
-        return {APPLY: uniform[:, 0] < self.p}
 
     def batched(self, images: Tensor, params: Params) -> Tensor:
         """All of them."""

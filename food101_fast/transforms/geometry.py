@@ -18,7 +18,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from food101_fast.transforms.base import (
-    APPLY,
+    CoinToss,
     Params,
     PerSampleTransform,
     between,
@@ -119,17 +119,11 @@ class RandomResizedCrop(PerSampleTransform, v2.RandomResizedCrop):
         return resized_crop_products(images, top, left, height, width, self.size, self._filter, flip)
 
 
-class RandomHorizontalFlip(PerSampleTransform, v2.RandomHorizontalFlip):
+class RandomHorizontalFlip(CoinToss, v2.RandomHorizontalFlip):
     """Mirror each sample with probability `p`, as `torchvision.transforms.v2.RandomHorizontalFlip` does one image.
 
     Parameters made: `apply`, bool (N,).
     """
-
-    draws = 1
-
-    def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
-        """See the base class."""
-        return {APPLY: uniform[:, 0] < self.p}
 
     def batched(self, images: Tensor, params: Params) -> Tensor:
         """Mirror all."""
@@ -140,17 +134,11 @@ class RandomHorizontalFlip(PerSampleTransform, v2.RandomHorizontalFlip):
         return image.flip(-1)
 
 
-class RandomVerticalFlip(PerSampleTransform, v2.RandomVerticalFlip):
+class RandomVerticalFlip(CoinToss, v2.RandomVerticalFlip):
     """Turn each sample upside down with probability `p`, as torchvision's does one image.
 
     Parameters made: `apply`, bool (N,).
     """
-
-    draws = 1
-
-    def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
-        """See the base class."""
-        return {APPLY: uniform[:, 0] < self.p}
 
     def batched(self, images: Tensor, params: Params) -> Tensor:
         """Turn all."""
