@@ -70,7 +70,7 @@ class TrainStep:
         self.recipe = recipe
         self.precision = Precision(recipe.amp, device)
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.preset: Preset = train_preset(recipe.preset, recipe.image_size, num_classes=num_classes)
+        self.preset: Preset = train_preset(recipe.preset, recipe.image_size, num_classes=num_classes).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=recipe.learning_rate, fused=device.type == "cuda")
         self.scheduler = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, recipe.lr_gamma)
         compiled = recipe.compile == "on" or (recipe.compile == "auto" and device.type == "cuda")

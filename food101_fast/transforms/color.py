@@ -64,7 +64,7 @@ class ColorJitter(PerSampleTransform, v2.ColorJitter):
         blends = [place for place in range(3) if _FACTORS[place] in params]
         values = images if images.is_floating_point() else images.float()
         turn_of_hue = (order == _HUE).float().argmax(dim=1)
-        for turn in range(4) if blends else ():
+        for turn in range(3 if hue is not None else 4) if blends else ():
             wanted = (turn < turn_of_hue) if hue is not None else None
             values = self._blend(values, images, order[:, turn], params, wanted)
         if hue is None:

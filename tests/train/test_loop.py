@@ -125,6 +125,17 @@ def test_validation_is_exact(tiny_shards: ShardSet) -> None:
     assert results[0] == pytest.approx(results[1], rel=1e-5)
 
 
+@pytest.mark.parametrize("preset", ["strong", "trivial"])
+def test_every_preset_trains_and_can_be_repeated(preset: str, tiny_shards: ShardSet, tmp_path: Path) -> None:
+    """Also with mixed labels, of which the loss takes shares of classes."""
+    recipe = changed(TINY, preset=preset, epochs=1)
+    rows = [train(tiny_shards, tmp_path / name, recipe, device="cpu") for name in "ab"]
+    assert without_times(rows[0]) == without_times(rows[1])
+    assert same_weights(tmp_path / "a", tmp_path / "b")
+    assert 0 < rows[0][0]["train_loss"] < 10
+    assert 0 <= rows[0][0]["train_top1"] <= 1
+
+
 @pytest.mark.parametrize(("amp", "dtype"), [("auto", torch.float32), ("off", torch.float32), ("bf16", torch.bfloat16)])
 def test_precision_decides_what_the_forward_pass_computes_in(amp: str, dtype: torch.dtype) -> None:
     precision = Precision(amp, torch.device("cpu"))
