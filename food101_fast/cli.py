@@ -58,7 +58,7 @@ def main() -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: food101-fast COMMAND [--help] ...\n")
         for name, purpose in COMMANDS.items():
-            print(f"  {name:<10}{purpose}")
+            print(f"  {name:<12}{purpose}")
         sys.exit(0 if arguments else USER_ERROR_CODE)
     if arguments[0] == "--version":
         print(__version__)

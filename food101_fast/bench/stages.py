@@ -44,7 +44,7 @@ class BenchSettings:
     batch_size: int = 64
     """Images in one step."""
     device: Device = "auto"
-    """Where to train; auto is CUDA where there is one."""
+    """Where to compute; auto is CUDA where there is one."""
     amp: Literal["auto", "fp16", "bf16", "off"] = "auto"
     """Mixed precision, as in train."""
     compile: Literal["auto", "on", "off"] = "auto"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from food101_fast.cli import exit_with, parse
+from food101_fast.errors import UserError
 from food101_fast.evaluate.job import evaluate
 from food101_fast.train.loop import Device
 
@@ -26,6 +27,10 @@ class EvaluateSettings:
     """Where to compute; auto is CUDA where there is one."""
     batch_size: int = 256
     """Images at a time."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise UserError(f"--batch-size {self.batch_size} should be at least 1")
 
 
 def main(argv: Sequence[str]) -> None:

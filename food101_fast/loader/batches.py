@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -87,6 +87,7 @@ class ShardLoader:
 
     Raises:
         UserError: the folder or the device can't be used, or there are too few samples for one global batch.
+        ValueError: an argument is out of its range.
     """
 
     def __init__(
@@ -108,11 +109,21 @@ class ShardLoader:
         threads: int | None = None,
         prefetch: int = 4,
     ) -> None:
-        if batch_size < 1 or prefetch < 1 or not 0 <= rank < world_size or min(threads or 1, window or 1) < 1:
-            raise ValueError(
-                f"batch_size {batch_size}, prefetch {prefetch}, threads {threads} and window {window} should be at "
-                f"least 1, and rank {rank} below world_size {world_size}"
-            )
+        counts = {"batch_size": batch_size, "prefetch": prefetch, "threads": threads, "window": window}
+        for name, count in counts.items():
+            if count is not None and (not isinstance(count, int) or count < 1):
+                raise ValueError(f"{name} should be a whole number of at least 1 and is {count!r}")
+        for name, value, choices in (
+            ("residence", residence, get_args(Residence)),
+            ("verify", verify, get_args(Verify)),
+            ("decode", decode, ("cpu", "gpu")),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name} should be one of {', '.join(choices)} and is {value!r}")
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank should be at least 0 and below world_size, and is {rank} of {world_size}")
+        if not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"seed should be a whole number of at least 0 and is {seed!r}")
         if torch.device(device).type == "cuda" and not torch.cuda.is_available():
             raise UserError(f"device {str(device)!r}: torch finds no CUDA device here; use device='cpu'")
         self.shards = path if isinstance(path, ShardSet) else ShardSet.open(path)
@@ -239,6 +250,8 @@ class ShardLoader:
         Raises:
             UserError: `state` belongs to another order, or is no state of a loader.
         """
+        if not isinstance(state, dict):
+            raise UserError(f"a loader's saved state is a dict, and this is a {type(state).__name__}")
         for name, own in self._identity().items():
             if state.get(name) != own:
                 raise UserError(

@@ -53,8 +53,9 @@ def choose_residence(
     Raises:
         UserError: the rows don't fit where they were asked to be.
     """
+    why = "as asked"
     if asked == "device" and free_device is None:
-        asked = "host"  # the CPU's memory is the host's
+        asked, why = "host", "since the device is the CPU, whose memory is the host's"
     free = free_device if asked == "device" else free_host
     if asked in ("host", "device") and free is not None and need > free:
         raise UserError(
@@ -62,7 +63,7 @@ def choose_residence(
             "use 'auto' or 'stream', or store smaller images"
         )
     if asked == "stream" or asked == "host" or asked == "device":
-        return Choice(asked, f"as asked; the rows take {_gb(need)}")
+        return Choice(asked, f"{why}; the rows take {_gb(need)}")
     if free_device is not None and need <= _DEVICE_SHARE * free_device:
         return Choice("device", f"the rows take {_gb(need)} of {_gb(free_device)} free on {device}")
     if encoding == "raw":

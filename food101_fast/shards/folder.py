@@ -6,6 +6,7 @@ renamed; a bucket shows an object only when its upload is complete.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -50,6 +51,11 @@ class Folder(Protocol):
     @property
     def is_shared(self) -> bool:
         """Whether other processes see what is written here."""
+        ...
+
+    @property
+    def can_list(self) -> bool:
+        """Whether it is known what is in the folder; plain web servers do not say."""
         ...
 
     def exists(self) -> bool:
@@ -104,7 +110,7 @@ def open_folder(place: str | os.PathLike[str]) -> Folder:
 class LocalFolder:
     """A folder on a disk."""
 
-    is_shared = True
+    is_shared = can_list = True
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -246,7 +252,6 @@ class RemoteFolder:
 
     @property
     def can_list(self) -> bool:
-        """Whether the service knows what is in a folder; plain web servers do not."""
         return not self.url.startswith(("http://", "https://"))
 
     def exists(self) -> bool:
@@ -257,6 +262,8 @@ class RemoteFolder:
         return sorted(self._relative(entry["name"]).rstrip("/") for entry in entries if entry["type"] == "directory")
 
     def files(self) -> dict[str, int]:
+        if not self.can_list:
+            raise OSError(errno.ENOTSUP, "a plain web server does not say what is in a folder")
         self._fs.invalidate_cache()
         try:
             found = self._ask(self._fs.find, self._root, detail=True)

@@ -135,6 +135,9 @@ def _find(patterns: Sequence[str]) -> tuple[Folder, list[str]]:
             if not matches:
                 raise UserError(f"no file matches {place}; correct the path or the pattern")
             places += matches
+    for place in places:
+        if os.path.isdir(place):
+            raise UserError(f"{place} is a folder; give its tars: '{os.path.join(place, '*.tar')}'")
     parents = {os.path.dirname(place) for place in places}
     if len(parents) != 1:
         raise UserError(
@@ -147,6 +150,9 @@ def _find(patterns: Sequence[str]) -> tuple[Folder, list[str]]:
     wrong = [name for name in names if not name.endswith(".tar")]
     if wrong:
         raise UserError(f"{wrong[0]} does not end in .tar; unpack compressed tars first, since a map can't read them")
+    missing = next((place for place in places if "://" not in place and not os.path.exists(place)), None)
+    if missing is not None:
+        raise UserError(f"there is no file {missing}; correct the path")
     return open_folder(parents.pop() or "."), names
 
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from food101_fast.errors import DamagedDataError, UserError
 from food101_fast.images import Check, Fit, RejectedError, Rules, clean
 from food101_fast.shards.cache import CacheSettings, ShardCache, cache_settings
-from food101_fast.shards.folder import Folder, LocalFolder, RemoteFolder, open_folder
+from food101_fast.shards.folder import Folder, LocalFolder, open_folder
 from food101_fast.shards.layout import INDEX_DTYPE, index_bytes, index_name, npy_header
 from food101_fast.shards.manifest import Manifest, ShardEntry, read_manifest
 from food101_fast.shards.mapped import OpenShard, copy_rows, damaged, damaged_sample, open_shard
@@ -148,7 +148,8 @@ class ShardSet:
             UserError: there is no such split, or one of its files is missing or of another size.
         """
         if name not in self.manifest.splits:
-            raise UserError(f"{self.folder.url} has no split {name!r}; it has {', '.join(self.manifest.splits)}")
+            there = ", ".join(self.manifest.splits)
+            raise UserError(f"{self.folder.url} has no split {name!r}; it has {there}: choose one of them, or add it")
         return Split(self, name, verify)
 
 
@@ -380,7 +381,7 @@ class Split:
 
 def _check_files(folder: Folder, entries: Sequence[ShardEntry]) -> None:
     """Compare the size of every shard, and the number of samples in its index, with the manifest."""
-    if isinstance(folder, RemoteFolder) and not folder.can_list:
+    if not folder.can_list:
         return  # then they are found out when they are downloaded
     try:
         sizes = folder.files()

@@ -41,7 +41,8 @@ def verify(folder: Folder, progress: Callable[[int], None] = lambda samples: Non
         UserError: there is no manifest, or it can't be read.
     """
     manifest = read_manifest(folder)
-    files = folder.files()
+    # Of a plain web server nobody can say what else there is.
+    files = folder.files() if folder.can_list else {}
     known = {MANIFEST_NAME, REJECTS_NAME, NOTES_NAME, *OVERVIEW_NAMES}
     for split, entry in manifest.splits.items():
         labels: list[NDArray[np.int64]] = []

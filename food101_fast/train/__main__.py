@@ -50,10 +50,11 @@ def main(argv: Sequence[str]) -> None:
         resume=settings.resume,
         loading=settings.loading,
     )
+    split = "" if "test" in shards.manifest.splits else " --split val"
     best = max(metrics, key=lambda row: row["val_top1"])
     print(
         f"{settings.run}: best validation top-1 {best['val_top1']:.4f} in epoch {best['epoch']} of {len(metrics)}; "
-        f"next: python -m food101_fast.evaluate --run {settings.run}"
+        f"next: python -m food101_fast.evaluate --run {settings.run}{split}"
     )
 
 

@@ -41,7 +41,7 @@ class TransformsSettings:
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise UserError(f"--preset {self.preset!r} should be one of: {', '.join(PRESETS)}")
-        if min(self.samples, self.epochs, self.image_size or 1) < 1 or self.seed < 0:
+        if min(self.samples, self.epochs, 1 if self.image_size is None else self.image_size) < 1 or self.seed < 0:
             raise UserError("--samples, --epochs and --image-size should be at least 1, and --seed at least 0")
         if self.out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
             raise UserError(f"--out {self.out} should end in .png or .jpg")
@@ -74,6 +74,8 @@ def draw(columns: Sequence[tuple[str, Tensor]]) -> Image.Image:
     text, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
     for place, (title, images) in enumerate(columns):
         left = _MARGIN + place * (tile + _MARGIN) + (_MARGIN if place else 0)
+        words = title.split()
+        title = title if font.getlength(title) <= tile else words[-1] if font.getlength(words[-1]) <= tile else ""
         text.text((left, 3), title, fill="black", font=font)
         for row, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
             picture = Image.fromarray(np.ascontiguousarray(image)).resize((tile, tile), Image.Resampling.BILINEAR)

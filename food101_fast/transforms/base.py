@@ -64,6 +64,8 @@ class PerSampleTransform(v2.Transform, ABC):
 
     def make_params(self, flat_inputs: list[Any]) -> Params:
         """Draw parameters for the first input: a dict of (N, ...) tensors on its device, under torchvision's names."""
+        if isinstance(flat_inputs, Tensor):
+            raise TypeError("make_params takes a list of inputs, as any v2 transform does: make_params([images])")
         images = flat_inputs[0]
         uniform = torch.rand(images.shape[0], self.draws, device=images.device)
         return self.params_from(uniform, images.shape[-2], images.shape[-1])
@@ -85,8 +87,14 @@ class PerSampleTransform(v2.Transform, ABC):
         """Transform image i with `params[...][i]`: (N, C, H, W), dtype and memory format kept.
 
         Equals torchvision's functional applied image by image; to the bit on the CPU.
+
+        Raises:
+            ValueError: `params` were made for another number of images.
         """
         images = inpt.as_subclass(Tensor) if isinstance(inpt, tv_tensors.Image) else inpt
+        for name, value in params.items():
+            if value.shape[0] != images.shape[0]:
+                raise ValueError(f"{name} has {value.shape[0]} entries, and the batch {images.shape[0]} images")
         out = self.one_by_one(images, params) if goes_one_by_one(images) else self.at_once(images, params)
         return tv_tensors.wrap(out, like=inpt) if isinstance(inpt, tv_tensors.Image) else out
 

@@ -75,6 +75,11 @@ class RandomApply(_Container, v2.RandomApply):
     def __init__(self, transforms: Sequence[PerSampleTransform] | nn.ModuleList, p: float = 0.5) -> None:
         v2.RandomApply.__init__(self, transforms, p)
         self._set_up(transforms, own_draws=1)
+        for _, child in self._children():
+            if isinstance(child, MixingTransform) or getattr(child, "is_mixing", False):
+                raise TypeError(
+                    "RandomApply takes transforms of images alone, and not MixUp or CutMix, which mix labels"
+                )
 
     def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
         """See the base class."""
@@ -179,5 +184,8 @@ def subset(images: Tensor, mine: Tensor, params: Params, transform: Any, out: Te
         out = torch.empty(shape, dtype=changed.dtype, memory_format=memory_format(images))
     elif out is images:
         out = images.clone()
+    if changed.shape[1:] != out.shape[1:]:
+        sizes = " and ".join(str(tuple(of.shape[2:])) for of in (out, changed))
+        raise ValueError(f"transforms that samples choose from must give images of one size, and these give {sizes}")
     out[places] = changed
     return out

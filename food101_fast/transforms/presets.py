@@ -58,25 +58,33 @@ class Preset(nn.Module):
 
     Attributes:
         needs_labels: whether labels must be given, since they are mixed, too.
+        is_random: whether ids must be given, since something is drawn.
     """
 
     def __init__(self, transforms: list[v2.Transform]) -> None:
         super().__init__()
         self.transforms = nn.ModuleList(transforms)
         self.needs_labels = any(_mixes(transform) for transform in transforms)
+        self.is_random = any(isinstance(transform, PerSampleTransform) for transform in transforms)
 
     @overload
     def forward(
-        self, images: Tensor, labels: None = None, *, seed: int, epoch: int | Tensor, ids: Tensor
+        self, images: Tensor, labels: None = None, *, seed: int = 0, epoch: int | Tensor = 0, ids: Tensor | None = None
     ) -> Tensor: ...
 
     @overload
     def forward(
-        self, images: Tensor, labels: Tensor, *, seed: int, epoch: int | Tensor, ids: Tensor
+        self, images: Tensor, labels: Tensor, *, seed: int = 0, epoch: int | Tensor = 0, ids: Tensor | None = None
     ) -> tuple[Tensor, Tensor]: ...
 
     def forward(
-        self, images: Tensor, labels: Tensor | None = None, *, seed: int, epoch: int | Tensor, ids: Tensor
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        *,
+        seed: int = 0,
+        epoch: int | Tensor = 0,
+        ids: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Transform a batch.
 
@@ -85,19 +93,19 @@ class Preset(nn.Module):
             labels: int64 (N,), or floating (N, classes).
             seed: the run's seed.
             epoch: epoch number; when compiled better a tensor () on the images' device, which needs no new graph.
-            ids: int64 (N,), global sample ids, on the images' device.
+            ids: int64 (N,), global sample ids, on the images' device; needed if anything is random.
 
         Returns:
             Floating (N, 3, h, w), normalised, in the memory format of `images`; and the labels if they were given,
             floating (N, classes) if they were mixed.
 
         Raises:
-            ValueError: labels are needed.
+            ValueError: labels or ids are missing, or do not fit the images; the seed is out of its range.
         """
-        if self.needs_labels and labels is None:
-            raise ValueError("this preset mixes images and their labels; give it the labels, too")
+        self._check(images, labels, seed, ids)
 
         def params_of(place: int, transform: PerSampleTransform) -> Params:
+            assert ids is not None
             uniform = keyed_uniform(ids, transform.draws, seed=seed, epoch=epoch, place=place)
             return transform.params_from(uniform, images.shape[-2], images.shape[-1])
 
@@ -118,6 +126,20 @@ class Preset(nn.Module):
             else:
                 images = transform(images)
         return images if labels is None else (images, labels)
+
+    def _check(self, images: Tensor, labels: Tensor | None, seed: int, ids: Tensor | None) -> None:
+        if not isinstance(images, Tensor) or images.ndim != 4:
+            raise ValueError("a preset needs a batch of images, a tensor (N, C, H, W)")
+        if self.needs_labels and labels is None:
+            raise ValueError("this preset mixes images and their labels; give it the labels, too")
+        if labels is not None and labels.shape[0] != images.shape[0]:
+            raise ValueError(f"there are {labels.shape[0]} labels and {images.shape[0]} images")
+        if not self.is_random:
+            return
+        if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.shape != images.shape[:1]:
+            raise ValueError(f"ids should be an int64 tensor with a number for each of the {images.shape[0]} images")
+        if not 0 <= seed < 1 << 64:
+            raise ValueError(f"seed should be at least 0 and below 2**64 and is {seed}")
 
 
 def _mixes(transform: v2.Transform) -> bool:
@@ -171,7 +193,12 @@ def train_preset(
         image_size: what the model sees, in pixels.
         num_classes: needed by `trivial` if labels are numbers.
         dtype: of the images that come out.
+
+    Raises:
+        ValueError: there is no such preset.
     """
+    if name not in PRESETS:
+        raise ValueError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
     return Preset(_in_dtype(PRESETS[name](image_size, num_classes), dtype))
 
 

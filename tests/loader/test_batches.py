@@ -145,6 +145,24 @@ def test_a_state_of_another_order_is_refused(tiny_shards: ShardSet, options: dic
         loader_of(tiny_shards, **{"batch_size": 4, **options}).load_state_dict(state)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"verify": "no"}, "verify should be one of first-epoch, always, never and is 'no'"),
+        ({"residence": "gpu"}, "residence should be one of"),
+        ({"decode": "x"}, "decode should be one of cpu, gpu"),
+        ({"threads": 0}, "threads should be a whole number of at least 1 and is 0"),
+        ({"window": 0}, "window should be"),
+        ({"batch_size": 2.5}, "batch_size should be"),
+        ({"seed": -1}, "seed should be"),
+        ({"rank": 2, "world_size": 2}, "rank should be at least 0 and below world_size, and is 2 of 2"),
+    ],
+)
+def test_wrong_arguments_are_refused(tiny_shards: ShardSet, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        loader_of(tiny_shards, **options)
+
+
 def test_too_few_samples_for_a_batch_is_one_sentence(tiny_shards: ShardSet) -> None:
     with pytest.raises(UserError, match="fewer than one batch of 1000"):
         loader_of(tiny_shards, batch_size=1000)

@@ -121,6 +121,7 @@ def test_the_choice(
     choice = choose_residence(asked, need, device, encoding, free_host, free_device)
     assert choice.residence == expected
     assert "9 GB" in choice.reason
+    assert ("as asked" in choice.reason) == (asked in ("stream", "host") or choice.residence == asked == "device")
 
 
 @pytest.mark.parametrize(("asked", "device", "free"), [("host", CPU, None), ("device", CUDA, 8 * GB)])

@@ -114,6 +114,16 @@ def test_a_url_gives_what_the_folder_gives(
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+def test_a_web_server_is_verified_but_not_listed(
+    server: Server, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    code, _, err = command("shards", "verify", server.url)
+    assert code == 0, err
+    code, _, err = command("prepare", "--source", f"folder:{server.url}", "--out", str(tmp_path / "out"))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "does not say what is in a folder" in err
+
+
 def test_any_protocol_of_fsspec_will_do(tiny_path: Path, tiny_shards: ShardSet, tmp_path: Path) -> None:
     memory = fsspec.filesystem("memory")
     for path in tiny_path.glob("*.*"):

@@ -167,6 +167,12 @@ def test_noise_is_normal_and_each_samples_own() -> None:
         (lambda: T.RandomErasing(1.0, value=(1, 2))(torch.zeros(2, 3, 9, 9)), "value has 2 numbers"),
         (lambda: T.RandomApply([T.RandomResizedCrop(5)])(torch.zeros(2, 3, 9, 9)), "must not change the size"),
         (lambda: T.RandAugment(magnitude=31), "below num_magnitude_bins"),
+        (
+            lambda: T.RandomChoice([T.RandomResizedCrop(5), T.RandomResizedCrop(6)])(torch.zeros(40, 3, 9, 9)),
+            "one size",
+        ),
+        (lambda: T.GaussianBlur(3).transform(torch.zeros(3, 3, 9, 9), {"sigma": torch.ones(2)}), "sigma has 2 entries"),
+        (lambda: T.train_preset("wild", 8), "there is no preset 'wild'"),
         (lambda: T.RandomResizedCrop(8, interpolation="nearest"), "bilinear or bicubic"),
         (lambda: T.MixUp(alpha=0.0), "alpha should be above 0"),
         (lambda: T.MixUp()(torch.zeros(2, 3, 4, 4), torch.arange(2)), "num_classes must be passed"),
@@ -182,6 +188,9 @@ def test_wrong_arguments_are_refused(make: Any, message: str) -> None:
     [
         (lambda: T.RandomApply([v2.RandomHorizontalFlip()]), "and not RandomHorizontalFlip"),
         (lambda: T.RandomChoice([T.MixUp(num_classes=2), T.GaussianBlur(3)]), "either MixUp and CutMix"),
+        (lambda: T.RandomApply([T.MixUp(num_classes=2)]), "images alone"),
+        (lambda: T.RandomApply([T.RandomChoice([T.MixUp(num_classes=2)])]), "images alone"),
+        (lambda: T.GaussianBlur(3).make_params(torch.zeros(3, 3, 9, 9)), "takes a list of inputs"),
         (lambda: T.MixUp(num_classes=2)(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.arange(2)), "floating"),
         (lambda: T.ColorJitter(0.5).at_once(torch.zeros(1, 2, 4, 4), {"fn_idx": torch.zeros(1, 4)}), "1 or 3 channels"),
     ],

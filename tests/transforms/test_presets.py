@@ -86,6 +86,29 @@ def test_evaluation_resizes_and_crops_as_torchvision(stored: int, resized: int) 
     assert out.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"ids": torch.arange(3)}, "a number for each of the 4 images"),
+        ({"ids": torch.arange(4.0)}, "ids should be an int64 tensor"),
+        ({"ids": None}, "ids should be an int64 tensor"),
+        ({"labels": torch.arange(3)}, "3 labels and 4 images"),
+        ({"images": batch(4)[0]}, "needs a batch of images"),
+        ({"seed": -1}, "seed should be at least 0"),
+        ({"seed": 1 << 64}, "seed should be at least 0"),
+    ],
+)
+def test_what_does_not_fit_is_refused(wrong: dict[str, Any], message: str) -> None:
+    given = {"images": batch(4), "labels": torch.arange(4), "seed": 0, "epoch": 0, "ids": torch.arange(4), **wrong}
+    with pytest.raises(ValueError, match=message):
+        train_preset("baseline", 24)(given.pop("images"), given.pop("labels"), **given)
+
+
+def test_without_randomness_there_is_no_key() -> None:
+    preset = eval_preset(24, 40)
+    assert torch.equal(preset(batch(3)), preset(batch(3), seed=3, epoch=1, ids=torch.arange(3)))
+
+
 @pytest.fixture
 def compiled() -> Iterator[Callable[[Preset], tuple[Any, list[int]]]]:
     """Compiles a preset to one graph, which is then run as it was captured; counts how often."""
