@@ -21,13 +21,20 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-import kornia.augmentation as K
 import torch
-import torchaug.transforms as ta
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
 from food101_fast import transforms as T
+
+try:
+    import kornia.augmentation as K
+except ImportError:  # where nothing can be installed
+    K = None
+try:
+    import torchaug.transforms as ta
+except ImportError:
+    ta = None
 
 Run = Callable[[], Any]
 SIZE = 160
@@ -47,56 +54,81 @@ def keyed(preset: T.Preset, images: Tensor) -> Run:
     return lambda: preset(images, labels, seed=0, epoch=epoch, ids=ids)
 
 
+ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "RandomResizedCrop": (SIZE,),
+    "RandomHorizontalFlip": (),
+    "RandomVerticalFlip": (),
+    "RandomRotation": (15, InterpolationMode.BILINEAR),
+    "RandomAffine": (15, (0.1, 0.1), (0.9, 1.1), 5, InterpolationMode.BILINEAR),
+    "RandomPerspective": (0.5, 1.0),
+    "ColorJitter": (0.2, 0.2, 0.2, 0.02),
+    "RandomGrayscale": (0.5,),
+    "GaussianBlur": (5,),
+    "RandomErasing": (1.0,),
+    "TrivialAugmentWide": (),
+    "RandAugment": (),
+}
+"""Of the transforms that are measured: what they are made with, here and in torchvision."""
+
+
+def kornias() -> dict[str, Any]:
+    """The same of kornia."""
+    made = {
+        "RandomResizedCrop": K.RandomResizedCrop((SIZE, SIZE)),
+        "RandomHorizontalFlip": K.RandomHorizontalFlip(),
+        "RandomVerticalFlip": K.RandomVerticalFlip(),
+        "RandomRotation": K.RandomRotation(15.0, p=1.0),
+        "RandomAffine": K.RandomAffine(15.0, (0.1, 0.1), (0.9, 1.1), 5.0, p=1.0),
+        "RandomPerspective": K.RandomPerspective(0.5, p=1.0),
+        "ColorJitter": K.ColorJiggle(0.2, 0.2, 0.2, 0.02, p=1.0),
+        "RandomGrayscale": K.RandomGrayscale(p=0.5),
+        "GaussianBlur": K.RandomGaussianBlur((5, 5), (0.1, 2.0), p=1.0),
+        "RandomErasing": K.RandomErasing(p=1.0),
+    }
+    both = (K.RandomResizedCrop((SIZE, SIZE)), K.RandomHorizontalFlip())
+    return {**made, "RandomResizedCrop + flip": K.AugmentationSequential(*both)}
+
+
+def torchaugs() -> dict[str, Any]:
+    """The same of torchaug, a draw for each sample."""
+    whole: dict[str, Any] = {"batch_transform": True}
+    each = {**whole, "num_chunks": -1}
+    made = {
+        name: getattr(ta, name)(*ARGUMENTS[name], **whole) for name in ("RandomHorizontalFlip", "RandomVerticalFlip")
+    }
+    made |= {name: getattr(ta, name)(*ARGUMENTS[name], **whole) for name in ("RandomGrayscale", "GaussianBlur")}
+    for name in ("RandomResizedCrop", "RandomPerspective", "ColorJitter", "RandomErasing"):
+        made[name] = getattr(ta, name)(*ARGUMENTS[name], **each)
+    bilinear = InterpolationMode.BILINEAR
+    made["RandomRotation"] = ta.RandomRotation(15, bilinear, **each)
+    made["RandomAffine"] = ta.RandomAffine(*ARGUMENTS["RandomAffine"][:4], interpolation=bilinear, **each)
+    both = [made["RandomResizedCrop"], made["RandomHorizontalFlip"]]
+    return {**made, "RandomResizedCrop + flip": v2.Compose(both)}
+
+
 def rows(images: Tensor, floating: Tensor) -> dict[str, dict[str, Run]]:
     """By transform and by library what is measured."""
-    bilinear = InterpolationMode.BILINEAR
     contiguous = images.contiguous()
-    each = {"num_chunks": -1, "batch_transform": True}
-    affine = {"degrees": 15, "translate": (0.1, 0.1), "scale": (0.9, 1.1), "shear": 5}
-    jitter = (0.2, 0.2, 0.2, 0.02)
-    names: dict[str, tuple[tuple[Any, ...], Any, Any]] = {
-        "RandomResizedCrop": ((SIZE,), K.RandomResizedCrop((SIZE, SIZE)), ta.RandomResizedCrop(SIZE, **each)),
-        "RandomHorizontalFlip": ((), K.RandomHorizontalFlip(), ta.RandomHorizontalFlip(batch_transform=True)),
-        "RandomVerticalFlip": ((), K.RandomVerticalFlip(), ta.RandomVerticalFlip(batch_transform=True)),
-        "RandomRotation": ((15, bilinear), K.RandomRotation(15.0, p=1.0), ta.RandomRotation(15, bilinear, **each)),
-        "RandomAffine": (
-            (*affine.values(), bilinear),
-            K.RandomAffine(15.0, (0.1, 0.1), (0.9, 1.1), 5.0, p=1.0),
-            ta.RandomAffine(**affine, interpolation=bilinear, **each),
-        ),
-        "RandomPerspective": ((0.5, 1.0), K.RandomPerspective(0.5, p=1.0), ta.RandomPerspective(0.5, 1.0, **each)),
-        "ColorJitter": (jitter, K.ColorJiggle(*jitter, p=1.0), ta.ColorJitter(*jitter, **each)),
-        "RandomGrayscale": ((0.5,), K.RandomGrayscale(p=0.5), ta.RandomGrayscale(0.5, batch_transform=True)),
-        "GaussianBlur": (
-            (5,),
-            K.RandomGaussianBlur((5, 5), (0.1, 2.0), p=1.0),
-            ta.GaussianBlur(5, batch_transform=True),
-        ),
-        "RandomErasing": ((1.0,), K.RandomErasing(p=1.0), ta.RandomErasing(1.0, **each)),
-        "TrivialAugmentWide": ((), None, None),
-        "RandAugment": ((), None, None),
-    }
     made: dict[str, dict[str, Run]] = {}
-    for name, (arguments, of_kornia, of_torchaug) in names.items():
+    for name, arguments in ARGUMENTS.items():
         ours, theirs = getattr(T, name)(*arguments), getattr(v2, name)(*arguments)
         made[name] = {
             "ours": lambda ours=ours: ours(images),
             "torchvision, loop": looped(theirs, images),
             "torchvision, one draw": lambda theirs=theirs: theirs(images),
         }
-        if of_kornia is not None:
-            made[name]["kornia"] = lambda of=of_kornia: of(floating)
-            made[name]["torchaug"] = lambda of=of_torchaug: of(contiguous)
     theirs = v2.Compose([v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip()])
-    kornias = K.AugmentationSequential(K.RandomResizedCrop((SIZE, SIZE)), K.RandomHorizontalFlip())
-    torchaugs = v2.Compose([ta.RandomResizedCrop(SIZE, **each), ta.RandomHorizontalFlip(batch_transform=True)])
     made["RandomResizedCrop + flip"] = {
         "ours": keyed(T.Preset([T.RandomResizedCrop(SIZE), T.RandomHorizontalFlip()]), images),
         "torchvision, loop": looped(theirs, images),
         "torchvision, one draw": lambda: theirs(images),
-        "kornia": lambda: kornias(floating),
-        "torchaug": lambda: torchaugs(contiguous),
     }
+    for library, transforms, batch in (
+        ("kornia", kornias() if K is not None else {}, floating),
+        ("torchaug", torchaugs() if ta is not None else {}, contiguous),
+    ):
+        for name, transform in transforms.items():
+            made[name][library] = lambda transform=transform, batch=batch: transform(batch)
     labels = torch.arange(len(images), device=images.device) % CLASSES
     normalised = floating - 0.5
     for name in ("MixUp", "CutMix"):
@@ -155,7 +187,8 @@ def main() -> None:
                 rate = measure(run, images, settings.seconds)
                 if repetition:
                     rates[name][library].append(rate)
-    versions = {name: version(name) for name in ("torch", "torchvision", "kornia", "torchaug")}
+    libraries = {"torch": torch, "torchvision": v2, "kornia": K, "torchaug": ta}
+    versions = {name: version(name) for name, library in libraries.items() if library is not None}
     print(json.dumps({"versions": versions, "images_per_second": rates}))
 
 
