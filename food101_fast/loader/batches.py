@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -109,25 +110,6 @@ class ShardLoader:
         threads: int | None = None,
         prefetch: int = 4,
     ) -> None:
-        counts = {"batch_size": batch_size, "prefetch": prefetch, "threads": threads, "window": window}
-        for name, count in counts.items():
-            if count is not None and (not isinstance(count, int) or count < 1):
-                raise ValueError(f"{name} should be a whole number of at least 1 and is {count!r}")
-        for name, value, choices in (
-            ("residence", residence, get_args(Residence)),
-            ("verify", verify, get_args(Verify)),
-            ("decode", decode, ("cpu", "gpu")),
-        ):
-            if value not in choices:
-                raise ValueError(f"{name} should be one of {', '.join(choices)} and is {value!r}")
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank should be at least 0 and below world_size, and is {rank} of {world_size}")
-        if not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"seed should be a whole number of at least 0 and is {seed!r}")
-        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-            raise UserError(f"device {str(device)!r}: torch finds no CUDA device here; use device='cpu'")
-        self.shards = path if isinstance(path, ShardSet) else ShardSet.open(path)
-        self.split = self.shards.split(split, verify=verify)
         self._arguments: dict[str, Any] = {
             "split": split,
             "batch_size": batch_size,
@@ -144,6 +126,11 @@ class ShardLoader:
             "threads": threads,
             "prefetch": prefetch,
         }
+        _check(**self._arguments)
+        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"device {str(device)!r}: torch finds no CUDA device here; use device='cpu'")
+        self.shards = path if isinstance(path, ShardSet) else ShardSet.open(path)
+        self.split = self.shards.split(split, verify=verify)
         self.batch_size = batch_size
         self.device = torch.device(device)
         self.seed = seed
@@ -337,6 +324,34 @@ class ShardLoader:
                 self.split.expect(shards)
                 entered = last
             yield order.ids(part.start, part.stop)
+
+
+def _check(
+    *,
+    seed: int,
+    rank: int,
+    world_size: int,
+    residence: Residence,
+    verify: Verify,
+    decode: str,
+    **others: Any,
+) -> None:
+    """Refuse arguments that are out of their range."""
+    for name in ("batch_size", "prefetch", "threads", "window"):
+        count = others[name]
+        if count is not None and (not isinstance(count, Integral) or count < 1):
+            raise ValueError(f"{name} should be a whole number of at least 1 and is {count!r}")
+    for name, value, choices in (
+        ("residence", residence, get_args(Residence)),
+        ("verify", verify, get_args(Verify)),
+        ("decode", decode, ("cpu", "gpu")),
+    ):
+        if value not in choices:
+            raise ValueError(f"{name} should be one of {', '.join(choices)} and is {value!r}")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank should be at least 0 and below world_size, and is {rank} of {world_size}")
+    if not isinstance(seed, Integral) or seed < 0:
+        raise ValueError(f"seed should be a whole number of at least 0 and is {seed!r}")
 
 
 def _remade(shards: ShardSet, arguments: dict[str, Any], epoch: int, step: int) -> ShardLoader:
