@@ -12,8 +12,9 @@ to twice as fast at once, and off by rounding.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -38,9 +39,11 @@ class PerSampleTransform(v2.Transform, ABC):
 
     Attributes:
         draws: how many uniform numbers the parameters of one sample are made from.
+        is_mixing: whether it mixes samples of a batch, and their labels.
     """
 
     draws: int
+    is_mixing = False
     _transformed_types = (torch.Tensor,)
 
     def forward(self, *inputs: Any) -> Any:
@@ -162,6 +165,33 @@ def between(uniform: Tensor, low: float, high: float) -> Tensor:
 def integer_below(uniform: Tensor, bound: Tensor | int) -> Tensor:
     """floor(uniform * bound), int64, which rounding could otherwise lift to the bound itself."""
     return torch.clamp((uniform * bound).long(), max=bound - 1)
+
+
+TRIES = 10
+"""Rectangles of random area and proportions that are tried for each sample, as in torchvision."""
+
+
+def tried_sides(uniform: Tensor, area: int, scale: Sequence[float], ratio: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """Sides of rectangles: sqrt(area * aspect) and sqrt(area / aspect), where the aspect's logarithm is uniform.
+
+    Args:
+        uniform: (N, 2 * TRIES or more).
+        area: of the image, in pixels.
+        scale: range of the rectangle's share of it.
+        ratio: range of the aspect.
+
+    Returns:
+        Two of int64 (N, TRIES), in pixels.
+    """
+    areas = area * between(uniform[:, :TRIES], scale[0], scale[1])
+    aspect = torch.exp(between(uniform[:, TRIES : 2 * TRIES], math.log(ratio[0]), math.log(ratio[1])))
+    return torch.round(torch.sqrt(areas * aspect)).long(), torch.round(torch.sqrt(areas / aspect)).long()
+
+
+def first_fitting(fits: Tensor, tried: Tensor, otherwise: int) -> Tensor:
+    """Of each sample the first of `tried` (N, TRIES) whose `fits` is set, or `otherwise`: (N,)."""
+    first = fits.to(torch.uint8).argmax(dim=1, keepdim=True)
+    return torch.where(fits.any(dim=1), tried.gather(1, first)[:, 0], otherwise)
 
 
 def memory_format(images: Tensor) -> torch.memory_format:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from food101_fast.transforms.base import APPLY, Params, PerSampleTransform, memory_format, of_images
-from food101_fast.transforms.mixing import MixingTransform
 
 _CHOICE = "choice"
 
@@ -76,7 +75,7 @@ class RandomApply(_Container, v2.RandomApply):
         v2.RandomApply.__init__(self, transforms, p)
         self._set_up(transforms, own_draws=1)
         for _, child in self._children():
-            if isinstance(child, MixingTransform) or getattr(child, "is_mixing", False):
+            if child.is_mixing:
                 raise TypeError(
                     "RandomApply takes transforms of images alone, and not MixUp or CutMix, which mix labels"
                 )
@@ -111,8 +110,9 @@ class RandomChoice(_Container, v2.RandomChoice):
     def __init__(self, transforms: Sequence[PerSampleTransform], p: list[float] | None = None) -> None:
         v2.RandomChoice.__init__(self, transforms, p)
         self._set_up(transforms, own_draws=1)
-        self.is_mixing = any(isinstance(transform, MixingTransform) for transform in transforms)
-        if self.is_mixing and not all(isinstance(transform, MixingTransform) for transform in transforms):
+        mixing = [child.is_mixing for _, child in self._children()]
+        self.is_mixing = any(mixing)
+        if self.is_mixing and not all(mixing):
             raise TypeError("RandomChoice takes either MixUp and CutMix, or transforms of images alone, not both")
 
     def forward(self, *inputs: Any) -> Any:
@@ -150,7 +150,6 @@ class RandomChoice(_Container, v2.RandomChoice):
         """As `MixingTransform.mix`, each sample with its own choice."""
         out: tuple[Tensor, Tensor] | None = None
         for place, child in self._children():
-            assert isinstance(child, MixingTransform)
             mixed = child.mix(images, labels, of_child(params, place))
             mine = params[_CHOICE] == place
             out = (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,10 +10,18 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from food101_fast.transforms.base import APPLY, Params, PerSampleTransform, between, integer_below, of_images
+from food101_fast.transforms.base import (
+    APPLY,
+    TRIES,
+    Params,
+    PerSampleTransform,
+    first_fitting,
+    integer_below,
+    of_images,
+    tried_sides,
+)
 from food101_fast.transforms.keyed import normal_noise
 
-_TRIES = 10  # as in torchvision's RandomErasing
 _KEY = "v_key"
 
 
@@ -35,7 +42,7 @@ class RandomErasing(PerSampleTransform, v2.RandomErasing):
     or, for noise, `v_key`, int64 (N,), from which the noise of each pixel follows.
     """
 
-    draws = 2 * _TRIES + 5
+    draws = 2 * TRIES + 5
 
     def __init__(
         self,
@@ -51,23 +58,16 @@ class RandomErasing(PerSampleTransform, v2.RandomErasing):
 
     def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
         """See the base class."""
-        area = height * width * between(uniform[:, :_TRIES], *self.scale)
-        logarithms = (math.log(self.ratio[0]), math.log(self.ratio[1]))
-        aspect = torch.exp(between(uniform[:, _TRIES : 2 * _TRIES], *logarithms))
-        h = torch.round(torch.sqrt(area * aspect)).long()
-        w = torch.round(torch.sqrt(area / aspect)).long()
+        h, w = tried_sides(uniform, height * width, self.scale, self.ratio)
         fits = (h < height) & (w < width)
-        first = fits.to(torch.uint8).argmax(dim=1, keepdim=True)
-        any_fits = fits.any(dim=1)
-        h = torch.where(any_fits, h.gather(1, first)[:, 0], height)
-        w = torch.where(any_fits, w.gather(1, first)[:, 0], width)
-        i, j, coin, *halves = uniform[:, 2 * _TRIES :].unbind(1)
+        h, w = first_fitting(fits, h, height), first_fitting(fits, w, width)
+        i, j, coin, *halves = uniform[:, 2 * TRIES :].unbind(1)
         params = {
             "i": integer_below(i, height - h + 1),
             "j": integer_below(j, width - w + 1),
             "h": h,
             "w": w,
-            APPLY: any_fits & (coin < self.p),
+            APPLY: fits.any(dim=1) & (coin < self.p),
         }
         if self.value is None:
             high, low = (integer_below(half, 1 << 24) for half in halves)

@@ -21,6 +21,7 @@ _QUANTILES = 4097  # the distribution is off by less than half of 1 / 4096 anywh
 class MixingTransform(PerSampleTransform):
     """What mixes each sample with another one of its batch, and its label too."""
 
+    is_mixing = True
     num_classes: int | None
 
     def _set_up(self, alpha: float) -> None:

@@ -64,7 +64,7 @@ class Preset(nn.Module):
     def __init__(self, transforms: list[v2.Transform]) -> None:
         super().__init__()
         self.transforms = nn.ModuleList(transforms)
-        self.needs_labels = any(_mixes(transform) for transform in transforms)
+        self.needs_labels = any(getattr(transform, "is_mixing", False) for transform in transforms)
         self.is_random = any(isinstance(transform, PerSampleTransform) for transform in transforms)
 
     @overload
@@ -118,7 +118,7 @@ class Preset(nn.Module):
                 flip = params_of(place + 1, after)["apply"]
                 images = transform.transform_and_flip(images, params_of(place, transform), flip)
                 flip_is_done = True
-            elif isinstance(transform, MixingTransform | RandomChoice) and _mixes(transform):
+            elif isinstance(transform, MixingTransform | RandomChoice) and transform.is_mixing:
                 assert labels is not None
                 images, labels = transform.mix(images, labels, params_of(place, transform))
             elif isinstance(transform, PerSampleTransform):
@@ -142,15 +142,11 @@ class Preset(nn.Module):
             raise ValueError(f"seed should be at least 0 and below 2**64 and is {seed}")
 
 
-def _mixes(transform: v2.Transform) -> bool:
-    return isinstance(transform, MixingTransform) or (isinstance(transform, RandomChoice) and transform.is_mixing)
+def _baseline(image_size: int, num_classes: int | None, dtype: torch.dtype) -> list[v2.Transform]:
+    return [RandomResizedCrop(image_size, scale=(0.35, 1.0)), RandomHorizontalFlip(), ToNormalized(dtype)]
 
 
-def _baseline(image_size: int, num_classes: int | None) -> list[v2.Transform]:
-    return [RandomResizedCrop(image_size, scale=(0.35, 1.0)), RandomHorizontalFlip(), ToNormalized()]
-
-
-def _strong(image_size: int, num_classes: int | None) -> list[v2.Transform]:
+def _strong(image_size: int, num_classes: int | None, dtype: torch.dtype) -> list[v2.Transform]:
     bilinear = InterpolationMode.BILINEAR
     return [
         RandomResizedCrop(image_size, scale=(0.25, 1.0)),
@@ -158,24 +154,24 @@ def _strong(image_size: int, num_classes: int | None) -> list[v2.Transform]:
         RandomRotation(15, interpolation=bilinear),
         ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.02),
         RandomAffine(0, translate=(0.1, 0.1), scale=(0.9, 1.1), shear=5, interpolation=bilinear),
-        ToNormalized(),
+        ToNormalized(dtype),
         RandomErasing(p=0.25),
     ]
 
 
-def _trivial(image_size: int, num_classes: int | None) -> list[v2.Transform]:
+def _trivial(image_size: int, num_classes: int | None, dtype: torch.dtype) -> list[v2.Transform]:
     return [
         RandomResizedCrop(image_size, scale=(0.25, 1.0)),
         RandomHorizontalFlip(),
         TrivialAugmentWide(),
-        ToNormalized(),
+        ToNormalized(dtype),
         RandomErasing(p=0.1),
         # The strengths of torchvision's own recipe for its second ImageNet weights.
         RandomChoice([MixUp(alpha=0.2, num_classes=num_classes), CutMix(alpha=1.0, num_classes=num_classes)]),
     ]
 
 
-PRESETS: dict[str, Callable[[int, int | None], list[v2.Transform]]] = {
+PRESETS: dict[str, Callable[[int, int | None, torch.dtype], list[v2.Transform]]] = {
     "baseline": _baseline,
     "strong": _strong,
     "trivial": _trivial,
@@ -199,7 +195,7 @@ def train_preset(
     """
     if name not in PRESETS:
         raise ValueError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
-    return Preset(_in_dtype(PRESETS[name](image_size, num_classes), dtype))
+    return Preset(PRESETS[name](image_size, num_classes, dtype))
 
 
 def eval_preset(image_size: int, stored_size: int, *, dtype: torch.dtype = torch.float32) -> Preset:
@@ -215,10 +211,3 @@ def eval_preset(image_size: int, stored_size: int, *, dtype: torch.dtype = torch
     if resize > stored_size:
         resize = image_size
     return Preset([v2.Resize(resize), v2.CenterCrop(image_size), ToNormalized(dtype)])
-
-
-def _in_dtype(transforms: list[v2.Transform], dtype: torch.dtype) -> list[v2.Transform]:
-    for transform in transforms:
-        if isinstance(transform, ToNormalized):
-            transform.dtype = dtype
-    return transforms
