@@ -21,10 +21,11 @@ import torch
 from food101_fast.errors import UserError
 from food101_fast.loader import Batch, LoaderOptions, ShardLoader
 from food101_fast.shards import ShardSet
-from food101_fast.train.loop import Device, TrainStep, choose_device
+from food101_fast.train.loop import Device, choose_device
 from food101_fast.train.model import build_model
 from food101_fast.train.recipes import Recipe
 from food101_fast.train.run import versions
+from food101_fast.train.step import TrainStep
 
 RESULT_VERSION = 1
 
@@ -84,7 +85,7 @@ def run_bench(settings: BenchSettings) -> dict[str, Any]:
     )
     classes = len(shards.classes)
     step = TrainStep(recipe, build_model(settings.model, "none", classes), device, classes)
-    step.model.train()
+    step.train_mode()
     stages = {name: _measure(run, settings, device) for name, run in _stages(loader, step).items()}
     return {
         "version": RESULT_VERSION,

@@ -20,9 +20,11 @@ from food101_fast.prepare.overview import plot_class_counts
 from food101_fast.shards import ShardSet
 from food101_fast.shards.folder import write_atomically
 from food101_fast.train.checkpoint import load_checkpoint
-from food101_fast.train.loop import Device, Precision, choose_device, predict
+from food101_fast.train.loop import Device, choose_device
 from food101_fast.train.model import build_model
+from food101_fast.train.precision import Precision
 from food101_fast.train.run import Run, read_metrics, read_run
+from food101_fast.train.validate import predict
 from food101_fast.transforms import eval_preset
 
 
@@ -82,7 +84,7 @@ def _logits(
     weights, _ = load_checkpoint(folder, "best")
     model = build_model(run.recipe.model, "none", len(run.classes))
     model.load_state_dict(weights)
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     preset = eval_preset(run.recipe.image_size, run.stored_size)
     batches = predict(model, loader, preset, Precision(run.recipe.amp, device))
     # The results stay on the device until the end, so that no batch waits for the one before it.

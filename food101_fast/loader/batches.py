@@ -206,6 +206,11 @@ class ShardLoader:
         """Batches in an epoch, the same on every rank."""
         return steps_per_epoch(len(self.split), self.global_batch, drop_last=self.drop_last)
 
+    def step_ids(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """Ids of all ranks' samples in a step of an epoch, in order, with nothing read: int64 (global batch,)."""
+        part = rank_slice(len(self.split), self.global_batch, step, rank=0, world_size=1)
+        return self._order(epoch).ids(part.start, part.stop)
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration goes through."""
         self.epoch = epoch
@@ -304,9 +309,10 @@ class ShardLoader:
             rows, labels = self._held.select(of_step)
             yield Loaded(rows, torch.stack([labels, of_step]))
 
-    def _order(self) -> EpochOrder:
+    def _order(self, epoch: int | None = None) -> EpochOrder:
+        number = self.epoch if epoch is None else epoch
         return EpochOrder(
-            self.split.shard_samples, seed=self.seed, epoch=self.epoch, shuffle=self.shuffle, window=self.window
+            self.split.shard_samples, seed=self.seed, epoch=number, shuffle=self.shuffle, window=self.window
         )
 
     def _ids(self, order: EpochOrder, steps: range) -> Iterator[NDArray[np.int64]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,9 @@ from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.loader import LoaderOptions
 from food101_fast.shards import ShardSet
+from food101_fast.train.logs import summary
 from food101_fast.train.loop import Device, train
+from food101_fast.train.options import RunOptions
 from food101_fast.train.recipes import RECIPES, Recipe
 from food101_fast.train.run import read_run
 
@@ -27,13 +30,19 @@ class TrainSettings:
     run: Path
     """Folder for the run: recipe, metrics, checkpoints; made if it is not there."""
     recipe: str = "baseline"
-    """Recipe to start from: baseline (fine-tunes an ImageNet MobileNetV2) or demo (a small net, for a CPU)."""
+    """Recipe to start from: baseline (fine-tunes an ImageNet MobileNetV2), strong (ResNet-50 at 224 px, the most
+    accurate), fast (progressive resizing), unfreeze (from the head down), or demo (a small net, for a CPU)."""
     resume: bool = False
-    """Go on with the run in --run, with the recipe stored there; only --epochs and --patience may be changed."""
+    """Go on with the run in --run after its last checkpoint, with the recipe stored there; --epochs, --patience,
+    --accumulate and --compile may be changed, and the number of ranks."""
+    auto_batch: bool = False
+    """Replace --batch-size by the largest power of two that fits into the GPU's memory, found by trying."""
     device: Device = "auto"
     """Where to train; auto is CUDA where there is one."""
     loading: LoaderOptions = field(default_factory=LoaderOptions)
     """How images are loaded; changes no result."""
+    keeping: RunOptions = field(default_factory=RunOptions)
+    """How the run is kept and shown; changes no result."""
     overrides: Recipe
     """The recipe's own fields."""
 
@@ -41,21 +50,30 @@ class TrainSettings:
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(TrainSettings, "train", argv, default=_defaults(argv))
+    if settings.auto_batch and settings.resume:
+        raise UserError("--auto-batch and --resume exclude each other: a run keeps its batch size; leave one out")
     shards = ShardSet.open(settings.shards)
-    metrics = train(
+    result = train(
         shards,
         settings.run,
         settings.overrides,
         device=settings.device,
         resume=settings.resume,
+        auto_batch=settings.auto_batch,
         loading=settings.loading,
+        options=settings.keeping,
     )
+    if int(os.environ.get("RANK", "0")):
+        return
+    if result.stopped_by is not None:
+        print(
+            f"stopped by {result.stopped_by} after step {result.steps}, with a checkpoint; go on with: "
+            f"python -m food101_fast.train --shards {settings.shards} --run {settings.run} --resume"
+        )
+        return
     split = "" if "test" in shards.manifest.splits else " --split val"
-    best = max(metrics, key=lambda row: row["val_top1"])
-    print(
-        f"{settings.run}: best validation top-1 {best['val_top1']:.4f} in epoch {best['epoch']} of {len(metrics)}; "
-        f"next: python -m food101_fast.evaluate --run {settings.run}{split}"
-    )
+    print(f"{settings.run}:\n{summary(result.metrics)}")
+    print(f"next: python -m food101_fast.evaluate --run {settings.run}{split}")
 
 
 def _defaults(argv: Sequence[str]) -> TrainSettings:

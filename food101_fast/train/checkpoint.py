@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor
 
 from food101_fast.errors import UserError
 
 WEIGHTS_NAME = "model.safetensors"
+TRAINING_NAME = "training.safetensors"
 STATE_NAME = "state.pt"
+
+Weights = dict[str, Tensor]
 
 
 def checkpoint_folder(run: Path, name: str) -> Path:
-    """Folder of checkpoint `name` (`last` or `best`) of a run."""
+    """Folder of checkpoint `name` (`last`, `best` or `epoch-0001`) of a run."""
     return run / "checkpoints" / name
 
 
@@ -31,45 +36,113 @@ def _replaced(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.old")
 
 
-def save_checkpoint(run: Path, name: str, model: nn.Module, state: dict[str, Any]) -> None:
+def save_checkpoint(
+    run: Path, name: str, weights: Weights, state: dict[str, Any], *, training: Weights | None = None
+) -> None:
     """Write a checkpoint beside the old one of that name and then put it in its place.
 
     Args:
         run: the run's folder.
-        name: `last` or `best`.
-        model: its weights go into `model.safetensors`.
+        name: `last`, `best` or `epoch-0001`.
+        weights: of the model to use; go into `model.safetensors`.
         state: the rest, of tensors, numbers, strings and containers of them only, so that `weights_only=True` reads it.
+        training: the weights to train on from, if they are others, since those to use are an average; go into
+            `training.safetensors`.
+
+    Raises:
+        UserError: it could not be written. The old checkpoint is still there.
     """
     folder = checkpoint_folder(run, name)
     new, old = folder.with_name(f"{name}.new"), _replaced(folder)
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
-    # Not save_file: it makes files that only their owner can read.
-    (new / WEIGHTS_NAME).write_bytes(safetensors.torch.save(weights))
-    torch.save(state, new / STATE_NAME)
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    new.rename(folder)
+    try:
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(parents=True)
+        _write(new / WEIGHTS_NAME, lambda file: file.write(_packed(weights)))
+        if training is not None:
+            _write(new / TRAINING_NAME, lambda file: file.write(_packed(training)))
+        _write(new / STATE_NAME, lambda file: torch.save(state, file))
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+        new.rename(folder)
+    except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of a write that failed
+        shutil.rmtree(new, ignore_errors=True)
+        kept = "the last one is whole" if has_checkpoint(run, name) else "there is none before it"
+        raise UserError(
+            f"the checkpoint {folder} could not be written ({error}); {kept}: make room there and go on with --resume"
+        ) from error
     shutil.rmtree(old, ignore_errors=True)
 
 
-def load_checkpoint(run: Path, name: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Weights and state of checkpoint `name`, on the CPU.
+def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file through to the disk, so that a rename never comes before it."""
+    with path.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _packed(weights: Weights) -> bytes:
+    # Copies, since a model's running statistics lie in one piece of memory, which safetensors refuses. Not save_file:
+    # it makes files that only their owner can read.
+    return safetensors.torch.save({key: value.detach().cpu().clone().contiguous() for key, value in weights.items()})
+
+
+def keep_copy(run: Path, epoch: int, keep: int) -> None:
+    """Keep `last` as `epoch-0001` and so on, as links to its files, and remove all but the newest `keep` of those."""
+    folder = checkpoint_folder(run, f"epoch-{epoch:04d}")
+    if keep and not folder.exists():
+        new = folder.with_name(f"{folder.name}.new")
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.copytree(checkpoint_folder(run, "last"), new, copy_function=_link_or_copy)
+        new.rename(folder)
+    kept = sorted(path for path in folder.parent.glob("epoch-*") if path.suffix != ".new")
+    for path in kept[: max(len(kept) - keep, 0)]:
+        shutil.rmtree(path)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)
+
+
+def load_checkpoint(run: Path, name: str) -> tuple[Weights, dict[str, Any]]:
+    """Weights to use and state of checkpoint `name`, on the CPU.
 
     Raises:
         UserError: there is none, or it is damaged.
     """
+    folder = _whole(run, name)
+    weights = _read(folder, lambda: safetensors.torch.load_file(folder / WEIGHTS_NAME))
+    state = _read(folder, lambda: torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True))
+    return dict(weights), dict(state)
+
+
+def load_training_weights(run: Path, name: str) -> Weights | None:
+    """Weights to train on from, if they are others than those to use.
+
+    Raises:
+        UserError: there is no such checkpoint, or it is damaged.
+    """
+    folder = _whole(run, name)
+    path = folder / TRAINING_NAME
+    return dict(_read(folder, lambda: safetensors.torch.load_file(path))) if path.exists() else None
+
+
+def _whole(run: Path, name: str) -> Path:
     if not has_checkpoint(run, name):
-        raise UserError(f"{run} has no checkpoint {name!r}: it did not finish an epoch; train it without --resume")
+        way = "before its first one; train it without --resume" if name == "last" else "in its first epoch; train on"
+        raise UserError(f"{run} has no checkpoint {name!r}: it was broken off {way}")
     folder = checkpoint_folder(run, name)
-    folder = folder if folder.exists() else _replaced(folder)
+    return folder if folder.exists() else _replaced(folder)
+
+
+def _read(folder: Path, read: Callable[[], Any]) -> Any:
     try:
-        weights = safetensors.torch.load_file(folder / WEIGHTS_NAME)
-        state = torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True)
+        return read()
     except Exception as error:  # each library raises its own kinds, and torch's run over many lines
         raise UserError(
             f"the checkpoint {folder} cannot be read ({type(error).__name__}); train the run again"
         ) from error
-    return dict(weights), state

@@ -1,37 +1,53 @@
-"""The training loop: steps that never wait for the device, validation, metrics, checkpoints, early stopping."""
+"""The training loop: epochs of steps that never wait for the device, validation, checkpoints, early stopping."""
 
 from __future__ import annotations
 
 import contextlib
+import gc
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import orjson
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
 from tqdm import tqdm
 
 from food101_fast.errors import UserError
-from food101_fast.loader import Batch, LoaderOptions, ShardLoader
+from food101_fast.loader import LoaderOptions, ShardLoader
 from food101_fast.shards import ShardSet
-from food101_fast.train.checkpoint import load_checkpoint, save_checkpoint
+from food101_fast.shards.folder import write_atomically
+from food101_fast.train.checkpoint import keep_copy, load_checkpoint, load_training_weights, save_checkpoint
+from food101_fast.train.distributed import World, joined_world, local_rank
+from food101_fast.train.logs import Board, MetricsLog, Row, epoch_line, peak_memory
+from food101_fast.train.memory import fit_batch, out_of_memory, trial_steps
+from food101_fast.train.meter import EpochMeter
 from food101_fast.train.model import build_model
+from food101_fast.train.options import RunOptions
 from food101_fast.train.recipes import Recipe
-from food101_fast.train.run import METRICS_NAME, check_resumable, new_run, read_metrics, read_run, write_run
-from food101_fast.transforms import Preset, eval_preset, train_preset
+from food101_fast.train.run import Run, check_resumable, new_run, read_run, write_run
+from food101_fast.train.schedule import lr_factor, phase_at
+from food101_fast.train.signals import StopRequest
+from food101_fast.train.step import TrainStep
+from food101_fast.train.validate import validate
+from food101_fast.transforms import eval_preset
 
 Device = Literal["auto", "cpu", "cuda"]
 
-# Reading the loss waits for the device, so on CUDA the progress bar shows it only every so many steps.
-_STEPS_PER_REFRESH = 25
+NONFINITE_NAME = "nonfinite.json"
+STATE_VERSION = 1
+# Several ranks must agree that they stop or save, which costs them a message; a single one looks in every step.
+_STEPS_PER_AGREEMENT = 10
+_STEPS_PER_COLLECTION = 100
+_LARGEST_VALIDATION_BATCH = 512
+_IDS_SHOWN = 8
+_SECONDS_PER_LOGGED_BAR = 10.0  # where each refresh becomes a line of its own
 
 
 def choose_device(device: Device) -> torch.device:
-    """The device that `--device` names; `auto` is CUDA where there is one.
+    """The device that `--device` names; `auto` is CUDA where there is one; under torchrun the rank's own GPU.
 
     Raises:
         UserError: CUDA is asked for and there is none.
@@ -42,116 +58,7 @@ def choose_device(device: Device) -> torch.device:
         raise UserError(
             "--device cuda: torch finds no CUDA device here; use --device cpu, or install a driver and a CUDA build"
         )
-    return torch.device(device)
-
-
-class Precision:
-    """Mixed precision as the recipe asks for it: the autocast context and the gradient scaler."""
-
-    def __init__(self, amp: str, device: torch.device) -> None:
-        if amp == "auto":
-            amp = "fp16" if device.type == "cuda" else "off"
-        self._device = device.type
-        self._dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "off": None}[amp]
-        # Only fp16 has gradients that can vanish; a disabled scaler passes everything through.
-        self.scaler = torch.amp.GradScaler(device.type, enabled=amp == "fp16")
-
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """The context in which a forward pass runs."""
-        if self._dtype is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self._device, self._dtype)
-
-
-class TrainStep:
-    """One optimiser step on a batch from the loader, all of it queued on the device without waiting."""
-
-    def __init__(self, recipe: Recipe, model: nn.Module, device: torch.device, num_classes: int | None = None) -> None:
-        self.recipe = recipe
-        self.precision = Precision(recipe.amp, device)
-        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.preset: Preset = train_preset(recipe.preset, recipe.image_size, num_classes=num_classes).to(device)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=recipe.learning_rate, fused=device.type == "cuda")
-        self.scheduler = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, recipe.lr_gamma)
-        compiled = recipe.compile == "on" or (recipe.compile == "auto" and device.type == "cuda")
-        self._forward = torch.compile(self.model) if compiled else self.model
-        self._augment = torch.compile(self.preset, fullgraph=True) if compiled else self.preset
-
-    def __call__(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
-        """Augment, forward, backward, update.
-
-        Returns:
-            The mean loss and the number of correct predictions, both still on the device.
-        """
-        return self.update(*self.augment(batch, epoch))
-
-    def augment(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
-        """The batch as the model is to see it in `epoch`.
-
-        Returns:
-            Normalised floating images (N, 3, h, w); labels int64 (N,), or float32 (N, classes) if they are mixed.
-        """
-        # As a tensor, so that a compiled graph serves every epoch.
-        number = torch.full((), epoch, dtype=torch.int64, device=batch.ids.device)
-        return cast(
-            tuple[Tensor, Tensor],
-            self._augment(batch.images, batch.labels, seed=self.recipe.seed, epoch=number, ids=batch.ids),
-        )
-
-    def update(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The step after `augment`. Of mixed labels the one with the largest share counts as correct."""
-        scaler = self.precision.scaler
-        with self.precision.autocast():
-            logits = self._forward(images)
-            loss = functional.cross_entropy(logits, labels)
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        scaler.step(self.optimizer)
-        scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        classes = labels.argmax(dim=1) if labels.ndim == 2 else labels
-        return loss.detach(), (logits.detach().argmax(dim=1) == classes).sum()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything but the weights that the next step depends on."""
-        return {
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict(),
-            "scaler": self.precision.scaler.state_dict(),
-            "torch_rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(state["scheduler"])
-        self.precision.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["torch_rng"])
-        if state["cuda_rng"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
-
-
-def predict(
-    model: nn.Module, loader: ShardLoader, preset: Preset, precision: Precision
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Logits of every batch: yields float32 (N, classes), labels (N,) and ids (N,), on the loader's device."""
-    model.eval()
-    for batch in loader:
-        with torch.inference_mode(), precision.autocast():
-            images = preset(batch.images, seed=0, epoch=0, ids=batch.ids)
-            logits = model(images)
-        yield logits.float(), batch.labels, batch.ids
-
-
-def validate(model: nn.Module, loader: ShardLoader, preset: Preset, precision: Precision) -> dict[str, float]:
-    """Mean loss, top-1 and top-5 over all samples of a loader; the device is waited for once, at the end."""
-    sums = torch.zeros(3, dtype=torch.float64, device=loader.device)
-    for logits, labels, _ in predict(model, loader, preset, precision):
-        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        loss = functional.cross_entropy(logits, labels, reduction="sum")
-        sums += torch.stack([loss, best[:, 0].sum(), best.sum()]).double()
-    loss, top1, top5 = (sums / len(loader.split)).tolist()
-    return {"val_loss": loss, "val_top1": top1, "val_top5": top5}
+    return torch.device(device, local_rank()) if device == "cuda" else torch.device(device)
 
 
 @dataclass
@@ -160,8 +67,22 @@ class Progress:
 
     epoch: int = 0
     """Finished epochs."""
+    step: int = 0
+    """Finished steps of the whole run."""
     best_top1: float = -1.0
     epochs_since_best: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What `train` did."""
+
+    metrics: list[Row]
+    """A row for every finished epoch of the run, as they stand in `metrics.jsonl`."""
+    steps: int
+    """Finished steps of the run."""
+    stopped_by: str | None
+    """The signal that ended it before its time; it can be gone on with."""
 
 
 def train(
@@ -171,119 +92,335 @@ def train(
     *,
     device: Device = "auto",
     resume: bool = False,
+    auto_batch: bool = False,
     loading: LoaderOptions | None = None,
-) -> list[dict[str, Any]]:
-    """Train a run to its end, or until validation accuracy stops rising.
+    options: RunOptions | None = None,
+) -> Trained:
+    """Train a run to its end, until validation accuracy stops rising, or until SIGTERM or SIGINT.
+
+    Under torchrun all ranks call this alike, and see the same folder; the main rank writes.
 
     Args:
         shards: the data; the splits `train` and `val` are used.
         folder: the run's folder; new, unless `resume`.
         recipe: what to compute.
         device: where.
-        resume: go on after the last finished epoch of the run in `folder`.
+        resume: go on after the last checkpoint of the run in `folder`.
+        auto_batch: replace the recipe's batch size by the largest that fits into the device's memory.
         loading: how the loaders work.
-
-    Returns:
-        The metrics of every epoch, as they stand in `metrics.jsonl`.
+        options: how the run is kept and shown.
 
     Raises:
-        UserError: the folder, the recipe, the weights or the device can't be used. A new folder is not made then.
+        UserError: the folder, the recipe, the weights or the device can't be used (a new folder is not made then); a
+            checkpoint can't be written; gradients stay not finite; or the device's memory is too small.
     """
     where, classes = choose_device(device), len(shards.classes)
-    train_loader, val_loader = _loaders(shards, recipe, where, loading or LoaderOptions())
-    torch.manual_seed(recipe.seed)
-    if resume:
-        run = read_run(folder)
-        check_resumable(folder, run, recipe, shards)
-        weights, state = load_checkpoint(folder, "last")
-        step = TrainStep(recipe, build_model(recipe.model, "none", classes), where, classes)
-        step.model.load_state_dict(weights)
-        step.load_state_dict(state["step"])
-        progress = Progress(**state["progress"])
-        metrics = read_metrics(folder)[: progress.epoch]
-        write_run(folder, replace(run, recipe=recipe))
-    else:
-        run, progress = new_run(folder, recipe, shards), Progress()
-        metrics = []
-        step = TrainStep(recipe, build_model(recipe.model, recipe.weights, classes), where, classes)
-        write_run(folder, run)
-    preset = eval_preset(recipe.image_size, shards.manifest.image_size)
-    while progress.epoch < recipe.epochs and progress.epochs_since_best < recipe.patience:
-        row = _train_epoch(step, train_loader, progress.epoch, recipe.epochs)
-        row |= validate(step.model, val_loader, preset, step.precision)
-        step.scheduler.step()
-        progress.epoch += 1
-        improved = row["val_top1"] > progress.best_top1
-        progress.epochs_since_best = 0 if improved else progress.epochs_since_best + 1
-        progress.best_top1 = max(progress.best_top1, row["val_top1"])
-        metrics.append(row)
-        tqdm.write(
-            f"epoch {progress.epoch}: validation loss {row['val_loss']:.3f}, top-1 {row['val_top1']:.4f}, "
-            f"top-5 {row['val_top5']:.4f}{' (best so far)' if improved else ''}; {_loading(row['timing'])}"
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = recipe.tf32
+        torch.set_float32_matmul_precision("high" if recipe.tf32 else "highest")
+    with joined_world(where) as world, StopRequest() as stop:
+        if auto_batch:
+            samples = len(shards.split("train"))
+            batch_size = fit_batch(recipe, where, classes, shards.manifest.image_size, samples, world)
+            recipe = replace(recipe, batch_size=batch_size)
+        trainer = Trainer(shards, folder, recipe, where, world, loading or LoaderOptions(), options or RunOptions())
+        trainer.begin(resume=resume)
+        with contextlib.suppress(torch.OutOfMemoryError):
+            trainer.run(stop)
+            return Trained(metrics=trainer.log.rows, steps=trainer.progress.step, stopped_by=stop.signal)
+        del trainer  # with all that it has on the device
+        raise out_of_memory(recipe, where, world, trial_steps(recipe, where, classes, shards.manifest.image_size))
+
+
+class Trainer:
+    """A run in the making. See `train` for the arguments.
+
+    Attributes:
+        step: the model and its step.
+        progress: how far the run has come.
+        log: the metrics of its finished epochs.
+    """
+
+    step: TrainStep
+    log: MetricsLog
+
+    def __init__(
+        self,
+        shards: ShardSet,
+        folder: Path,
+        recipe: Recipe,
+        device: torch.device,
+        world: World,
+        loading: LoaderOptions,
+        options: RunOptions,
+    ) -> None:
+        self.shards, self.folder, self.recipe = shards, folder, recipe
+        self.device, self.world, self.options = device, world, options
+        self.progress = Progress()
+        self.loader, self.val_loader = self._loaders(loading)
+        self.eval_preset = eval_preset(recipe.image_size, shards.manifest.image_size)
+        self.log_steps = options.log_steps or (25 if device.type == "cuda" else 1)
+        self._meter_state: dict[str, Any] | None = None  # of an epoch that was broken off
+        self._compiles = True  # whether the next step does
+        self._saved_at = time.monotonic()
+
+    def _loaders(self, loading: LoaderOptions) -> tuple[ShardLoader, ShardLoader]:
+        recipe, world = self.recipe, self.world
+        if recipe.batch_size % (world.size * recipe.accumulate):
+            raise UserError(
+                f"--batch-size {recipe.batch_size} can't be cut into equal parts for {world.size} ranks and "
+                f"--accumulate {recipe.accumulate}; choose a multiple of {world.size * recipe.accumulate}"
+            )
+        common = {"device": self.device, "rank": world.rank, "world_size": world.size, **loading.arguments()}
+        part = recipe.batch_size // world.size
+        train_loader = ShardLoader(
+            self.shards, split="train", batch_size=part, seed=recipe.seed, window=recipe.window, **common
         )
-        _save(folder, step, progress, metrics, improved=improved)
-    return metrics
+        # The same on every number of ranks, so that logits are, too.
+        validated = min(recipe.batch_size, _LARGEST_VALIDATION_BATCH)
+        val_loader = ShardLoader(
+            self.shards, split="val", batch_size=validated, shuffle=False, drop_last=False, **common
+        )
+        for loader in (train_loader, val_loader):
+            self._say(f"{loader.split.name}: residence {loader.residence}, {loader.residence_reason}")
+        return train_loader, val_loader
+
+    def _say(self, line: str) -> None:
+        if self.world.is_main:
+            tqdm.write(line)
+
+    def begin(self, *, resume: bool) -> None:
+        """Make the run's folder and model, or read them."""
+        recipe, classes = self.recipe, len(self.shards.classes)
+        torch.manual_seed(recipe.seed)
+        run: Run | None = None
+        if resume:
+            run = read_run(self.folder)
+            check_resumable(self.folder, run, recipe, self.shards)
+            weights, state = load_checkpoint(self.folder, "last")
+            training = load_training_weights(self.folder, "last")
+            model = build_model(recipe.model, "none", classes)
+        else:
+            # What the other ranks have does not matter: the main rank's weights are sent to them.
+            model = build_model(recipe.model, recipe.weights if self.world.is_main else "none", classes)
+            if self.world.is_main:
+                run = new_run(self.folder, recipe, self.shards)
+        self.step = TrainStep(recipe, model, self.device, classes, self.world)
+        self._validated = self.step.compile(self.step.evaluated)
+        if resume:
+            self._restore(weights, training, state)
+        self.log = MetricsLog(self.folder, self.progress.epoch)
+        self.board = Board(self.folder if self.options.tensorboard and self.world.is_main else None, self.progress.step)
+        if self.world.is_main and run is not None:
+            write_run(self.folder, replace(run, recipe=recipe))
+        if recipe.image_size > self.shards.manifest.image_size:
+            self._say(
+                f"the shards hold {self.shards.manifest.image_size} px and the model sees {recipe.image_size} px, so "
+                "images are enlarged; larger shards (prepare --size) would show it more"
+            )
+
+    def run(self, stop: StopRequest) -> None:
+        """Train the epochs that are left. If a stop is asked for, save a checkpoint after the step at hand."""
+        steps_per_epoch = len(self.loader)
+        patience = self.recipe.patience or self.recipe.epochs
+        while self.progress.epoch < self.recipe.epochs and self.progress.epochs_since_best < patience:
+            meter = EpochMeter(self.loader, self.world, self._meter_state)
+            self._meter_state = None
+            self._enter_phase()
+            with _no_garbage_collection(), self._bar(meter) as bar:
+                for batch in self.loader:
+                    self.step.prepare(self.progress.step, lr_factor(self.recipe, self.progress.step, steps_per_epoch))
+                    with self._compilation_left_out(meter):
+                        loss, correct = self.step(batch, self.progress.epoch)
+                    meter.add(loss, correct, len(batch.labels))
+                    self.progress.step += 1
+                    bar.update(len(batch.labels) * self.world.size)
+                    if self.progress.step % self.log_steps == 0:
+                        self._look(meter, bar)
+                    stopping, saving = self._agree(stop)
+                    if stopping or saving:
+                        self._save(meter)
+                    if stopping:
+                        return
+                self._look(meter, bar)
+            if not self._finish_epoch(meter, stop):
+                self._save(meter)
+                return
+        self.board.close()
+        self.world.wait()
+
+    def _bar(self, meter: EpochMeter) -> Any:
+        images = self.recipe.batch_size
+        title = f"epoch {self.progress.epoch + 1}/{self.recipe.epochs}"
+        done = meter.counters.images * self.world.size
+        return tqdm(
+            total=len(self.loader) * images,
+            initial=done,
+            desc=title,
+            unit="images",
+            disable=not self.world.is_main,
+            mininterval=0.2 if sys.stderr.isatty() else _SECONDS_PER_LOGGED_BAR,
+        )
+
+    def _enter_phase(self) -> None:
+        phase = phase_at(self.recipe, self.progress.epoch, len(self.step.layers))
+        if phase != self.step.phase:
+            self.step.enter(phase)
+            self._compiles = True
+        self.step.train_mode()
+
+    @contextlib.contextmanager
+    def _compilation_left_out(self, meter: EpochMeter) -> Iterator[None]:
+        """Time the first step of a phase apart, since that is when torch.compile works."""
+        begun = time.perf_counter()
+        yield
+        if self.step.compiled and self._compiles:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            meter.leave_out(time.perf_counter() - begun)
+        self._compiles = False
+
+    def _look(self, meter: EpochMeter, bar: Any) -> None:
+        """Read what the steps left on the device, which waits for it; stop if gradients stay not finite."""
+        streak = int(self.step.streak)
+        if streak >= self.options.most_skipped:
+            raise self._not_finite(streak)
+        results, timing = meter.results(), meter.timing()
+        bar.set_postfix_str(
+            f"loss {results['train_loss']:.3f}, {timing['images_per_second']:,.0f}/s, without waiting "
+            f"{timing['compute_images_per_second']:,.0f}/s, waiting {timing['wait_share']:.1%}",
+            refresh=False,
+        )
+        self.board.add(
+            self.progress.step,
+            {
+                "train/loss": results["train_loss"],
+                "train/top1": results["train_top1"],
+                "train/learning_rate": self.step.optimizer.param_groups[0]["lr"],
+                "speed/images_per_second": timing["images_per_second"],
+                "speed/wait_share": timing["wait_share"],
+            },
+        )
+
+    def _not_finite(self, streak: int) -> UserError:
+        first = self.progress.step - streak
+        epoch, place = divmod(first, len(self.loader))
+        rate = self.step.optimizer.param_groups[0]["initial_lr"] * lr_factor(self.recipe, first, len(self.loader))
+        ids = self.loader.step_ids(epoch, place).tolist()
+        path = self.folder / NONFINITE_NAME
+        if self.world.is_main:
+            document = {"step": first, "epoch": epoch + 1, "learning_rate": rate, "ids": ids}
+            write_atomically(path, orjson.dumps(document))
+        return UserError(
+            f"the gradients of {streak} steps in a row were not finite, from step {first} on (epoch {epoch + 1}, "
+            f"learning rate {rate:.3g}, sample ids {', '.join(map(str, ids[:_IDS_SHOWN]))}, ...: all {len(ids)} are in "
+            f"{path}); the last checkpoint is kept: look at those samples, or train with a lower --learning-rate, "
+            "--clip-norm or --amp off"
+        )
+
+    def _agree(self, stop: StopRequest) -> tuple[bool, bool]:
+        """Whether to stop, and whether a checkpoint is due: the same on every rank."""
+        step, options = self.progress.step, self.options
+        if step % _STEPS_PER_COLLECTION == 0:
+            gc.collect(1)
+        planned = options.checkpoint_steps is not None and step % options.checkpoint_steps == 0
+        if self.world.size > 1 and step % _STEPS_PER_AGREEMENT:
+            return False, planned
+        minutes = options.checkpoint_minutes
+        overdue = minutes is not None and time.monotonic() - self._saved_at > 60 * minutes
+        stopping, overdue = self.world.any(stop.signal is not None, overdue)
+        return stopping, planned or overdue
+
+    def _finish_epoch(self, meter: EpochMeter, stop: StopRequest) -> bool:
+        """Validate, write down and save; False if that was broken off by a stop."""
+        timing = meter.timing()
+        begun = time.perf_counter()
+        for model in (self.step.model, self.step.evaluated):
+            self.world.share(model.buffers())
+        self.step.model.eval()
+        validation = validate(
+            self._validated,
+            self.val_loader,
+            self.eval_preset,
+            self.step.precision,
+            world=self.world,
+            pad=self.step.compiled,
+            stopping=(lambda: stop.signal is not None) if self.world.size == 1 else None,
+        )
+        if validation is None:
+            return False
+        timing["validation_seconds"] = time.perf_counter() - begun
+        timing["peak_memory_bytes"] = peak_memory(self.device)
+        progress = self.progress
+        progress.epoch += 1
+        improved = validation["val_top1"] > progress.best_top1
+        progress.epochs_since_best = 0 if improved else progress.epochs_since_best + 1
+        progress.best_top1 = max(progress.best_top1, validation["val_top1"])
+        row = {
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "image_size": self.step.phase.image_size,
+            "learning_rate": self.step.optimizer.param_groups[0]["lr"],
+            **meter.results(),
+            "skipped_steps": int(self.step.skipped),
+            **validation,
+            "timing": timing,
+        }
+        self.step.skipped.zero_()
+        self._say(epoch_line(row, self.recipe.epochs, improved=improved))
+        self.board.add(progress.step, {f"validation/{name[4:]}": value for name, value in validation.items()})
+        self._save(improved=improved, row=row)
+        return True
+
+    def _save(self, meter: EpochMeter | None = None, *, improved: bool = False, row: Row | None = None) -> None:
+        """Save `last`, in the middle of the epoch that `meter` measures or after one; then also `best` and the log."""
+        step, folder = self.step, self.folder
+        position = self.loader.state_dict()
+        if meter is not None and self.loader.epoch > self.progress.epoch:  # trained to its end, but not validated
+            position |= {"epoch": self.progress.epoch, "step": len(self.loader)}
+        state = {
+            "version": STATE_VERSION,
+            "recipe": asdict(self.recipe),
+            "progress": vars(self.progress),
+            "step": step.state_dict(),
+            "loader": position,
+            "meter": None if meter is None else meter.state_dict(),
+        }
+        self._saved_at = time.monotonic()
+        if not self.world.is_main:
+            if row is not None:
+                self.log.rows.append(row)
+            return
+        weights = step.evaluated.state_dict()
+        training = None if step.average is None else step.model.state_dict()
+        if improved:
+            save_checkpoint(folder, "best", weights, state, training=training)
+        if row is not None:
+            self.log.append(row)
+        save_checkpoint(folder, "last", weights, state, training=training)
+        if row is not None:
+            keep_copy(folder, self.progress.epoch, self.options.keep)
+
+    def _restore(self, weights: dict[str, Any], training: dict[str, Any] | None, state: dict[str, Any]) -> None:
+        self.step.evaluated.load_state_dict(weights)
+        if training is not None:
+            self.step.model.load_state_dict(training)
+        self.step.load_state_dict(state["step"])
+        self.progress = Progress(**state["progress"])
+        self.loader.load_state_dict(state["loader"])
+        self._meter_state = state["meter"]
 
 
-def _loaders(
-    shards: ShardSet, recipe: Recipe, device: torch.device, loading: LoaderOptions
-) -> tuple[ShardLoader, ShardLoader]:
-    common = {"batch_size": recipe.batch_size, "device": device, **loading.arguments()}
-    train_loader = ShardLoader(shards, split="train", seed=recipe.seed, window=recipe.window, **common)
-    val_loader = ShardLoader(shards, split="val", shuffle=False, drop_last=False, **common)
-    for loader in (train_loader, val_loader):
-        tqdm.write(f"{loader.split.name}: residence {loader.residence}, {loader.residence_reason}")
-    return train_loader, val_loader
-
-
-def _loading(timing: dict[str, Any]) -> str:
-    counted = timing["loader"]
-    return (
-        f"{counted['bytes'] / 1e9:.2f} GB loaded, the step waited {counted['consumer_wait_seconds']:.1f} s for it and "
-        f"the loader {counted['producer_wait_seconds']:.1f} s for the step"
-    )
-
-
-def _train_epoch(step: TrainStep, loader: ShardLoader, epoch: int, epochs: int) -> dict[str, Any]:
-    step.model.train()
-    learning_rate = step.scheduler.get_last_lr()[0]
-    sums = torch.zeros(2, dtype=torch.float64, device=loader.device)
-    before, start, seen = replace(loader.counters), time.perf_counter(), 0
-    total = len(loader) * loader.batch_size
-    refresh = _STEPS_PER_REFRESH if loader.device.type == "cuda" else 1
-    loader.set_epoch(epoch)
-    with tqdm(total=total, desc=f"epoch {epoch + 1}/{epochs}", unit="images") as bar:
-        for number, batch in enumerate(loader):
-            loss, correct = step(batch, epoch)
-            seen += len(batch.labels)
-            sums += torch.stack([loss * len(batch.labels), correct]).double()
-            bar.update(len(batch.labels))
-            if number % refresh == 0:
-                share = loader.counters.since(before).consumer_wait_seconds / (time.perf_counter() - start)
-                bar.set_postfix_str(f"loss {sums[0].item() / seen:.3f}, waiting {share:.1%}")
-        train_loss, train_top1 = (sums / seen).tolist()
-        seconds = time.perf_counter() - start
-        counted = loader.counters.since(before)
-        share = counted.consumer_wait_seconds / seconds
-        bar.set_postfix_str(f"loss {train_loss:.3f}, waiting {share:.1%}")
-    return {
-        "epoch": epoch + 1,
-        "learning_rate": learning_rate,
-        "train_loss": train_loss,
-        "train_top1": train_top1,
-        "timing": {
-            "seconds": seconds,
-            "images_per_second": seen / seconds,
-            "wait_share": share,
-            "loader": asdict(counted),
-        },
-    }
-
-
-def _save(folder: Path, step: TrainStep, progress: Progress, metrics: list[dict[str, Any]], *, improved: bool) -> None:
-    state = {"step": step.state_dict(), "progress": vars(progress)}
-    if improved:
-        save_checkpoint(folder, "best", step.model, state)
-    lines = b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in metrics)
-    (folder / METRICS_NAME).write_bytes(lines)
-    save_checkpoint(folder, "last", step.model, state)
+@contextlib.contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Keep Python from looking for garbage in the middle of a step; the loop does it between steps."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

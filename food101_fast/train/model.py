@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import warnings
+from collections import Counter
 from pathlib import Path
 from typing import cast
 from urllib.error import URLError
@@ -20,8 +23,7 @@ def build_model(name: str, weights: str, classes: int) -> nn.Module:
     Args:
         name: the model's name in torchvision.models.
         weights: name of torchvision weights for it, path of a file with a state dict, or `none`. A head for another
-            number
-            of classes is left out and starts anew; everything else in a file must fit.
+            number of classes is left out and starts anew; everything else in a file must fit.
         classes: outputs of the new head.
 
     Raises:
@@ -31,11 +33,15 @@ def build_model(name: str, weights: str, classes: int) -> nn.Module:
         raise UserError(f"torchvision has no classification model {name!r}; see torchvision.models.list_models()")
     from_file = Path(weights).suffix in (".safetensors", ".pth", ".pt")
     model: nn.Module
-    if weights == "none" or from_file:
-        model = torchvision.models.get_model(name, weights=None)
-    else:
-        model = _pretrained(name, weights)
-    _replace_head(model, name, classes)
+    with warnings.catch_warnings():
+        # GoogLeNet and Inception announce that another version will draw initial weights in another way.
+        warnings.filterwarnings("ignore", "The default weight initialization of", FutureWarning)
+        if weights == "none" or from_file:
+            model = torchvision.models.get_model(name, weights=None)
+        else:
+            model = _pretrained(name, weights)
+    _remove_auxiliary_heads(model)
+    _replace_head(model, classes)
     if from_file:
         _load_file(model, name, Path(weights))
     return model
@@ -59,24 +65,81 @@ def _pretrained(name: str, weights: str) -> nn.Module:
         ) from error
 
 
-def _head(model: nn.Module, name: str) -> tuple[str, nn.Linear]:
-    """The last linear layer, which in torchvision's classification models makes the class scores."""
-    linear = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise UserError(f"{name} does not end in a linear layer, so its head can't be replaced; choose another --model")
-    return linear[-1]
+def head_of(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
+    """Name and module of what makes the class scores: the last linear or convolutional layer.
+
+    Raises:
+        UserError: the model has neither.
+    """
+    layers = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    if not layers:
+        raise UserError(f"a {type(model).__name__} has no linear or convolutional layer to make class scores")
+    return layers[-1]
 
 
-def _replace_head(model: nn.Module, name: str, classes: int) -> None:
-    path, head = _head(model, name)
+def _replace_head(model: nn.Module, classes: int) -> None:
+    path, head = head_of(model)
+    new: nn.Module
+    bias = head.bias is not None
+    if isinstance(head, nn.Linear):
+        new = nn.Linear(head.in_features, classes, bias)
+    else:
+        new = nn.Conv2d(head.in_channels, classes, head.kernel_size, bias=bias)  # type: ignore[arg-type]
     parent = model.get_submodule(path.rpartition(".")[0])
-    setattr(parent, path.rpartition(".")[2], nn.Linear(head.in_features, classes, bias=head.bias is not None))
+    setattr(parent, path.rpartition(".")[2], new)
+
+
+def _remove_auxiliary_heads(model: nn.Module) -> None:
+    """GoogLeNet and Inception have further heads, for training with a loss of several terms; no recipe uses them."""
+    if hasattr(model, "aux_logits"):
+        model.aux_logits = False  # type: ignore[assignment]
+        for name in ("aux1", "aux2", "AuxLogits"):
+            if hasattr(model, name):
+                setattr(model, name, None)
+
+
+def layer_groups(model: nn.Module) -> list[list[str]]:
+    """Names of all parameters, in groups from the input to the head, which is the last group.
+
+    The groups are modules. One with more than half of the weights below the head is divided into its parts, and one
+    with less than a hundredth joins the one after it; so they come out as an architecture's stages or blocks.
+    """
+    head = head_of(model)[0]
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    own = [name for name in sizes if name.rpartition(".")[0] == head]
+    body = [name for name in sizes if name not in own]
+    total = sum(sizes[name] for name in body)
+    within: Counter[str] = Counter()
+    for name in body:
+        for prefix in _prefixes(name):
+            within[prefix] += sizes[name]
+
+    def group_of(name: str) -> str:
+        return next((prefix for prefix in _prefixes(name) if within[prefix] <= total / 2), name)
+
+    parts = [list(names) for _, names in itertools.groupby(body, group_of)]
+    groups: list[list[str]] = []
+    small: list[str] = []
+    for names in parts:
+        names = small + names
+        if sum(sizes[name] for name in names) < total / 100:
+            small = names
+        else:
+            groups.append(names)
+            small = []
+    return [*groups, small + own]
+
+
+def _prefixes(name: str) -> list[str]:
+    """The modules that a parameter is in, from the outermost one."""
+    parts = name.split(".")[:-1]
+    return [".".join(parts[: depth + 1]) for depth in range(len(parts))]
 
 
 def _load_file(model: nn.Module, name: str, path: Path) -> None:
     state = read_weights(path)
     own = model.state_dict()
-    head, _ = _head(model, name)
+    head, _ = head_of(model)
     for key in (f"{head}.weight", f"{head}.bias"):
         if key in state and key in own and state[key].shape != own[key].shape:
             state[key] = own[key]

@@ -16,10 +16,11 @@ from food101_fast.errors import UserError
 from food101_fast.shards import ShardSet
 from food101_fast.shards.folder import write_atomically
 from food101_fast.train.checkpoint import has_checkpoint
-from food101_fast.train.recipes import Recipe
+from food101_fast.train.recipes import CHANGEABLE, Recipe
 
 RECIPE_NAME = "recipe.json"
 METRICS_NAME = "metrics.jsonl"
+CSV_NAME = "metrics.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,9 @@ def new_run(folder: Path, recipe: Recipe, shards: ShardSet) -> Run:
 def _never_got_far(folder: Path) -> bool:
     """Whether the folder is empty, or holds a run that ended before its first checkpoint."""
     names = {path.name for path in folder.iterdir()}
-    return names <= {RECIPE_NAME, METRICS_NAME, "checkpoints"} and not has_checkpoint(folder, "last")
+    return names <= {RECIPE_NAME, METRICS_NAME, CSV_NAME, "checkpoints", "tensorboard"} and not has_checkpoint(
+        folder, "last"
+    )
 
 
 def versions() -> dict[str, str]:
@@ -116,7 +119,7 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def check_resumable(folder: Path, run: Run, recipe: Recipe, shards: ShardSet) -> None:
-    """Refuse to go on with other data or another recipe; only the number of epochs and the patience may change.
+    """Refuse to go on with other data or another recipe; only what `CHANGEABLE` names may change.
 
     Raises:
         UserError: what differs.
@@ -127,6 +130,6 @@ def check_resumable(folder: Path, run: Run, recipe: Recipe, shards: ShardSet) ->
         )
     for field in fields(Recipe):
         stored, asked = getattr(run.recipe, field.name), getattr(recipe, field.name)
-        if stored != asked and field.name not in ("epochs", "patience"):
+        if stored != asked and field.name not in CHANGEABLE:
             flag = "--" + field.name.replace("_", "-")
             raise UserError(f"{folder} was trained with {flag} {stored} and can't go on with {asked}; leave {flag} out")

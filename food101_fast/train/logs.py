@@ -1,0 +1,143 @@
+"""What a run writes down and prints: a line per epoch, TensorBoard, and the table at the end."""
+
+from __future__ import annotations
+
+import csv
+import io
+import resource
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+
+from food101_fast.errors import UserError
+from food101_fast.shards.folder import write_atomically
+from food101_fast.train.run import CSV_NAME, METRICS_NAME, read_metrics
+
+Row = dict[str, Any]
+
+
+class MetricsLog:
+    """`metrics.jsonl` and `metrics.csv`, a line per epoch, written as a whole each time.
+
+    Args:
+        folder: of the run.
+        epochs: finished epochs; lines after them were written before the run was broken off, and are dropped.
+    """
+
+    def __init__(self, folder: Path, epochs: int) -> None:
+        self._folder = folder
+        self.rows: list[Row] = read_metrics(folder)[:epochs]
+
+    def append(self, row: Row) -> None:
+        """Add an epoch.
+
+        Raises:
+            UserError: it could not be written.
+        """
+        self.rows.append(row)
+        lines = b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in self.rows)
+        try:
+            write_atomically(self._folder / METRICS_NAME, lines)
+            write_atomically(self._folder / CSV_NAME, _as_csv(self.rows))
+        except OSError as error:
+            raise UserError(
+                f"{self._folder / METRICS_NAME} could not be written ({error.strerror}); make room there and go on "
+                "with --resume"
+            ) from error
+
+
+def _as_csv(rows: Sequence[Row]) -> bytes:
+    """The numbers of each row in columns; what lies one level down is named with a dot."""
+    flat = []
+    for row in rows:
+        nested = {f"timing.{key}": value for key, value in row["timing"].items() if not isinstance(value, dict)}
+        flat.append({key: value for key, value in row.items() if key != "timing"} | nested)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue().encode()
+
+
+class Board:
+    """TensorBoard's event files, or nothing.
+
+    Args:
+        folder: of the run; None writes nothing.
+        step: what older events say about this step and later ones is dropped: they were written before the run was
+            broken off.
+
+    Raises:
+        UserError: the extra is not installed.
+    """
+
+    def __init__(self, folder: Path | None, step: int) -> None:
+        self._writer = None
+        if folder is None:
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UserError(
+                "--tensorboard needs the extra: pip install 'food101-fast[tensorboard]', or leave it out"
+            ) from error
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+
+    def add(self, step: int, numbers: Mapping[str, float | None]) -> None:
+        """Add numbers by their names, of which the part before a slash makes a group."""
+        if self._writer is not None:
+            for name, number in numbers.items():
+                if number is not None:
+                    self._writer.add_scalar(name, number, step)
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the device's memory the most that was in use at a time, or on the CPU of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """A table of a run's results for the terminal."""
+    best = max(rows, key=lambda row: row["val_top1"])
+    timings = [row["timing"] for row in rows]
+    seconds = sum(timing["seconds"] for timing in timings)
+    waited = sum(timing["seconds"] * timing["wait_share"] for timing in timings)
+    images = sum(timing["images"] for timing in timings)
+    compiling = sum(timing["compile_seconds"] for timing in timings)
+    validation = sum(timing["validation_seconds"] for timing in timings)
+    lines = {
+        "best epoch": f"{best['epoch']} of {len(rows)}",
+        "validation top-1": f"{best['val_top1']:.4f}",
+        "validation top-5": f"{best['val_top5']:.4f}",
+        "images per second": f"{images / seconds:,.0f} ({images / max(seconds - waited, 1e-9):,.0f} without waiting)",
+        "waiting for data": f"{waited / seconds:.1%}",
+        "peak memory": f"{max(timing['peak_memory_bytes'] for timing in timings) / 1e9:.2f} GB",
+        "time": f"{seconds + compiling + validation:,.1f} s (training {seconds:,.1f}, validation {validation:,.1f}, "
+        f"compiling {compiling:,.1f})",
+    }
+    return "\n".join(f"  {name:<20}{value}" for name, value in lines.items())
+
+
+def epoch_line(row: Row, epochs: int, *, improved: bool) -> str:
+    """An epoch's results for the terminal."""
+    timing = row["timing"]
+    counted = timing["loader"]
+    skipped = f", {row['skipped_steps']} steps skipped" if row["skipped_steps"] else ""
+    downloaded = f", {counted['downloaded_bytes'] / 1e9:.2f} GB downloaded" if counted["downloaded_bytes"] else ""
+    return (
+        f"epoch {row['epoch']}/{epochs}: validation loss {row['val_loss']:.3f}, top-1 {row['val_top1']:.4f}, "
+        f"top-5 {row['val_top5']:.4f}{' (best so far)' if improved else ''}; "
+        f"{timing['images_per_second']:,.0f} images/s, waiting {timing['wait_share']:.1%}{downloaded}{skipped}"
+    )

@@ -1,0 +1,91 @@
+"""What an epoch adds up: losses and hits on the device, times and waiting on the host."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from food101_fast.loader import ShardLoader
+from food101_fast.loader.pipeline import Counters
+from food101_fast.train.distributed import World
+from food101_fast.train.validate import LOSS_UNIT, in_units
+
+
+class EpochMeter:
+    """Sums over an epoch, whatever it is broken off by: of whole numbers, so that they are exact and add up over ranks.
+
+    Args:
+        loader: whose waiting is counted.
+        world: the ranks.
+        state: what `state_dict` gave, to go on with.
+
+    Attributes:
+        compile_seconds: time of first steps, which compile; not part of `seconds`.
+    """
+
+    def __init__(self, loader: ShardLoader, world: World, state: dict[str, Any] | None = None) -> None:
+        state = state or {"sums": [0, 0, 0], "seconds": 0.0, "compile_seconds": 0.0, "counters": asdict(Counters())}
+        self._world = world
+        self._loader = loader
+        # Loss in units, hits, images: those before the run was broken off are the main rank's.
+        sums = state["sums"] if world.is_main else [0, 0, 0]
+        self._sums = torch.tensor(sums, dtype=torch.int64, device=loader.device)
+        self._earlier = Counters(**state["counters"])
+        self._at_start = replace(loader.counters)
+        self.compile_seconds: float = state["compile_seconds"]
+        self._seconds_earlier: float = state["seconds"]
+        self._start = time.perf_counter()
+
+    def add(self, loss: Tensor, correct: Tensor, images: int) -> None:
+        """Add a step: its mean loss and its correct predictions, on the device. Without a finite loss it counts not."""
+        numbers = torch.stack([in_units(loss) * images, correct.long(), torch.full_like(correct, images).long()])
+        self._sums += numbers * torch.isfinite(loss)
+
+    def leave_out(self, seconds: float) -> None:
+        """Count so many seconds as compilation."""
+        self.compile_seconds += seconds
+        self._start += seconds
+
+    @property
+    def seconds(self) -> float:
+        """Time of the steps so far."""
+        return self._seconds_earlier + time.perf_counter() - self._start
+
+    @property
+    def counters(self) -> Counters:
+        """What this rank's loader did in the epoch."""
+        now, earlier = asdict(self._loader.counters.since(self._at_start)), asdict(self._earlier)
+        return Counters(**{name: now[name] + earlier[name] for name in now})
+
+    def results(self) -> dict[str, float]:
+        """Mean loss and accuracy over all ranks; waits for the device, and every rank must call it."""
+        loss, correct, images = self._world.total(self._sums).tolist()
+        return {"train_loss": loss * LOSS_UNIT / max(images, 1), "train_top1": correct / max(images, 1)}
+
+    def timing(self) -> dict[str, Any]:
+        """Seconds, rates of all ranks together, and this rank's share of waiting."""
+        counters, seconds = self.counters, self.seconds
+        images = counters.images * self._world.size
+        waited = min(counters.consumer_wait_seconds, seconds)
+        return {
+            "seconds": seconds,
+            "images": images,
+            "images_per_second": images / max(seconds, 1e-9),
+            "compute_images_per_second": images / max(seconds - waited, 1e-9),
+            "wait_share": waited / max(seconds, 1e-9),
+            "compile_seconds": self.compile_seconds,
+            "loader": asdict(counters),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the epoch stands; every rank must call it."""
+        return {
+            "sums": self._world.total(self._sums).tolist(),
+            "seconds": self.seconds,
+            "compile_seconds": self.compile_seconds,
+            "counters": asdict(self.counters),
+        }

@@ -1,0 +1,74 @@
+"""What changes in the course of a run, as pure functions of the step or epoch: so there is no state to save."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from food101_fast.train.recipes import Recipe
+
+# Networks halve an image five times, so other sizes would waste pixels.
+_SIZE_STEP = 32
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Epochs that compute the same graph; only a new phase compiles anew."""
+
+    image_size: int
+    """Height and width of the training images, in pixels."""
+    frozen: int
+    """Layer groups from the bottom that are not trained."""
+
+
+def phase_at(recipe: Recipe, epoch: int, layer_groups: int) -> Phase:
+    """The phase that `epoch` belongs to, for a model of so many layer groups, the head included."""
+    return Phase(image_size_at(recipe, epoch), frozen_at(recipe, epoch, layer_groups))
+
+
+def image_size_at(recipe: Recipe, epoch: int) -> int:
+    """Size of the training images in `epoch`: the sizes from --start-size on share the epochs evenly.
+
+    Source: progressive resizing, fast.ai's entry to DAWNBench (2018).
+    """
+    if recipe.start_size is None or epoch >= recipe.epochs - 1:
+        return recipe.image_size
+    sizes = [*range(recipe.start_size, recipe.image_size, _SIZE_STEP), recipe.image_size]
+    return int(sizes[epoch * len(sizes) // recipe.epochs])
+
+
+def frozen_at(recipe: Recipe, epoch: int, layer_groups: int) -> int:
+    """Layer groups that are frozen in `epoch`: all but the head in the first, none after `unfreeze_epochs`.
+
+    Source: gradual unfreezing, Howard and Ruder, "Universal Language Model Fine-tuning", ACL 2018.
+    """
+    if epoch >= recipe.unfreeze_epochs:
+        return 0
+    below_head = layer_groups - 1
+    return below_head - below_head * epoch // recipe.unfreeze_epochs
+
+
+def lr_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+    """Factor on the learning rate in `step`, counted from 0 over the whole run.
+
+    Source of the cosine: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017.
+    """
+    warmup = round(recipe.warmup_epochs * steps_per_epoch)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if recipe.schedule == "constant":
+        return 1.0
+    if recipe.schedule == "exponential":
+        return recipe.lr_gamma ** (step // steps_per_epoch)
+    share = (step - warmup) / max(recipe.epochs * steps_per_epoch - warmup, 1)
+    return 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """Seed of torch's generators in `step` on `rank`, for dropout and the like.
+
+    They are seeded in every step, so that a run that goes on draws what it would have drawn.
+    """
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])

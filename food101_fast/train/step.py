@@ -1,0 +1,212 @@
+"""One optimiser step: augment, forward, backward, update. All of it is queued on the device without waiting for it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from food101_fast.errors import UserError
+from food101_fast.loader import Batch
+from food101_fast.train.distributed import World
+from food101_fast.train.ema import ModelAverage
+from food101_fast.train.model import layer_groups
+from food101_fast.train.optimizer import build_optimizer, set_learning_rate
+from food101_fast.train.precision import Precision
+from food101_fast.train.recipes import Recipe
+from food101_fast.train.schedule import Phase, step_seed
+from food101_fast.transforms import Preset, train_preset
+
+# Graphs that torch.compile may keep of one function: a run has a few sizes, sets of frozen layers, and validation.
+_MOST_GRAPHS = 64
+
+
+class TrainStep:
+    """A model in training, and one step of it.
+
+    Args:
+        recipe: what to compute.
+        model: is moved to the device, in channels_last memory.
+        device: where.
+        num_classes: needed by presets that mix images.
+        world: the ranks that share each batch.
+
+    Attributes:
+        model: the model itself, not wrapped in anything.
+        optimizer: fused, so that it can leave a step out without the host knowing.
+        average: the moving average of the weights, or None.
+        streak: int64 () on the device: steps in a row, up to the last one, that were left out since a gradient was not
+            finite.
+        skipped: int64 (), such steps in all.
+
+    Raises:
+        UserError: the recipe asks for what the device can't do.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: nn.Module,
+        device: torch.device,
+        num_classes: int | None = None,
+        world: World | None = None,
+    ) -> None:
+        self.recipe = recipe
+        self.device = device
+        self.world = world or World()
+        self.precision = Precision(recipe.amp, device)
+        self.compiled = recipe.compile == "on" or (recipe.compile == "auto" and device.type == "cuda")
+        self._num_classes = num_classes
+        if recipe.sync_batchnorm:
+            if device.type != "cuda":
+                raise UserError("--sync-batchnorm: torch has it for CUDA only; leave it out, or use --device cuda")
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.world.share([*self.model.parameters(), *self.model.buffers()])
+        self._statistics = _together(self.model, device)
+        self.layers = layer_groups(self.model)
+        self.optimizer = build_optimizer(recipe, self.model)
+        self.average = None if recipe.ema_decay is None else ModelAverage(self.model, recipe.ema_decay)
+        self.streak = torch.zeros((), dtype=torch.int64, device=device)
+        self.skipped = torch.zeros((), dtype=torch.int64, device=device)
+        self.preset: Preset
+        self.enter(Phase(recipe.image_size, frozen=0))
+
+    def enter(self, phase: Phase) -> None:
+        """Train at another size, or other layers, from the next step on."""
+        self.phase = phase
+        trained = {name for names in self.layers[phase.frozen :] for name in names}
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name in trained)
+        self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.preset = train_preset(self.recipe.preset, phase.image_size, num_classes=self._num_classes).to(self.device)
+        self._network: nn.Module = self.model
+        if self.world.size > 1:  # it must know which gradients will come
+            ids = [self.device.index] if self.device.type == "cuda" else None
+            self._network = DistributedDataParallel(self.model, device_ids=ids, gradient_as_bucket_view=True)
+        self._forward = self.compile(self._network)
+        self._augment = self.compile(self.preset, fullgraph=True)
+
+    def compile(self, module: nn.Module, *, fullgraph: bool = False) -> Callable[..., Any]:
+        """The module, compiled if the recipe says so: each shape of its input has a graph of its own."""
+        if not self.compiled:
+            return module
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
+        # The transforms' many small kernels gain nothing from CUDA graphs, which would keep their memory.
+        mode = "default" if fullgraph else self.recipe.compile_mode
+        return torch.compile(module, fullgraph=fullgraph, dynamic=False, mode=mode)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """What is validated: the average where there is one."""
+        return self.model if self.average is None else self.average.model
+
+    def train_mode(self) -> None:
+        """Put the model into training mode, but for layers whose own parameters are all frozen."""
+        self.model.train()
+        for module in self.model.modules():
+            own = list(module.parameters(recurse=False))
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.eval()
+
+    def prepare(self, number: int, lr_factor: float) -> None:
+        """What the step `number` of the run needs, apart from its batch: learning rate and random state."""
+        set_learning_rate(self.optimizer, lr_factor)
+        torch.manual_seed(step_seed(self.recipe.seed, number, self.world.rank))
+
+    def __call__(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
+        """Augment, forward, backward, update.
+
+        Returns:
+            The mean loss and the number of correct predictions of this rank's samples, both still on the device.
+        """
+        return self.update(*self.augment(batch, epoch))
+
+    def augment(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
+        """The batch as the model is to see it in `epoch`.
+
+        Returns:
+            Normalised floating images (N, 3, h, w); labels int64 (N,), or float32 (N, classes) if they are mixed.
+        """
+        # As a tensor, so that a compiled graph serves every epoch.
+        number = torch.full((), epoch, dtype=torch.int64, device=batch.ids.device)
+        return cast(
+            tuple[Tensor, Tensor],
+            self._augment(batch.images, batch.labels, seed=self.recipe.seed, epoch=number, ids=batch.ids),
+        )
+
+    def update(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The step after `augment`. Of mixed labels the one with the largest share counts as correct.
+
+        If a gradient is not finite, weights, running statistics and the optimiser's state stay as they are.
+        """
+        statistics = self._statistics.clone()
+        parts = self.recipe.accumulate
+        pieces = list(zip(images.chunk(parts), labels.chunk(parts), strict=True))
+        results = [self._backward(*piece, last=piece is pieces[-1], parts=len(pieces)) for piece in pieces]
+        loss, correct = torch.stack([torch.stack(result) for result in results]).sum(dim=0).unbind()
+
+        self.precision.scaler.unscale_(self.optimizer)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self._trained if p.grad is not None])
+        if self.recipe.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self._trained, self.recipe.clip_norm, norm)
+        self.precision.step(self.optimizer)
+        self.optimizer.zero_grad(set_to_none=True)
+
+        finite = torch.isfinite(norm)
+        self._statistics.copy_(torch.where(finite, self._statistics, statistics))
+        self.streak.add_(1).mul_(~finite)
+        self.skipped.add_(~finite)
+        if self.average is not None:
+            self.average.update()
+        return loss, correct
+
+    def _backward(self, images: Tensor, labels: Tensor, *, last: bool, parts: int) -> tuple[Tensor, Tensor]:
+        """Add the gradients of a part of the batch; returns its share of the mean loss, and its correct predictions."""
+        waits = not last and isinstance(self._network, DistributedDataParallel)
+        # Ranks exchange gradients once, with the last part.
+        with self._network.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
+            with self.precision.autocast():
+                logits = self._forward(images)
+                loss = functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing) / parts
+            self.precision.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        classes = labels.argmax(dim=1) if labels.ndim == 2 else labels
+        correct = (logits.detach().argmax(dim=1) == classes).sum()
+        return loss.detach().double(), correct.double()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the weights that the next step depends on."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.precision.scaler.state_dict(),
+            "averaged": 0 if self.average is None else self.average.updates,
+            "streak": int(self.streak),
+            "skipped": int(self.skipped),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.precision.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.updates = state["averaged"]
+        self.streak.fill_(state["streak"])
+        self.skipped.fill_(state["skipped"])
+
+
+def _together(model: nn.Module, device: torch.device) -> Tensor:
+    """Put the model's floating buffers side by side into one tensor, so that all are saved and restored at once.
+
+    A forward pass that is not finite leaves that in the running statistics of batch normalisation, which the rule of
+    the gradient scaler does not know of.
+    """
+    buffers = [buffer for buffer in model.buffers() if buffer.dtype == torch.float32]
+    whole = torch.cat([torch.empty(0, device=device), *(buffer.flatten() for buffer in buffers)])
+    for buffer, part in zip(buffers, torch.split(whole, [buffer.numel() for buffer in buffers]), strict=True):
+        buffer.data = part.view(buffer.shape)
+    return whole

@@ -1,0 +1,89 @@
+"""Predictions of a model over a loader, and what validation makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from food101_fast.loader import ShardLoader
+from food101_fast.train.distributed import World
+from food101_fast.train.precision import Precision
+from food101_fast.transforms import Preset
+
+# Losses are added up as whole multiples of this: such sums are exact, so that they do not depend on their order.
+LOSS_UNIT = 2.0**-30
+_LARGEST_LOSS = 2.0**12  # nats; so two million of them can be added up
+
+Model = Callable[[Tensor], Tensor]
+
+
+def predict(
+    model: Model, loader: ShardLoader, preset: Preset, precision: Precision, *, pad: bool = False
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Logits of every batch: yields float32 (N, classes), labels (N,) and ids (N,), on the loader's device.
+
+    Args:
+        model: in evaluation mode.
+        loader: that goes through each sample once.
+        preset: of evaluation.
+        precision: in which the model is computed.
+        pad: fill a smaller last batch up and leave out what that adds, so that a compiled model needs one graph.
+    """
+    for batch in loader:
+        samples = len(batch.labels)
+        if not samples:
+            continue
+        with torch.inference_mode(), precision.autocast():
+            images = preset(batch.images, seed=0, epoch=0, ids=batch.ids)
+            if pad and samples < loader.batch_size:
+                images = torch.cat([images, images[:1].expand(loader.batch_size - samples, -1, -1, -1)])
+                images = images.contiguous(memory_format=torch.channels_last)
+            logits = model(images)[:samples]
+        yield logits.float(), batch.labels, batch.ids
+
+
+def validate(
+    model: Model,
+    loader: ShardLoader,
+    preset: Preset,
+    precision: Precision,
+    *,
+    world: World | None = None,
+    pad: bool = False,
+    stopping: Callable[[], bool] | None = None,
+) -> dict[str, float] | None:
+    """Mean loss, top-1 and top-5 over all samples of a loader, of all ranks together.
+
+    The device is waited for once, at the end. The sums are whole numbers, and so the same for every number of ranks.
+
+    Args:
+        model: in evaluation mode.
+        loader: that goes through each sample once.
+        preset: of evaluation.
+        precision: in which the model is computed.
+        world: the ranks that share the samples.
+        pad: see `predict`.
+        stopping: asked after each batch; if it is true, validation is broken off.
+
+    Returns:
+        `val_loss`, the mean cross-entropy in nats; `val_top1` and `val_top5` between 0 and 1. None if broken off.
+    """
+    world = world or World()
+    sums = torch.zeros(3, dtype=torch.int64, device=loader.device)
+    for logits, labels, _ in predict(model, loader, preset, precision, pad=pad):
+        best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+        losses = functional.cross_entropy(logits, labels, reduction="none")
+        sums += torch.stack([in_units(losses).sum(), best[:, 0].sum(), best.sum()])
+        if stopping is not None and stopping():
+            return None
+    loss, top1, top5 = world.total(sums).tolist()
+    samples = len(loader.split)
+    return {"val_loss": loss * LOSS_UNIT / samples, "val_top1": top1 / samples, "val_top5": top5 / samples}
+
+
+def in_units(losses: Tensor) -> Tensor:
+    """Losses as whole multiples of `LOSS_UNIT`: int64; above 4,096 nats, or not a number, they count as that."""
+    return (losses.double().nan_to_num(_LARGEST_LOSS).clamp(max=_LARGEST_LOSS) / LOSS_UNIT).round().long()
