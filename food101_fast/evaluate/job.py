@@ -21,7 +21,7 @@ from food101_fast.shards import ShardSet
 from food101_fast.shards.folder import write_atomically
 from food101_fast.train.checkpoint import load_checkpoint
 from food101_fast.train.loop import Device, choose_device
-from food101_fast.train.model import build_model
+from food101_fast.train.model import build_model, load_weights
 from food101_fast.train.precision import Precision
 from food101_fast.train.run import Run, read_metrics, read_run
 from food101_fast.train.validate import predict
@@ -83,7 +83,7 @@ def _logits(
     loader = ShardLoader(shards, split=split, batch_size=batch_size, device=device, shuffle=False, drop_last=False)
     weights, _ = load_checkpoint(folder, "best")
     model = build_model(run.recipe.model, "none", len(run.classes))
-    model.load_state_dict(weights)
+    load_weights(model, weights)
     model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     preset = eval_preset(run.recipe.image_size, run.stored_size)
     batches = predict(model, loader, preset, Precision(run.recipe.amp, device))

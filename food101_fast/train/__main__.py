@@ -48,7 +48,11 @@ class TrainSettings:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run the command on `argv`."""
+    """Run the command on `argv`.
+
+    A leading `--` is dropped: torchrun's parser takes `--run` for one of its own flags without it, and passes it on.
+    """
+    argv = argv[1:] if argv[:1] == ["--"] else argv
     settings = parse(TrainSettings, "train", argv, default=_defaults(argv))
     if settings.auto_batch and settings.resume:
         raise UserError("--auto-batch and --resume exclude each other: a run keeps its batch size; leave one out")

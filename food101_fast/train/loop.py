@@ -24,7 +24,7 @@ from food101_fast.train.distributed import World, joined_world, local_rank
 from food101_fast.train.logs import Board, MetricsLog, Row, epoch_line, peak_memory
 from food101_fast.train.memory import fit_batch, out_of_memory, trial_steps
 from food101_fast.train.meter import EpochMeter
-from food101_fast.train.model import build_model
+from food101_fast.train.model import build_model, load_weights
 from food101_fast.train.options import RunOptions
 from food101_fast.train.recipes import Recipe
 from food101_fast.train.run import Run, check_resumable, new_run, read_run, write_run
@@ -212,7 +212,8 @@ class Trainer:
         if resume:
             self._restore(weights, training, state)
         self.log = MetricsLog(self.folder, self.progress.epoch)
-        self.board = Board(self.folder if self.options.tensorboard and self.world.is_main else None, self.progress.step)
+        logged = self.folder if self.options.tensorboard and self.world.is_main else None
+        self.board = Board(logged, self.progress.step + 1)
         if self.world.is_main and run is not None:
             write_run(self.folder, replace(run, recipe=recipe))
         if recipe.image_size > self.shards.manifest.image_size:
@@ -244,7 +245,8 @@ class Trainer:
                         self._save(meter)
                     if stopping:
                         return
-                self._look(meter, bar)
+                if self.progress.step % self.log_steps:
+                    self._look(meter, bar)
             if not self._finish_epoch(meter, stop):
                 self._save(meter)
                 return
@@ -346,7 +348,6 @@ class Trainer:
             self.eval_preset,
             self.step.precision,
             world=self.world,
-            pad=self.step.compiled,
             stopping=(lambda: stop.signal is not None) if self.world.size == 1 else None,
         )
         if validation is None:
@@ -404,9 +405,9 @@ class Trainer:
             keep_copy(folder, self.progress.epoch, self.options.keep)
 
     def _restore(self, weights: dict[str, Any], training: dict[str, Any] | None, state: dict[str, Any]) -> None:
-        self.step.evaluated.load_state_dict(weights)
+        load_weights(self.step.evaluated, weights)
         if training is not None:
-            self.step.model.load_state_dict(training)
+            load_weights(self.step.model, training)
         self.step.load_state_dict(state["step"])
         self.progress = Progress(**state["progress"])
         self.loader.load_state_dict(state["loader"])

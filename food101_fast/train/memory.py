@@ -24,10 +24,10 @@ def largest_batch(trial: Callable[[int], None], *, below: int) -> int | None:
 
     Args:
         trial: does steps with so many images; raises `torch.OutOfMemoryError` if they do not fit.
-        below: no larger batch is tried than half of the power of two from here on.
+        below: larger batches are not tried.
     """
-    size = 1 << (below - 1).bit_length() - 1
-    while size >= 1:
+    size = 1 << max((below - 1).bit_length() - 1, 0)
+    while 1 <= size < below:
         try:
             trial(size)
         except torch.OutOfMemoryError:
@@ -83,7 +83,7 @@ def fit_batch(recipe: Recipe, device: torch.device, classes: int, stored_size: i
             "--auto-batch tries how much fits into a GPU's memory, and there is none here; give --batch-size"
         )
     most = samples // (world.size * recipe.accumulate)
-    fits = largest_batch(trial_steps(recipe, device, classes, stored_size), below=2 * most)
+    fits = largest_batch(trial_steps(recipe, device, classes, stored_size), below=most + 1)
     fits = world.least(fits or 0)
     if fits * world.size * recipe.accumulate < 2:
         raise UserError(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections import Counter
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 from urllib.error import URLError
@@ -102,7 +103,7 @@ def layer_groups(model: nn.Module) -> list[list[str]]:
     """Names of all parameters, in groups from the input to the head, which is the last group.
 
     The groups are modules. One with more than half of the weights below the head is divided into its parts, and one
-    with less than a hundredth joins the one after it; so they come out as an architecture's stages or blocks.
+    with less than a hundredth joins its neighbour; so they come out as an architecture's stages or blocks.
     """
     head = head_of(model)[0]
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
@@ -127,7 +128,9 @@ def layer_groups(model: nn.Module) -> list[list[str]]:
         else:
             groups.append(names)
             small = []
-    return [*groups, small + own]
+    if small and groups:
+        groups[-1] = groups[-1] + small
+    return [*groups, own] if groups else [small + own]
 
 
 def _prefixes(name: str) -> list[str]:
@@ -152,6 +155,16 @@ def _load_file(model: nn.Module, name: str, path: Path) -> None:
     ]
     if problems:
         raise UserError(f"the weights in {path} are not of a {name} ({min(problems)}); give the model they belong to")
+    load_weights(model, state)
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copy a state dict that fits into the model.
+
+    A file of weights has no versions of modules beside them; MNASNet asks for one, and gets the model's own.
+    """
+    state = OrderedDict(weights)
+    state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
     model.load_state_dict(state)
 
 

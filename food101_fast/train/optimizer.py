@@ -18,7 +18,12 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     """
     groups = _parameter_groups(recipe, model)
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, recipe.learning_rate, momentum=recipe.momentum, nesterov=True, fused=True)
+        sgd = torch.optim.SGD(groups, recipe.learning_rate, momentum=recipe.momentum, nesterov=True, fused=True)
+        # torch makes these in the first step, without writing to them if that step is left out, and can't make those of
+        # layers that are unfrozen later.
+        for parameter in model.parameters():
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
     kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
     return kind(groups, recipe.learning_rate, fused=True)
 

@@ -21,16 +21,18 @@ Model = Callable[[Tensor], Tensor]
 
 
 def predict(
-    model: Model, loader: ShardLoader, preset: Preset, precision: Precision, *, pad: bool = False
+    model: Model, loader: ShardLoader, preset: Preset, precision: Precision
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Logits of every batch: yields float32 (N, classes), labels (N,) and ids (N,), on the loader's device.
+
+    A smaller last batch is filled up, and what that adds is left out: kernels may round otherwise for another size, so
+    that a sample's logits would depend on the number of ranks, and a compiled model would need another graph.
 
     Args:
         model: in evaluation mode.
         loader: that goes through each sample once.
         preset: of evaluation.
         precision: in which the model is computed.
-        pad: fill a smaller last batch up and leave out what that adds, so that a compiled model needs one graph.
     """
     for batch in loader:
         samples = len(batch.labels)
@@ -38,7 +40,7 @@ def predict(
             continue
         with torch.inference_mode(), precision.autocast():
             images = preset(batch.images, seed=0, epoch=0, ids=batch.ids)
-            if pad and samples < loader.batch_size:
+            if samples < loader.batch_size:
                 images = torch.cat([images, images[:1].expand(loader.batch_size - samples, -1, -1, -1)])
                 images = images.contiguous(memory_format=torch.channels_last)
             logits = model(images)[:samples]
@@ -52,7 +54,6 @@ def validate(
     precision: Precision,
     *,
     world: World | None = None,
-    pad: bool = False,
     stopping: Callable[[], bool] | None = None,
 ) -> dict[str, float] | None:
     """Mean loss, top-1 and top-5 over all samples of a loader, of all ranks together.
@@ -65,7 +66,6 @@ def validate(
         preset: of evaluation.
         precision: in which the model is computed.
         world: the ranks that share the samples.
-        pad: see `predict`.
         stopping: asked after each batch; if it is true, validation is broken off.
 
     Returns:
@@ -73,7 +73,7 @@ def validate(
     """
     world = world or World()
     sums = torch.zeros(3, dtype=torch.int64, device=loader.device)
-    for logits, labels, _ in predict(model, loader, preset, precision, pad=pad):
+    for logits, labels, _ in predict(model, loader, preset, precision):
         best = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         losses = functional.cross_entropy(logits, labels, reduction="none")
         sums += torch.stack([in_units(losses).sum(), best[:, 0].sum(), best.sum()])

@@ -1,0 +1,138 @@
+"""Runs of `train` in processes of their own: as one or several ranks, killed where a test wants it.
+
+A forkserver that has imported everything makes a process start in a moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+from torch import nn
+
+from food101_fast.shards import ShardSet
+from food101_fast.train import Recipe, RunOptions, train
+from food101_fast.train.loop import Trainer
+from food101_fast.train.step import TrainStep
+
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["tests.train.launch"])
+
+
+@dataclass(kw_only=True)
+class Job:
+    """What a process does."""
+
+    shards: Path
+    run: Path
+    recipe: Recipe
+    resume: bool = False
+    options: RunOptions = field(default_factory=RunOptions)
+    kill_before_step: int | None = None
+    """The process kills itself before it does so many steps."""
+    send: tuple[int, int] | None = None
+    """A signal that the process gets while it does the step of that number."""
+    full_disk_from_step: int | None = None
+    """From this step on no file can grow beyond some bytes, as if the disk were full."""
+    plain: bool = False
+    """Whether the model is one without batch normalisation and dropout, whose result no split of the batch changes."""
+    notes: Path | None = None
+    """File to which each rank adds a line for every step: its number, ids and the gradient's first digits."""
+
+
+def plain_model(*_: object) -> nn.Module:
+    """What `plain` asks for."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2), nn.GELU(), nn.Conv2d(8, 16, 3, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(16, 3),
+    )  # fmt: skip
+
+
+def start(job: Job, ranks: int = 1) -> list[int]:
+    """Run a job on so many ranks; returns their exit codes (negative: the signal that killed them)."""
+    port = free_port()
+    processes = [context.Process(target=_rank, args=(job, rank, ranks, port)) for rank in range(ranks)]
+    for process in processes:
+        process.start()
+    return _ended(processes)
+
+
+def _ended(processes: list[BaseProcess]) -> list[int]:
+    """Wait for all; as torchrun does, the others are killed when one was."""
+    for process in processes:
+        process.join()
+        if process.exitcode:
+            for other in processes:
+                other.kill()
+    return [process.exitcode or 0 for process in processes]
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return int(listener.getsockname()[1])
+
+
+def _rank(job: Job, rank: int, ranks: int, port: int) -> None:
+    torch.set_num_threads(1)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # a forkserver starts with it blocked
+    if ranks > 1:
+        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port}
+        os.environ |= {name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "localhost"}
+    with contextlib.ExitStack() as patches:
+        _patch(job, rank, patches.callback)
+        try:
+            train(ShardSet.open(job.shards), job.run, job.recipe, device="cpu", resume=job.resume, options=job.options)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+
+
+def _patch(job: Job, rank: int, undo: Callable[..., Any]) -> None:
+    import food101_fast.train.loop as loop
+
+    if job.plain:
+        loop.build_model = plain_model
+    trainers: list[Trainer] = []
+    begin, call = Trainer.begin, TrainStep.__call__
+
+    def noted_begin(self: Trainer, *, resume: bool) -> None:
+        trainers.append(self)
+        begin(self, resume=resume)
+        self.step.optimizer.register_step_pre_hook(lambda *_: note(self))
+
+    def note(trainer: Trainer) -> None:
+        if job.notes is not None:
+            gradients = torch.cat([p.grad.flatten() for p in trainer.step.model.parameters() if p.grad is not None])
+            line = {"step": trainer.progress.step, "rank": rank, "ids": ids[-1], "gradients": gradients[:500].tolist()}
+            with job.notes.open("ab") as file:
+                file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+
+    ids: list[list[int]] = []
+
+    def noted_call(self: TrainStep, batch: Any, epoch: int) -> Any:
+        number = trainers[0].progress.step
+        if number == job.kill_before_step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if number == job.full_disk_from_step:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        if job.send is not None and job.send[1] == number:
+            os.kill(os.getpid(), job.send[0])
+        ids.append(batch.ids.tolist())
+        return call(self, batch, epoch)
+
+    Trainer.begin = noted_begin  # type: ignore[method-assign]
+    TrainStep.__call__ = noted_call  # type: ignore[method-assign]

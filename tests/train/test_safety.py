@@ -1,0 +1,159 @@
+"""What goes wrong in a run: gradients that are not finite, memory that is too small, and what is said about it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from food101_fast.errors import UserError
+from food101_fast.loader import ShardLoader
+from food101_fast.shards import ShardSet
+from food101_fast.train import Recipe, RunOptions, train
+from food101_fast.train.checkpoint import load_checkpoint
+from food101_fast.train.distributed import World
+from food101_fast.train.memory import fit_batch, largest_batch
+from food101_fast.train.step import TrainStep
+
+TINY = Recipe(model="shufflenet_v2_x0_5", weights="none", image_size=32, epochs=2, batch_size=8, learning_rate=1e-3)
+STEPS = 7  # in an epoch of the 58 training images
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, steps: set[int]) -> None:
+    """Make the images of these steps infinite."""
+    augment, count = TrainStep.augment, iter(range(1000))
+
+    def planted(self: TrainStep, *arguments: Any, **named: Any) -> Any:
+        images, labels = augment(self, *arguments, **named)
+        return (torch.full_like(images, float("inf")) if next(count) in steps else images), labels
+
+    monkeypatch.setattr(TrainStep, "augment", planted)
+
+
+def test_steps_that_are_not_finite_are_skipped_and_counted(
+    tiny_shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch, {2, 3, 9})
+    metrics = train(tiny_shards, tmp_path / "run", TINY, device="cpu").metrics
+    assert [row["skipped_steps"] for row in metrics] == [2, 1]
+    assert all(0 < row["train_loss"] < 10 and 0 < row["val_loss"] < 10 for row in metrics)
+
+
+def test_a_run_stops_when_gradients_stay_not_finite(
+    tiny_shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(monkeypatch, set(range(9, 100)))
+    run = tmp_path / "run"
+    with pytest.raises(UserError) as error:
+        train(tiny_shards, run, TINY, device="cpu", options=RunOptions(most_skipped=4))
+    loader = ShardLoader(tiny_shards, split="train", batch_size=8, seed=TINY.seed)
+    loader.set_epoch(1)
+    ids = [batch.ids.tolist() for batch in loader][9 - STEPS]
+    assert "of 4 steps in a row were not finite, from step 9 on (epoch 2, learning rate 0.00098, sample ids" in str(
+        error.value
+    )
+    assert ", ".join(map(str, ids)) in str(error.value)
+    assert orjson.loads((run / "nonfinite.json").read_bytes()) == {
+        "step": 9, "epoch": 2, "learning_rate": pytest.approx(0.00098), "ids": ids,
+    }  # fmt: skip
+    assert load_checkpoint(run, "last")[1]["progress"]["epoch"] == 1
+
+
+def small_memory(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """A device into which so many images fit."""
+    update = TrainStep.update
+
+    def limited(self: TrainStep, images: torch.Tensor, labels: torch.Tensor) -> Any:
+        if len(images) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate ...")
+        return update(self, images, labels)
+
+    monkeypatch.setattr(TrainStep, "update", limited)
+
+
+def test_out_of_memory_says_what_fits(
+    tiny_path: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: Callable[..., tuple[int, str, str]],
+) -> None:
+    small_memory(monkeypatch, 5)
+    flags = ["--recipe", "demo", "--image-size", "32", "--batch-size", "24", "--model", "shufflenet_v2_x0_5"]
+    code, _, err = command("train", "--shards", str(tiny_path), "--run", str(tmp_path / "run"), *flags)
+    assert code == 2
+    message = err.splitlines()[-1]
+    assert message.startswith("error: out of device memory with --batch-size 24 (24 images of 32 pixels at a time)")
+    assert message.endswith(
+        "the largest power of two that fits is --batch-size 4; or keep the batch and cut it into parts with "
+        "--accumulate 8"
+    )
+
+
+@given(st.integers(0, 300), st.integers(1, 300))
+def test_the_largest_power_of_two_is_found(most: int, below: int) -> None:
+    tried = []
+
+    def trial(size: int) -> None:
+        tried.append(size)
+        if size > most:
+            raise torch.OutOfMemoryError
+
+    expected = max((2**n for n in range(10) if 2**n <= most and 2**n < below), default=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("food101_fast.train.memory.release", lambda: None)
+        assert largest_batch(trial, below=below) == expected
+    assert all(size < below for size in tried)
+
+
+def test_the_batch_is_fitted_to_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="--auto-batch tries how much fits into a GPU's memory, and there is none here"):
+        fit_batch(TINY, torch.device("cpu"), 3, 32, 58, World())
+    small_memory(monkeypatch, 20)
+
+    class Gpu:  # stands in for a device of CUDA in the question of its kind only
+        type = "cuda"
+
+    trials = "food101_fast.train.memory.trial_steps"
+    import food101_fast.train.memory as memory
+
+    real = memory.trial_steps
+    monkeypatch.setattr(trials, lambda recipe, _, *rest: real(recipe, torch.device("cpu"), *rest))
+    assert fit_batch(TINY, Gpu(), 3, 32, 58, World()) == 16  # type: ignore[arg-type]
+    assert fit_batch(dataclasses.replace(TINY, accumulate=3), Gpu(), 3, 32, 58, World()) == 48  # type: ignore[arg-type]
+    assert fit_batch(TINY, Gpu(), 3, 32, 9, World()) == 8  # type: ignore[arg-type]
+    small_memory(monkeypatch, 0)
+    with pytest.raises(UserError, match="not even one image of 32 pixels fits"):
+        fit_batch(TINY, Gpu(), 3, 32, 58, World())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--keep", "-1"], "--keep -1 should be at least 0"),
+        (["--checkpoint-steps", "0"], "--checkpoint-steps 0 should be at least 1"),
+        (["--checkpoint-minutes", "0"], "--checkpoint-minutes 0.0 should be above 0"),
+        (["--log-steps", "0"], "--log-steps 0 should be at least 1"),
+        (["--auto-batch", "--resume"], "--auto-batch and --resume exclude each other"),
+        (["--auto-batch"], "--auto-batch tries how much fits"),
+        (["--batch-size", "9", "--accumulate", "2"], "--batch-size 9 can't be cut into equal parts"),
+        (["--sync-batchnorm"], "--sync-batchnorm: torch has it for CUDA only"),
+    ],
+)
+def test_options_that_can_not_be_are_one_sentence(
+    tiny_path: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]], flags: list[str], message: str
+) -> None:
+    run = tmp_path / "run"
+    arguments = ("--shards", str(tiny_path), "--run", str(run), "--device", "cpu", "--recipe", "demo")
+    if "--resume" in flags:
+        train(ShardSet.open(tiny_path), run, dataclasses.replace(TINY, epochs=1), device="cpu")
+    code, _, err = command("train", *arguments, *flags)
+    assert code == 2
+    assert err.splitlines()[-1].startswith(f"error: {message}")
+    assert run.exists() == ("--resume" in flags)
