@@ -126,10 +126,11 @@ def train(
             batch_size = fit_batch(recipe, where, classes, shards.manifest.image_size, samples, world)
             recipe = replace(recipe, batch_size=batch_size)
         trainer = Trainer(shards, folder, recipe, where, world, loading or LoaderOptions(), options or RunOptions())
-        trainer.begin(resume=resume)
         with contextlib.suppress(torch.OutOfMemoryError):
-            trainer.run(stop)
-            return Trained(metrics=trainer.log.rows, steps=trainer.progress.step, stopped_by=stop.signal)
+            trainer.begin(resume=resume)
+            ended = trainer.run(stop)
+            stopped_by = None if ended else stop.signal
+            return Trained(metrics=trainer.log.rows, steps=trainer.progress.step, stopped_by=stopped_by)
         del trainer  # with all that it has on the device
         raise out_of_memory(recipe, where, world, trial_steps(recipe, where, classes, shards.manifest.image_size))
 
@@ -222,8 +223,8 @@ class Trainer:
                 "images are enlarged; larger shards (prepare --size) would show it more"
             )
 
-    def run(self, stop: StopRequest) -> None:
-        """Train the epochs that are left. If a stop is asked for, save a checkpoint after the step at hand."""
+    def run(self, stop: StopRequest) -> bool:
+        """Train the epochs that are left; False if a stop was asked for, after the step at hand and a checkpoint."""
         steps_per_epoch = len(self.loader)
         patience = self.recipe.patience or self.recipe.epochs
         while self.progress.epoch < self.recipe.epochs and self.progress.epochs_since_best < patience:
@@ -244,14 +245,15 @@ class Trainer:
                     if stopping or saving:
                         self._save(meter)
                     if stopping:
-                        return
+                        return False
                 if self.progress.step % self.log_steps:
                     self._look(meter, bar)
             if not self._finish_epoch(meter, stop):
                 self._save(meter)
-                return
+                return False
         self.board.close()
         self.world.wait()
+        return True
 
     def _bar(self, meter: EpochMeter) -> Any:
         images = self.recipe.batch_size

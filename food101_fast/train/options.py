@@ -14,7 +14,7 @@ class RunOptions:
     checkpoint_steps: int | None = None
     """Save a checkpoint every so many steps, beside those after each epoch."""
     checkpoint_minutes: float | None = 10.0
-    """Save a checkpoint when so many minutes have passed since the last one; none is never."""
+    """Save a checkpoint when so many minutes have passed since the last one; None is never."""
     keep: int = 0
     """Checkpoints of whole epochs to keep beside best and last: the newest so many, as checkpoints/epoch-0001, ..."""
     log_steps: int | None = None

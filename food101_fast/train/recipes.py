@@ -68,7 +68,7 @@ class Recipe:
     """Decay per step of an exponential moving average of the weights, which is then what is validated and kept as
     model.safetensors; at step t it is at most (1 + t) / (10 + t), so that short runs have a use for it."""
     patience: int | None = 3
-    """Stop after this many epochs without a better validation accuracy; none is never."""
+    """Stop after this many epochs without a better validation accuracy; None is never."""
     amp: Amp = "auto"
     """Mixed precision: fp16 (with gradient scaling), bf16 or off (float32); auto is fp16 on CUDA and off on the CPU."""
     tf32: bool = True
