@@ -27,8 +27,9 @@ class LoaderOptions:
     """Batches that are loaded ahead."""
 
     def __post_init__(self) -> None:
-        if (self.threads is not None and self.threads < 1) or self.prefetch < 1:
-            raise UserError(f"--threads {self.threads} and --prefetch {self.prefetch} should be at least 1")
+        for flag, value in (("--threads", self.threads), ("--prefetch", self.prefetch)):
+            if value is not None and value < 1:
+                raise UserError(f"{flag} {value} should be at least 1")
 
     def arguments(self) -> dict[str, Any]:
         """As keyword arguments of ShardLoader."""

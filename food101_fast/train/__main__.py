@@ -70,9 +70,13 @@ def main(argv: Sequence[str]) -> None:
     if int(os.environ.get("RANK", "0")):
         return
     if result.stopped_by is not None:
+        ranks = os.environ.get("WORLD_SIZE", "1")
+        command = "python -m food101_fast.train"
+        if ranks != "1":
+            command = f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', ranks)} -m food101_fast.train --"
         print(
             f"stopped by {result.stopped_by} after step {result.steps}, with a checkpoint; go on with: "
-            f"python -m food101_fast.train --shards {settings.shards} --run {settings.run} --resume"
+            f"{command} --shards {settings.shards} --run {settings.run} --resume"
         )
         return
     split = "" if "test" in shards.manifest.splits else " --split val"
@@ -83,16 +87,19 @@ def main(argv: Sequence[str]) -> None:
 def _defaults(argv: Sequence[str]) -> TrainSettings:
     """The recipe decides the defaults of all other flags, so it is looked for before they are read."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--recipe", default="baseline")
+    first.add_argument("--recipe")
     first.add_argument("--run", type=Path)
     first.add_argument("--resume", action="store_true")
     chosen, _ = first.parse_known_args(argv)
-    if chosen.recipe not in RECIPES:
-        raise UserError(f"there is no recipe {chosen.recipe!r}; choose from {', '.join(RECIPES)}")
-    recipe = RECIPES[chosen.recipe]
+    name = "baseline" if chosen.recipe is None else chosen.recipe
+    if name not in RECIPES:
+        raise UserError(f"there is no recipe {name!r}; choose from {', '.join(RECIPES)}")
+    recipe = RECIPES[name]
     if chosen.resume and chosen.run is not None:
         recipe = read_run(chosen.run).recipe
-    return TrainSettings(shards=tyro.MISSING, run=tyro.MISSING, recipe=chosen.recipe, overrides=recipe)
+        if chosen.recipe is not None:
+            raise UserError(f"--resume goes on with the recipe that is stored in {chosen.run}; leave --recipe out")
+    return TrainSettings(shards=tyro.MISSING, run=tyro.MISSING, recipe=name, overrides=recipe)
 
 
 if __name__ == "__main__":

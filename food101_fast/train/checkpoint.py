@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import orjson
 import safetensors.torch
 import torch
+import xxhash
 from torch import Tensor
 
 from food101_fast.errors import UserError
@@ -17,6 +19,7 @@ from food101_fast.errors import UserError
 WEIGHTS_NAME = "model.safetensors"
 TRAINING_NAME = "training.safetensors"
 STATE_NAME = "state.pt"
+HASHES_NAME = "xxh3_64.json"
 
 Weights = dict[str, Tensor]
 
@@ -61,6 +64,8 @@ def save_checkpoint(
         if training is not None:
             _write(new / TRAINING_NAME, lambda file: file.write(_packed(training)))
         _write(new / STATE_NAME, lambda file: torch.save(state, file))
+        hashes = orjson.dumps({path.name: _hash(path) for path in new.iterdir()}, option=orjson.OPT_INDENT_2)
+        _write(new / HASHES_NAME, lambda file: file.write(hashes))
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
@@ -115,8 +120,8 @@ def load_checkpoint(run: Path, name: str) -> tuple[Weights, dict[str, Any]]:
         UserError: there is none, or it is damaged.
     """
     folder = _whole(run, name)
-    weights = _read(folder, lambda: safetensors.torch.load_file(folder / WEIGHTS_NAME))
-    state = _read(folder, lambda: torch.load(folder / STATE_NAME, map_location="cpu", weights_only=True))
+    weights = _read(folder / WEIGHTS_NAME, safetensors.torch.load_file)
+    state = _read(folder / STATE_NAME, lambda path: torch.load(path, map_location="cpu", weights_only=True))
     return dict(weights), dict(state)
 
 
@@ -126,23 +131,39 @@ def load_training_weights(run: Path, name: str) -> Weights | None:
     Raises:
         UserError: there is no such checkpoint, or it is damaged.
     """
-    folder = _whole(run, name)
-    path = folder / TRAINING_NAME
-    return dict(_read(folder, lambda: safetensors.torch.load_file(path))) if path.exists() else None
+    path = _whole(run, name) / TRAINING_NAME
+    return dict(_read(path, safetensors.torch.load_file)) if path.exists() else None
 
 
 def _whole(run: Path, name: str) -> Path:
     if not has_checkpoint(run, name):
-        way = "before its first one; train it without --resume" if name == "last" else "in its first epoch; train on"
-        raise UserError(f"{run} has no checkpoint {name!r}: it was broken off {way}")
+        others = sorted(path.name for path in checkpoint_folder(run, name).parent.glob("*") if path.suffix != ".new")
+        if others:
+            raise UserError(
+                f"{run} has no checkpoint {name!r}, only {', '.join(others)}; copy one of these to checkpoints/{name} "
+                "to go on from it"
+            )
+        raise UserError(f"{run} has no checkpoint {name!r}: it was broken off before its first; train without --resume")
     folder = checkpoint_folder(run, name)
     return folder if folder.exists() else _replaced(folder)
 
 
-def _read(folder: Path, read: Callable[[], Any]) -> Any:
+def _read(path: Path, read: Callable[[Path], Any]) -> Any:
+    """What is in a file of a checkpoint, if its bytes are those that were written."""
+    advice = "put another checkpoint of the run in the place of its folder, or train the run again"
     try:
-        return read()
+        if orjson.loads((path.parent / HASHES_NAME).read_bytes())[path.name] != _hash(path):
+            raise UserError(f"{path} is damaged: its bytes are not those that were written; {advice}")
+        return read(path)
+    except UserError:
+        raise
     except Exception as error:  # each library raises its own kinds, and torch's run over many lines
-        raise UserError(
-            f"the checkpoint {folder} cannot be read ({type(error).__name__}); train the run again"
-        ) from error
+        raise UserError(f"{path} cannot be read ({type(error).__name__}); {advice}") from error
+
+
+def _hash(path: Path) -> str:
+    hashed = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            hashed.update(block)
+    return hashed.hexdigest()

@@ -70,21 +70,14 @@ class Board:
         folder: of the run; None writes nothing.
         step: what older events say about this step and later ones is dropped: they were written before the run was
             broken off.
-
-    Raises:
-        UserError: the extra is not installed.
     """
 
     def __init__(self, folder: Path | None, step: int) -> None:
         self._writer = None
         if folder is None:
             return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UserError(
-                "--tensorboard needs the extra: pip install 'food101-fast[tensorboard]', or leave it out"
-            ) from error
+        from torch.utils.tensorboard import SummaryWriter
+
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
 
     def add(self, step: int, numbers: Mapping[str, float | None]) -> None:
@@ -98,6 +91,20 @@ class Board:
         """Write what is left."""
         if self._writer is not None:
             self._writer.close()
+
+
+def require_tensorboard() -> None:
+    """Refuse to begin a run that could not be logged.
+
+    Raises:
+        UserError: the extra is not installed.
+    """
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "--tensorboard needs the extra: pip install 'food101-fast[tensorboard]', or leave it out"
+        ) from error
 
 
 def peak_memory(device: torch.device) -> int:

@@ -21,13 +21,13 @@ from food101_fast.shards import ShardSet
 from food101_fast.shards.folder import write_atomically
 from food101_fast.train.checkpoint import keep_copy, load_checkpoint, load_training_weights, save_checkpoint
 from food101_fast.train.distributed import World, joined_world, local_rank
-from food101_fast.train.logs import Board, MetricsLog, Row, epoch_line, peak_memory
+from food101_fast.train.logs import Board, MetricsLog, Row, epoch_line, peak_memory, require_tensorboard
 from food101_fast.train.memory import fit_batch, out_of_memory, trial_steps
 from food101_fast.train.meter import EpochMeter
-from food101_fast.train.model import build_model, load_weights
+from food101_fast.train.model import build_model, check_sizes, load_weights
 from food101_fast.train.options import RunOptions
 from food101_fast.train.recipes import Recipe
-from food101_fast.train.run import Run, check_resumable, new_run, read_run, write_run
+from food101_fast.train.run import Run, check_resumable, held_run, new_run, read_run, write_run
 from food101_fast.train.schedule import lr_factor, phase_at
 from food101_fast.train.signals import StopRequest
 from food101_fast.train.step import TrainStep
@@ -126,8 +126,9 @@ def train(
             batch_size = fit_batch(recipe, where, classes, shards.manifest.image_size, samples, world)
             recipe = replace(recipe, batch_size=batch_size)
         trainer = Trainer(shards, folder, recipe, where, world, loading or LoaderOptions(), options or RunOptions())
-        with contextlib.suppress(torch.OutOfMemoryError):
-            trainer.begin(resume=resume)
+        with contextlib.suppress(torch.OutOfMemoryError), contextlib.ExitStack() as held:
+            trainer.begin(held, resume=resume)
+            held.callback(trainer.board.close)
             ended = trainer.run(stop)
             stopped_by = None if ended else stop.signal
             return Trained(metrics=trainer.log.rows, steps=trainer.progress.step, stopped_by=stopped_by)
@@ -159,6 +160,8 @@ class Trainer:
     ) -> None:
         self.shards, self.folder, self.recipe = shards, folder, recipe
         self.device, self.world, self.options = device, world, options
+        if options.tensorboard:
+            require_tensorboard()
         self.progress = Progress()
         self.loader, self.val_loader = self._loaders(loading)
         self.eval_preset = eval_preset(recipe.image_size, shards.manifest.image_size)
@@ -170,9 +173,10 @@ class Trainer:
     def _loaders(self, loading: LoaderOptions) -> tuple[ShardLoader, ShardLoader]:
         recipe, world = self.recipe, self.world
         if recipe.batch_size % (world.size * recipe.accumulate):
+            ranks = f"{world.size} ranks and " if world.size > 1 else ""
             raise UserError(
-                f"--batch-size {recipe.batch_size} can't be cut into equal parts for {world.size} ranks and "
-                f"--accumulate {recipe.accumulate}; choose a multiple of {world.size * recipe.accumulate}"
+                f"--batch-size {recipe.batch_size} can't be cut into equal parts for {ranks}--accumulate "
+                f"{recipe.accumulate}; choose a multiple of {world.size * recipe.accumulate}"
             )
         common = {"device": self.device, "rank": world.rank, "world_size": world.size, **loading.arguments()}
         part = recipe.batch_size // world.size
@@ -192,14 +196,21 @@ class Trainer:
         if self.world.is_main:
             tqdm.write(line)
 
-    def begin(self, *, resume: bool) -> None:
-        """Make the run's folder and model, or read them."""
+    def begin(self, held: contextlib.ExitStack, *, resume: bool) -> None:
+        """Make the run's folder and model, or read them.
+
+        Args:
+            held: gives the folder up when it is closed.
+            resume: whether there is a run to go on with.
+        """
         recipe, classes = self.recipe, len(self.shards.classes)
         torch.manual_seed(recipe.seed)
         run: Run | None = None
         if resume:
             run = read_run(self.folder)
             check_resumable(self.folder, run, recipe, self.shards)
+            if self.world.is_main:
+                held.enter_context(held_run(self.folder))
             weights, state = load_checkpoint(self.folder, "last")
             training = load_training_weights(self.folder, "last")
             model = build_model(recipe.model, "none", classes)
@@ -208,20 +219,34 @@ class Trainer:
             model = build_model(recipe.model, recipe.weights if self.world.is_main else "none", classes)
             if self.world.is_main:
                 run = new_run(self.folder, recipe, self.shards)
+            check_sizes(recipe.model, model, {recipe.image_size, recipe.start_size or recipe.image_size})
         self.step = TrainStep(recipe, model, self.device, classes, self.world)
         self._validated = self.step.compile(self.step.evaluated)
         if resume:
             self._restore(weights, training, state)
+        elif self.world.is_main:
+            held.enter_context(held_run(self.folder))
         self.log = MetricsLog(self.folder, self.progress.epoch)
         logged = self.folder if self.options.tensorboard and self.world.is_main else None
         self.board = Board(logged, self.progress.step + 1)
         if self.world.is_main and run is not None:
             write_run(self.folder, replace(run, recipe=recipe))
+        self._say(self._title())
         if recipe.image_size > self.shards.manifest.image_size:
             self._say(
                 f"the shards hold {self.shards.manifest.image_size} px and the model sees {recipe.image_size} px, so "
                 "images are enlarged; larger shards (prepare --size) would show it more"
             )
+
+    def _title(self) -> str:
+        recipe, progress = self.recipe, self.progress
+        weights = sum(parameter.numel() for parameter in self.step.model.parameters()) / 1e6
+        ranks = f"{self.world.size} ranks, " if self.world.size > 1 else ""
+        line = (
+            f"{recipe.model} ({weights:.1f} million weights, from {recipe.weights}) on {self.device}, {ranks}"
+            f"{recipe.image_size} px, batch {recipe.batch_size}, {len(self.loader)} steps in an epoch"
+        )
+        return line + (f"; going on after step {progress.step}, {progress.epoch} epochs done" if progress.step else "")
 
     def run(self, stop: StopRequest) -> bool:
         """Train the epochs that are left; False if a stop was asked for, after the step at hand and a checkpoint."""
@@ -251,7 +276,8 @@ class Trainer:
             if not self._finish_epoch(meter, stop):
                 self._save(meter)
                 return False
-        self.board.close()
+        if self.progress.epoch < self.recipe.epochs:
+            self._say(f"stopped early: no better validation accuracy for {patience} epochs (--patience)")
         self.world.wait()
         return True
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import cast
 from urllib.error import URLError
@@ -133,6 +134,24 @@ def layer_groups(model: nn.Module) -> list[list[str]]:
     return [*groups, own] if groups else [small + own]
 
 
+def check_sizes(name: str, model: nn.Module, sizes: Iterable[int]) -> None:
+    """Try whether a model can take images of these sizes, without computing anything.
+
+    Raises:
+        UserError: it can't: a vision transformer takes one size only, and others shrink small images to nothing.
+    """
+    shapes = copy.deepcopy(model).to("meta").eval()
+    for size in sorted(sizes):
+        try:
+            shapes(torch.empty(2, 3, size, size, device="meta"))
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"{name} can't take images of {size} pixels ({reason}); choose another --image-size or --model, and "
+                "no --start-size for a model of one size"
+            ) from error
+
+
 def _prefixes(name: str) -> list[str]:
     """The modules that a parameter is in, from the outermost one."""
     parts = name.split(".")[:-1]
@@ -182,7 +201,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each library raises its own kinds, and torch's run over many lines
         raise UserError(
-            f"the weights in {path} cannot be read ({type(error).__name__}); download them again"
+            f"the weights in {path} cannot be read ({type(error).__name__}): the file is cut off, damaged or no file "
+            "of weights; give another"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} holds no state dict; save model.state_dict() into it")

@@ -115,7 +115,13 @@ class Recipe:
             if not allowed:
                 raise UserError(f"{flag} {number} should be {words}")
         if self.start_size is not None and self.start_size > self.image_size:
-            raise UserError(f"--start-size {self.start_size} should be at most --image-size {self.image_size}")
+            raise UserError(
+                f"--start-size {self.start_size} should be at most --image-size {self.image_size}; give both, or "
+                "--start-size None for one size"
+            )
+        for flag, number in (("--warmup-epochs", self.warmup_epochs), ("--unfreeze-epochs", self.unfreeze_epochs)):
+            if number > self.epochs:
+                raise UserError(f"{flag} {number} should be at most --epochs {self.epochs}; give both")
         if self.optimizer == "adam" and self.weight_decay:
             raise UserError("--weight-decay goes with --optimizer adamw or sgd, not with adam; give one of those")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,14 @@ import torchvision
 from food101_fast import __version__
 from food101_fast.errors import UserError
 from food101_fast.shards import ShardSet
-from food101_fast.shards.folder import write_atomically
+from food101_fast.shards.folder import LocalFolder, write_atomically
 from food101_fast.train.checkpoint import has_checkpoint
 from food101_fast.train.recipes import CHANGEABLE, Recipe
 
 RECIPE_NAME = "recipe.json"
 METRICS_NAME = "metrics.jsonl"
 CSV_NAME = "metrics.csv"
+LOCK_NAME = ".lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +67,23 @@ def new_run(folder: Path, recipe: Recipe, shards: ShardSet) -> Run:
 def _never_got_far(folder: Path) -> bool:
     """Whether the folder is empty, or holds a run that ended before its first checkpoint."""
     names = {path.name for path in folder.iterdir()}
-    return names <= {RECIPE_NAME, METRICS_NAME, CSV_NAME, "checkpoints", "tensorboard"} and not has_checkpoint(
-        folder, "last"
-    )
+    known = {RECIPE_NAME, METRICS_NAME, CSV_NAME, LOCK_NAME, "checkpoints", "tensorboard"}
+    return names <= known and not any(has_checkpoint(folder, name) for name in ("last", "best"))
+
+
+@contextlib.contextmanager
+def held_run(folder: Path) -> Iterator[None]:
+    """Hold a run's folder, which is made if it is not there, against other processes that train into it.
+
+    Raises:
+        UserError: another process does, or the folder can't be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write into {folder} ({error.strerror}); give another --run") from error
+    with LocalFolder(folder).lock(LOCK_NAME):
+        yield
 
 
 def versions() -> dict[str, str]:

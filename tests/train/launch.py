@@ -109,9 +109,9 @@ def _patch(job: Job, rank: int, undo: Callable[..., Any]) -> None:
     trainers: list[Trainer] = []
     begin, call = Trainer.begin, TrainStep.__call__
 
-    def noted_begin(self: Trainer, *, resume: bool) -> None:
+    def noted_begin(self: Trainer, held: contextlib.ExitStack, *, resume: bool) -> None:
         trainers.append(self)
-        begin(self, resume=resume)
+        begin(self, held, resume=resume)
         self.step.optimizer.register_step_pre_hook(lambda *_: note(self))
 
     def note(trainer: Trainer) -> None:

@@ -18,8 +18,10 @@ from food101_fast.train import RECIPES, Recipe, train
 from food101_fast.train.checkpoint import load_checkpoint, save_checkpoint
 from food101_fast.train.model import build_model
 from food101_fast.train.precision import Precision
+from food101_fast.train.run import held_run, new_run
 from food101_fast.train.step import TrainStep
 from food101_fast.train.validate import validate
+from tests.conftest import flip
 
 TINY = Recipe(model="shufflenet_v2_x0_5", weights="none", image_size=32, epochs=3, batch_size=8, learning_rate=1e-3)
 
@@ -169,7 +171,7 @@ def test_only_fp16_scales_gradients_and_skips_what_overflows() -> None:
         (["--recipe", "demo", "--model", "alexnet9"], "no classification model"),
         (["--recipe", "demo", "--weights", "nowhere.pth"], "there is no file of weights"),
         (["--recipe", "demo", "--epochs", "0"], "--epochs 0 should be at least 1"),
-        (["--recipe", "demo", "--resume"], "holds no run"),
+        (["--resume"], "holds no run"),
         (["--recipe", "demo", "--shards", "nowhere"], "there is no shards folder nowhere"),
     ],
 )
@@ -218,7 +220,7 @@ def test_a_run_that_ended_in_its_first_epoch_is_started_again(
         patch.setattr("food101_fast.train.loop.validate", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(tiny_shards, tmp_path / "run", TINY, device="cpu")
-    with pytest.raises(UserError, match="train it without --resume"):
+    with pytest.raises(UserError, match="train without --resume"):
         train(tiny_shards, tmp_path / "run", TINY, device="cpu", resume=True)
     again = train(tiny_shards, tmp_path / "run", TINY, device="cpu").metrics
     assert without_times(again) == without_times(finished[1])
@@ -241,6 +243,9 @@ def test_flags_change_the_recipe_that_is_named(
     assert "validation top-1" in out
     stored = Recipe(**orjson.loads((tmp_path / "run" / "recipe.json").read_bytes())["recipe"])
     assert stored == changed(RECIPES["demo"], image_size=32, epochs=1, batch_size=16)
+    code, _, err = command("train", *arguments, "--resume", "--recipe", "strong")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "leave --recipe out" in err
     code, out, _ = command("train", *arguments, "--resume", "--epochs", "2")
     assert code == 0
     assert len((tmp_path / "run" / "metrics.jsonl").read_bytes().splitlines()) == 2
@@ -261,7 +266,38 @@ def test_a_failed_save_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: p
 
 
 def test_a_damaged_checkpoint_is_one_sentence(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path, "last", torch.nn.Linear(2, 2).state_dict(), {"epoch": 1})
-    (tmp_path / "checkpoints" / "last" / "state.pt").write_bytes(b"noise")
-    with pytest.raises(UserError, match="cannot be read"):
+    """Also where the libraries would notice nothing, in the middle of the weights."""
+    for name in ("model.safetensors", "state.pt"):
+        save_checkpoint(tmp_path, "last", torch.nn.Linear(2, 2).state_dict(), {"epoch": 1})
+        path = tmp_path / "checkpoints" / "last" / name
+        flip(path, path.stat().st_size // 2)
+        with pytest.raises(UserError, match=f"{name} is damaged: its bytes are not those that were written"):
+            load_checkpoint(tmp_path, "last")
+        path.unlink()
+        with pytest.raises(UserError, match=rf"{name} cannot be read \(FileNotFoundError\); put another"):
+            load_checkpoint(tmp_path, "last")
+
+
+def test_a_missing_checkpoint_says_which_there_are(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, "best", torch.nn.Linear(2, 2).state_dict(), {"epoch": 1})
+    with pytest.raises(UserError, match="has no checkpoint 'last', only best; copy one of these to checkpoints/last"):
         load_checkpoint(tmp_path, "last")
+    with pytest.raises(UserError, match="is not empty"):
+        new_run(tmp_path, TINY, None)  # type: ignore[arg-type]
+
+
+def test_a_second_process_may_not_train_into_the_same_folder(tiny_shards: ShardSet, tmp_path: Path) -> None:
+    train(tiny_shards, tmp_path / "run", changed(TINY, epochs=1), device="cpu")
+    with held_run(tmp_path / "run"), pytest.raises(UserError, match="another process"):
+        train(tiny_shards, tmp_path / "run", TINY, device="cpu", resume=True)
+    train(tiny_shards, tmp_path / "run", TINY, device="cpu", resume=True)
+
+
+@pytest.mark.parametrize(("model", "size"), [("alexnet", 32), ("vit_b_16", 64), ("inception_v3", 32)])
+def test_a_size_that_a_model_can_not_take_is_one_sentence(
+    model: str, size: int, tiny_shards: ShardSet, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=f"{model} can't take images of {size} pixels") as error:
+        train(tiny_shards, tmp_path / "run", changed(TINY, model=model, image_size=size), device="cpu")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()

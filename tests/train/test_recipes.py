@@ -38,6 +38,8 @@ from food101_fast.train.schedule import Phase, frozen_at, image_size_at, lr_fact
         {"weight_decay": -0.1},
         {"weight_decay": 0.1},  # the default optimiser has none
         {"warmup_epochs": -1.0},
+        {"warmup_epochs": 7.5},
+        {"unfreeze_epochs": 8},
         {"clip_norm": 0.0},
         {"ema_decay": 1.0},
     ],
@@ -105,7 +107,7 @@ def test_sizes_never_shrink_end_whole_and_are_few(start: int, more: int, epochs:
 
 @given(st.integers(0, 12), st.integers(1, 40))
 def test_layers_are_unfrozen_from_the_head_down(epochs: int, groups: int) -> None:
-    recipe = Recipe(unfreeze_epochs=epochs)
+    recipe = Recipe(unfreeze_epochs=epochs, epochs=12)
     frozen = [frozen_at(recipe, epoch, groups) for epoch in range(epochs + 2)]
     assert frozen[0] == (groups - 1 if epochs else 0)
     assert frozen == sorted(frozen, reverse=True)

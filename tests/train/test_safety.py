@@ -150,9 +150,11 @@ def test_options_that_can_not_be_are_one_sentence(
     tiny_path: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]], flags: list[str], message: str
 ) -> None:
     run = tmp_path / "run"
-    arguments = ("--shards", str(tiny_path), "--run", str(run), "--device", "cpu", "--recipe", "demo")
+    arguments = ("--shards", str(tiny_path), "--run", str(run), "--device", "cpu")
     if "--resume" in flags:
         train(ShardSet.open(tiny_path), run, dataclasses.replace(TINY, epochs=1), device="cpu")
+    else:
+        arguments += ("--recipe", "demo")
     code, _, err = command("train", *arguments, *flags)
     assert code == 2
     assert err.splitlines()[-1].startswith(f"error: {message}")
