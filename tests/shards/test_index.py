@@ -248,7 +248,7 @@ def test_training_runs_on_them_as_they_are(tmp_path: Path, command: Run) -> None
     assert code == 0
     assert "train" in out
     recipe = Recipe(model="resnet18", weights="none", image_size=32, epochs=1, batch_size=8)
-    metrics = train(ShardSet.open(tmp_path / "set"), tmp_path / "run", recipe, device="cpu")
+    metrics = train(ShardSet.open(tmp_path / "set"), tmp_path / "run", recipe, device="cpu").metrics
     assert len(metrics) == 1
 
 
