@@ -242,8 +242,9 @@ class Trainer:
         recipe, progress = self.recipe, self.progress
         weights = sum(parameter.numel() for parameter in self.step.model.parameters()) / 1e6
         ranks = f"{self.world.size} ranks, " if self.world.size > 1 else ""
+        start = "random weights" if recipe.weights == "none" else f"weights {recipe.weights}"
         line = (
-            f"{recipe.model} ({weights:.1f} million weights, from {recipe.weights}) on {self.device}, {ranks}"
+            f"{recipe.model} ({weights:.1f} million, {start}) on {self.device}, {ranks}"
             f"{recipe.image_size} px, batch {recipe.batch_size}, {len(self.loader)} steps in an epoch"
         )
         return line + (f"; going on after step {progress.step}, {progress.epoch} epochs done" if progress.step else "")
