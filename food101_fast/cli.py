@@ -17,6 +17,7 @@ COMMANDS = {
     "transforms": "a picture of samples before and after augmentation",
     "train": "train a model on shards",
     "evaluate": "measure a trained run on a split",
+    "predict": "the most probable classes of images",
     "bench": "images per second of each stage",
 }
 USER_ERROR_CODE = 2  # the code argparse and tyro exit with for a wrong flag

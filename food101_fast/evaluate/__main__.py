@@ -12,6 +12,8 @@ from food101_fast.errors import UserError
 from food101_fast.evaluate.job import evaluate
 from food101_fast.train.loop import Device
 
+_PAIRS_SHOWN = 5
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
@@ -50,18 +52,23 @@ def main(argv: Sequence[str]) -> None:
 
 def format_table(metrics: dict[str, Any]) -> str:
     """The metrics as a table for the terminal: the whole split, then each class."""
-    width = max(len(name) for name in [*metrics["per_class"], "cross-entropy"])
-    lines = [f"{metrics['split']:<{width}}  {'images':>7}  {'accuracy':>8}"]
-    for name, value in (
-        ("top-1", metrics["top1"]),
-        ("top-5", metrics["top5"]),
-        ("cross-entropy", metrics["loss"]),
-    ):
-        lines.append(f"{name:<{width}}  {metrics['samples']:>7,}  {value:>8.4f}")
-    lines.append("-" * (width + 19))
+    low, high = metrics["top1_interval"]
+    lines = [
+        f"{metrics['split']}: {metrics['samples']:,} images",
+        f"  top-1 {metrics['top1']:.4f} (95 % interval {low:.4f} to {high:.4f}), top-5 {metrics['top5']:.4f}, "
+        f"macro F1 {metrics['macro_f1']:.4f}",
+        f"  cross-entropy {metrics['loss']:.4f}, expected calibration error {metrics['calibration']['ece']:.4f}",
+    ]
+    width = max(len(name) for name in [*metrics["per_class"], "class"])
+    lines.append(f"{'class':<{width}}  {'images':>7}  {'precision':>9}  {'recall':>7}  {'F1':>7}")
     for name, entry in metrics["per_class"].items():
-        accuracy = "-" if entry["accuracy"] is None else f"{entry['accuracy']:.4f}"
-        lines.append(f"{name:<{width}}  {entry['samples']:>7,}  {accuracy:>8}")
+        cells = ("-" if entry[key] is None else f"{entry[key]:.4f}" for key in ("precision", "recall", "f1"))
+        precision, recall, f1 = cells
+        lines.append(f"{name:<{width}}  {entry['support']:>7,}  {precision:>9}  {recall:>7}  {f1:>7}")
+    lines += [
+        f"{pair['count']:,} of {pair['true']} taken for {pair['predicted']} ({pair['share']:.0%})"
+        for pair in metrics["confused"][:_PAIRS_SHOWN]
+    ]
     return "\n".join(lines)
 
 

@@ -1,15 +1,29 @@
-"""Numbers from logits and labels. Pure functions: everything can be computed again from `predictions.npz`."""
+"""Numbers from logits and labels. Pure functions: everything can be computed again from `predictions.npz`.
+
+Where a number is not defined, it is None: recall and F1 of a class without samples, precision of one that was never
+predicted.
+"""
 
 from __future__ import annotations
 
+import math
+import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix
+from scipy.special import log_softmax, softmax
+from scipy.stats import binom
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+Logits = NDArray[np.float32]
+Labels = NDArray[np.int64]
+
+CALIBRATION_BINS = 15
+_PAIRS = 20
 
 
-def ranks(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+def ranks(logits: Logits, labels: Labels) -> NDArray[np.int64]:
     """Place of the true class among the scores, 0 for the best; of equal scores the lower class comes first.
 
     Args:
@@ -25,10 +39,13 @@ def ranks(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.
     return np.asarray(ahead.sum(axis=1), np.int64)
 
 
-def confusion(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.int64]:
+def confusion(logits: Logits, labels: Labels) -> NDArray[np.int64]:
     """Counts of (true class, predicted class), int64 (classes, classes)."""
     classes = logits.shape[1]
-    counts = confusion_matrix(labels, logits.argmax(axis=1), labels=np.arange(classes))
+    with warnings.catch_warnings():
+        # With one class scikit-learn asks for the labels even where it was given them.
+        warnings.filterwarnings("ignore", "A single label was found", UserWarning)
+        counts = confusion_matrix(labels, logits.argmax(axis=1), labels=np.arange(classes))
     return np.array(counts, np.int64)
 
 
@@ -39,7 +56,52 @@ def normalised(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return shares
 
 
-def compute_metrics(logits: NDArray[np.float32], labels: NDArray[np.int64], classes: tuple[str, ...]) -> dict[str, Any]:
+def confused_pairs(counts: NDArray[np.int64], most: int = _PAIRS) -> list[tuple[int, int, int]]:
+    """The most frequent mistakes: (true class, predicted class, count), the most frequent first; ties by class."""
+    mistakes = counts - np.diag(np.diag(counts))
+    order = np.argsort(-mistakes, axis=None, kind="stable")[:most]
+    pairs = zip(*np.unravel_index(order, counts.shape), strict=True)
+    return [(int(true), int(predicted), int(mistakes[true, predicted])) for true, predicted in pairs
+            if mistakes[true, predicted]]  # fmt: skip
+
+
+def calibration(logits: Logits, labels: Labels, bins: int = CALIBRATION_BINS) -> dict[str, Any]:
+    """How far confidence, the largest probability, is from accuracy.
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017: bins of equal width, each open at its
+    lower end; the expected calibration error is the mean of |accuracy - confidence| over the samples' bins.
+
+    Returns:
+        `ece`, and lists over the bins: `count`, `confidence` and `accuracy` (means; None in an empty bin).
+    """
+    confidence = softmax(logits.astype(np.float64), axis=1).max(axis=1)
+    hits = logits.argmax(axis=1) == labels
+    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    count = np.bincount(place, minlength=bins)
+    filled = np.maximum(count, 1)
+    mean_confidence = np.bincount(place, confidence, bins) / filled
+    accuracy = np.bincount(place, hits, bins) / filled
+    return {
+        "ece": float((count * np.abs(accuracy - mean_confidence)).sum() / labels.size),
+        "count": count.tolist(),
+        "confidence": [float(x) if n else None for x, n in zip(mean_confidence, count, strict=True)],
+        "accuracy": [float(x) if n else None for x, n in zip(accuracy, count, strict=True)],
+    }
+
+
+def accuracy_interval(accuracy: float, samples: int, level: float = 0.95) -> tuple[float, float]:
+    """The bootstrap percentile interval of an accuracy.
+
+    Resampling hits and misses with replacement draws their number from a binomial distribution, so the interval that
+    infinitely many resamples would give is that distribution's quantiles.
+    Source: Efron, "Bootstrap Methods: Another Look at the Jackknife", Annals of Statistics 7 (1979).
+    """
+    tail = (1 - level) / 2
+    low, high = binom.ppf([tail, 1 - tail], samples, accuracy)
+    return max(float(low), 0.0) / samples, float(high) / samples
+
+
+def compute_metrics(logits: Logits, labels: Labels, classes: tuple[str, ...]) -> dict[str, Any]:
     """What goes into `test_metrics.json`.
 
     Args:
@@ -48,24 +110,48 @@ def compute_metrics(logits: NDArray[np.float32], labels: NDArray[np.int64], clas
         classes: class names.
 
     Returns:
-        `samples`; `loss`, the mean cross-entropy in nats; `top1` and `top5` between 0 and 1; `per_class`, for each
-        class its `samples` and `accuracy` (None for a class without samples).
+        `samples`; `loss`, the mean cross-entropy in nats; `top1` and `top5` between 0 and 1; `top1_interval`, the ends
+        of its 95 % bootstrap interval; `macro_f1`, the mean over the classes that have samples; `calibration`, see
+        there; `confused`, the most frequent mistakes; `per_class`, for each class its `support` (samples), `precision`,
+        `recall` and `f1`.
     """
     place = ranks(logits, labels)
     counts = confusion(logits, labels)
-    totals = counts.sum(axis=1)
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    log_likelihood = shifted[np.arange(labels.size), labels] - np.log(np.exp(shifted).sum(axis=1))
+    top1 = float((place < 1).mean())
+    log_likelihood = log_softmax(logits.astype(np.float64), axis=1)[np.arange(labels.size), labels]
+    scores = precision_recall_fscore_support(
+        labels, logits.argmax(axis=1), labels=np.arange(len(classes)), zero_division=np.nan
+    )
+    per_class = {
+        name: {
+            "support": int(support),
+            "precision": _defined(precision),
+            "recall": _defined(recall) if support else None,
+            "f1": _defined(f1) if support else None,
+        }
+        for name, precision, recall, f1, support in zip(classes, *scores, strict=True)
+    }
+    f1s = [entry["f1"] for entry in per_class.values() if entry["f1"] is not None]
     return {
         "samples": int(labels.size),
         "loss": float(-log_likelihood.mean()),
-        "top1": float((place < 1).mean()),
+        "top1": top1,
         "top5": float((place < 5).mean()),
-        "per_class": {
-            name: {
-                "samples": int(totals[label]),
-                "accuracy": float(counts[label, label] / totals[label]) if totals[label] else None,
+        "top1_interval": list(accuracy_interval(top1, labels.size)),
+        "macro_f1": float(np.mean(f1s)),
+        "calibration": calibration(logits, labels),
+        "confused": [
+            {
+                "true": classes[true],
+                "predicted": classes[predicted],
+                "count": count,
+                "share": count / int(counts[true].sum()),
             }
-            for label, name in enumerate(classes)
-        },
+            for true, predicted, count in confused_pairs(counts)
+        ],
+        "per_class": per_class,
     }
+
+
+def _defined(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

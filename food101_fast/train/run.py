@@ -34,6 +34,8 @@ class Run:
     classes: tuple[str, ...]
     stored_size: int
     """Height and width of the images in the shards, in pixels."""
+    fit: str
+    """How they were made square: crop or squash."""
     shards: str
     """Where the shards lay, as an absolute path or a URL."""
     data: str
@@ -58,6 +60,7 @@ def new_run(folder: Path, recipe: Recipe, shards: ShardSet) -> Run:
         recipe=recipe,
         classes=shards.classes,
         stored_size=shards.manifest.image_size,
+        fit=shards.manifest.fit,
         shards=shards.location,
         data=shards.manifest.digest,
         versions=versions(),

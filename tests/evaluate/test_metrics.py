@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 
-from food101_fast.evaluate.metrics import compute_metrics, confusion, normalised, ranks
+from food101_fast.evaluate.metrics import (
+    accuracy_interval,
+    calibration,
+    compute_metrics,
+    confused_pairs,
+    confusion,
+    normalised,
+    ranks,
+)
 
 
 @st.composite
@@ -51,9 +59,78 @@ def test_confusion_counts_every_sample_in_its_row(case: tuple[np.ndarray, np.nda
     totals = np.bincount(labels, minlength=logits.shape[1])
     assert counts.sum(axis=1).tolist() == totals.tolist()
     assert np.allclose(normalised(counts).sum(axis=1), totals > 0)
+
+
+@given(predictions())
+def test_scores_of_classes_follow_their_definitions(case: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, labels = case
+    predicted = logits.argmax(axis=1)
     metrics = compute_metrics(logits, labels, tuple(map(str, range(logits.shape[1]))))
+    defined = []
     for label, entry in enumerate(metrics["per_class"].values()):
-        assert entry["samples"] == totals[label]
-        assert (entry["accuracy"] is None) == (totals[label] == 0)
-        if totals[label]:
-            assert entry["accuracy"] == pytest.approx((logits.argmax(1) == label)[labels == label].mean())
+        own, said = labels == label, predicted == label
+        hits = int((own & said).sum())
+        assert entry["support"] == own.sum()
+        assert entry["recall"] == (pytest.approx(hits / own.sum()) if own.any() else None)
+        assert entry["precision"] == (pytest.approx(hits / said.sum()) if said.any() else None)
+        f1 = 2 * hits / (own.sum() + said.sum()) if own.any() else None
+        assert entry["f1"] == (None if f1 is None else pytest.approx(f1))
+        defined += [] if f1 is None else [f1]
+    assert metrics["macro_f1"] == pytest.approx(np.mean(defined))
+
+
+@given(predictions())
+def test_confused_pairs_are_the_mistakes(case: tuple[np.ndarray, np.ndarray]) -> None:
+    logits, labels = case
+    counts = confusion(logits, labels)
+    pairs = confused_pairs(counts, most=counts.size)
+    assert sum(count for *_, count in pairs) == (logits.argmax(axis=1) != labels).sum()
+    assert [count for *_, count in pairs] == sorted((count for *_, count in pairs), reverse=True)
+    for true, predicted, count in pairs:
+        assert true != predicted
+        assert counts[true, predicted] == count > 0
+    assert confused_pairs(counts, most=1) == pairs[:1]
+
+
+@given(predictions(), st.integers(1, 20))
+def test_calibration_is_its_definition(case: tuple[np.ndarray, np.ndarray], bins: int) -> None:
+    logits, labels = case
+    shares = np.exp(logits.astype(np.float64))
+    shares /= shares.sum(axis=1, keepdims=True)
+    confidence, hits = shares.max(axis=1), logits.argmax(axis=1) == labels
+    expected, counts = 0.0, []
+    for number in range(bins):
+        low, high = number / bins, (number + 1) / bins
+        # A confidence at an edge may be rounded to either side.
+        assume(not np.isclose(confidence, high, atol=1e-12, rtol=0).any() or high == 1.0)
+        inside = (confidence > low) & (confidence <= high + (1e-9 if high == 1.0 else 0.0))
+        counts.append(int(inside.sum()))
+        if inside.any():
+            expected += inside.sum() / labels.size * abs(hits[inside].mean() - confidence[inside].mean())
+    got = calibration(logits, labels, bins)
+    assert got["count"] == counts
+    assert got["ece"] == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_perfect_and_sure_model_is_calibrated() -> None:
+    logits = np.where(np.eye(4) > 0, 40.0, 0.0).astype(np.float32)
+    labels = np.arange(4)
+    assert calibration(logits, labels)["ece"] == pytest.approx(0.0, abs=1e-9)
+    assert calibration(logits, (labels + 1) % 4)["ece"] == pytest.approx(1.0, abs=1e-9)
+
+
+@pytest.mark.parametrize(("hits", "samples"), [(0, 5), (5, 5), (37, 50), (900, 1200)])
+def test_the_interval_is_the_bootstraps(hits: int, samples: int) -> None:
+    """Against resampling itself, 20,000 times."""
+    outcome = np.arange(samples) < hits
+    resampled = np.random.default_rng(0).choice(outcome, (20_000, samples)).mean(axis=1)
+    low, high = accuracy_interval(hits / samples, samples)
+    assert low <= hits / samples <= high
+    assert (low, high) == pytest.approx(np.percentile(resampled, [2.5, 97.5]), abs=1.01 / samples)
+
+
+def test_one_class_alone_is_defined() -> None:
+    metrics = compute_metrics(np.zeros((3, 1), np.float32), np.zeros(3, np.int64), ("all",))
+    assert (metrics["top1"], metrics["top5"], metrics["loss"]) == (1.0, 1.0, 0.0)
+    assert metrics["confused"] == []
+    assert metrics["per_class"] == {"all": {"support": 3, "precision": 1.0, "recall": 1.0, "f1": 1.0}}

@@ -1,0 +1,111 @@
+"""`python -m food101_fast.predict`: the most probable classes of images; what is no image is named and left out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import orjson
+import tyro
+
+from food101_fast.cli import exit_with, parse
+from food101_fast.errors import UserError
+from food101_fast.images import RejectedError
+from food101_fast.predict.classifier import Classifier
+from food101_fast.train.loop import Device
+
+_BAD_FILES_CODE = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings:
+    """Print the most probable classes of images. Files that are no whole images are named on the error stream, the rest
+    goes on, and the exit code is 1."""
+
+    images: tyro.conf.Positional[tuple[str, ...]]
+    """Files, folders (with all files below them), URLs, or - for an image on the standard input."""
+    run: Path
+    """Folder of the run; its shards are not needed."""
+    top_k: int = 5
+    """Classes to print for each image."""
+    json: bool = False
+    """Print a line of JSON for each image instead of a table."""
+    checkpoint: str = "best"
+    """Checkpoint of the run: best, last, or one that --keep kept."""
+    device: Device = "auto"
+    """Where to compute; auto is CUDA where there is one."""
+    batch_size: int = 64
+    """Images at a time."""
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise UserError("predict needs images: files, folders, URLs or -")
+        for flag, value in (("--top-k", self.top_k), ("--batch-size", self.batch_size)):
+            if value < 1:
+                raise UserError(f"{flag} {value} should be at least 1")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the command on `argv`."""
+    settings = parse(PredictSettings, "predict", argv)
+    classifier = Classifier.load(settings.run, checkpoint=settings.checkpoint, device=settings.device)
+    names = list(_named(settings.images))
+    width = min(max((len(name) for name in names), default=0), 60)
+    bad = 0
+    for first in range(0, len(names), settings.batch_size):
+        whole, pixels = [], []
+        for name in names[first : first + settings.batch_size]:
+            try:
+                pixels.append(classifier.pixels(_read(name)))
+                whole.append(name)
+            except RejectedError as error:
+                bad += 1
+                print(f"{name}: {error.reason}: {error.detail}", file=sys.stderr)
+            except (OSError, ValueError, ImportError) as error:  # fsspec raises these for URLs that it can't open
+                bad += 1
+                print(f"{name}: can't be read: {str(error) or type(error).__name__}", file=sys.stderr)
+        if not whole:
+            continue
+        top = classifier.top(classifier.probabilities(np.stack(pixels)), settings.top_k)
+        for name, classes in zip(whole, top, strict=True):
+            print(_as_json(name, classes) if settings.json else _as_line(name, classes, width))
+    if bad:
+        print(f"{bad} of {len(names)} could not be predicted", file=sys.stderr)
+        sys.exit(_BAD_FILES_CODE)
+
+
+def _named(places: Sequence[str]) -> Iterator[str]:
+    """The files that are meant, those of a folder in order, without hidden ones."""
+    for place in places:
+        folder = Path(place)
+        if place == "-" or "://" in place or not folder.is_dir():
+            yield place
+            continue
+        below = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
+        yield from (str(folder / path) for path in below if not any(part.startswith(".") for part in path.parts))
+
+
+def _read(name: str) -> bytes:
+    if name == "-":
+        return sys.stdin.buffer.read()
+    if "://" in name:
+        with fsspec.open(name, "rb") as file:
+            return bytes(file.read())
+    return Path(name).read_bytes()
+
+
+def _as_json(name: str, classes: list[tuple[str, float]]) -> str:
+    predictions = [{"class": label, "probability": probability} for label, probability in classes]
+    return orjson.dumps({"image": name, "predictions": predictions}).decode()
+
+
+def _as_line(name: str, classes: list[tuple[str, float]], width: int) -> str:
+    return f"{name:<{width}}  " + "  ".join(f"{label} {probability:.3f}" for label, probability in classes)
+
+
+if __name__ == "__main__":
+    exit_with(main)

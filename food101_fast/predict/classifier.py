@@ -1,0 +1,129 @@
+"""A trained run as something to call with images. It prepares them as evaluation does, to the pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from food101_fast.images import Fit, Rules, clean
+from food101_fast.train.checkpoint import load_checkpoint
+from food101_fast.train.loop import Device, choose_device
+from food101_fast.train.model import build_model, load_weights
+from food101_fast.train.precision import Precision
+from food101_fast.train.run import read_run
+from food101_fast.transforms import Preset, eval_preset
+
+Picture = bytes | Path | Image.Image
+
+
+class Classifier:
+    """Classes and their probabilities for images of any size and format.
+
+    Args:
+        model: gives logits (N, classes) for normalised images.
+        classes: their names.
+        rules: how an image becomes one of the stored size, as `prepare` made the shards.
+        preset: what evaluation does with those.
+        device: where it is computed.
+        precision: in which.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        classes: tuple[str, ...],
+        rules: Rules,
+        preset: Preset,
+        device: torch.device,
+        precision: Precision,
+    ) -> None:
+        self.model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.classes = classes
+        self._rules = rules
+        self._preset = preset.to(device)
+        self._device = device
+        self._precision = precision
+
+    @classmethod
+    def load(cls, run: str | Path, *, checkpoint: str = "best", device: Device = "auto") -> Classifier:
+        """The model of a run.
+
+        Args:
+            run: folder of a run; its shards are not needed.
+            checkpoint: `best`, `last` or another one that was kept.
+            device: where to compute.
+
+        Raises:
+            UserError: the folder holds no trained run, or there is no such device.
+        """
+        folder, where = Path(run), choose_device(device)
+        stored = read_run(folder)
+        weights, _ = load_checkpoint(folder, checkpoint)
+        model = build_model(stored.recipe.model, "none", len(stored.classes))
+        load_weights(model, weights)
+        return cls(
+            model,
+            stored.classes,
+            Rules(size=stored.stored_size, fit=cast(Fit, stored.fit)),
+            eval_preset(stored.recipe.image_size, stored.stored_size),
+            where,
+            Precision(stored.recipe.amp, where),
+        )
+
+    def pixels(self, picture: Picture) -> NDArray[np.uint8]:
+        """A picture as the shards would hold it: uint8 (size, size, 3), RGB, upright.
+
+        Args:
+            picture: a file's bytes, a path, or an image of Pillow, which is taken as it is.
+
+        Raises:
+            RejectedError: it is no whole image.
+            OSError: the file can't be read.
+        """
+        if isinstance(picture, Path):
+            picture = picture.read_bytes()
+        elif isinstance(picture, Image.Image):
+            stream = BytesIO()
+            picture.save(stream, "PNG")
+            picture = stream.getvalue()
+        return clean(picture, self._rules).pixels.copy()
+
+    def probabilities(self, pixels: NDArray[np.uint8] | Tensor) -> Tensor:
+        """Probabilities of images as `pixels` gives them.
+
+        Args:
+            pixels: uint8 (N, size, size, 3).
+
+        Returns:
+            float32 (N, classes) on the CPU; rows add up to 1.
+        """
+        images = torch.as_tensor(pixels).to(self._device).permute(0, 3, 1, 2)
+        with torch.inference_mode(), self._precision.autocast():
+            logits = self.model(self._preset(images))
+        return cast(Tensor, logits).float().softmax(dim=1).cpu()
+
+    def __call__(self, images: Picture | Sequence[Picture]) -> Tensor:
+        """Probabilities of one picture or several: float32 (N, classes) on the CPU, in the order of `classes`.
+
+        Raises:
+            RejectedError: one is no whole image.
+            OSError: a file can't be read.
+        """
+        pictures = [images] if isinstance(images, Picture) else images
+        return self.probabilities(np.stack([self.pixels(picture) for picture in pictures]))
+
+    def top(self, probabilities: Tensor, k: int) -> list[list[tuple[str, float]]]:
+        """The `k` most probable classes of each row, and their probabilities; of equal ones the lower class first."""
+        values, places = probabilities.sort(dim=1, descending=True, stable=True)
+        return [
+            [(self.classes[place], value) for place, value in zip(row, of, strict=True)]
+            for row, of in zip(places[:, :k].tolist(), values[:, :k].tolist(), strict=True)
+        ]
