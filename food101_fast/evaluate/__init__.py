@@ -1,5 +1,5 @@
 """A trained run in, numbers and plots out."""
 
-from food101_fast.evaluate.job import Evaluation, evaluate
+from food101_fast.evaluate.job import Evaluation, evaluate, evaluate_ensemble
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "evaluate", "evaluate_ensemble"]

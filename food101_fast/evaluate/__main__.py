@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
-from food101_fast.evaluate.job import evaluate
+from food101_fast.evaluate.job import Evaluation, evaluate, evaluate_ensemble
+from food101_fast.evaluate.views import Tta
 from food101_fast.train.loop import Device
 
 _PAIRS_SHOWN = 5
@@ -19,8 +20,8 @@ _PAIRS_SHOWN = 5
 class EvaluateSettings:
     """Measure the best checkpoint of a run on one split; write metrics, predictions and plots into the run."""
 
-    run: Path
-    """Folder of the run."""
+    run: tuple[Path, ...]
+    """Folder of the run; of several, each is measured, and then the average of their probabilities."""
     split: Literal["train", "val", "test"] = "test"
     """Which images."""
     shards: str | None = None
@@ -29,8 +30,14 @@ class EvaluateSettings:
     """Where to compute; auto is CUDA where there is one."""
     batch_size: int = 256
     """Images at a time."""
+    tta: Tta = "none"
+    """Test-time augmentation, averaged: flip (also mirrored) or crops (centre and corners)."""
 
     def __post_init__(self) -> None:
+        if not self.run:
+            raise UserError("--run needs the folder of a run, or several")
+        if len(set(self.run)) < len(self.run):
+            raise UserError("--run names a run twice; give each once")
         if self.batch_size < 1:
             raise UserError(f"--batch-size {self.batch_size} should be at least 1")
 
@@ -38,13 +45,22 @@ class EvaluateSettings:
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(EvaluateSettings, "evaluate", argv)
-    result = evaluate(
-        settings.run,
-        split=settings.split,
-        shards=settings.shards,
-        device=settings.device,
-        batch_size=settings.batch_size,
-    )
+    for run in settings.run:
+        result = evaluate(
+            run,
+            split=settings.split,
+            shards=settings.shards,
+            device=settings.device,
+            batch_size=settings.batch_size,
+            tta=settings.tta,
+        )
+        _show(str(run), result)
+    if len(settings.run) > 1:
+        _show(f"average of {len(settings.run)} runs", evaluate_ensemble(settings.run, split=settings.split))
+
+
+def _show(title: str, result: Evaluation) -> None:
+    print(title)
     print(format_table(result.metrics))
     for path in result.files:
         print(path)

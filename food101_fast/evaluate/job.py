@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tqdm import tqdm
 from food101_fast.errors import UserError
 from food101_fast.evaluate.metrics import compute_metrics, confusion, normalised
 from food101_fast.evaluate.plots import plot_confusion, plot_curves
+from food101_fast.evaluate.views import Tta, averaged, views
 from food101_fast.loader import ShardLoader
 from food101_fast.prepare.overview import plot_class_counts
 from food101_fast.shards import ShardSet
@@ -25,7 +27,6 @@ from food101_fast.train.model import build_model, load_weights
 from food101_fast.train.precision import Precision
 from food101_fast.train.run import Run, read_metrics, read_run
 from food101_fast.train.validate import predict
-from food101_fast.transforms import eval_preset
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +44,13 @@ def evaluate(
     shards: str | Path | None = None,
     device: Device = "auto",
     batch_size: int = 256,
+    tta: Tta = "none",
 ) -> Evaluation:
     """Evaluate the best checkpoint of the run in `folder`.
 
     Writes `{split}_metrics.json`, `predictions.npz` (`ids`, `labels`, `logits`), and PNGs of the confusion matrix,
     the curves and the class counts. For a split other than test the names of predictions and confusion matrix begin
-    with it.
+    with it. With `tta` the logits are those of the averaged probabilities.
 
     Raises:
         UserError: there is no trained run or its shards are not there or are others.
@@ -58,8 +60,8 @@ def evaluate(
     shard_set = ShardSet.open(place)
     if shard_set.manifest.digest != run.data:
         raise UserError(f"{folder} was trained on other shards than {place}; give the right ones to --shards")
-    ids, labels, logits = _logits(folder, run, shard_set, split, choose_device(device), batch_size)
-    metrics = {"split": split, **compute_metrics(logits, labels, run.classes)}
+    ids, labels, logits = _logits(folder, run, shard_set, split, choose_device(device), batch_size, tta)
+    metrics = {"split": split, "tta": tta, **compute_metrics(logits, labels, run.classes)}
     prefix = "" if split == "test" else f"{split}_"
     paths = {
         "metrics": folder / f"{split}_metrics.json",
@@ -78,16 +80,52 @@ def evaluate(
 
 
 def _logits(
-    folder: Path, run: Run, shards: ShardSet, split: str, device: torch.device, batch_size: int
+    folder: Path, run: Run, shards: ShardSet, split: str, device: torch.device, batch_size: int, tta: Tta
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     loader = ShardLoader(shards, split=split, batch_size=batch_size, device=device, shuffle=False, drop_last=False)
     weights, _ = load_checkpoint(folder, "best")
     model = build_model(run.recipe.model, "none", len(run.classes))
     load_weights(model, weights)
     model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    preset = eval_preset(run.recipe.image_size, run.stored_size)
-    batches = predict(model, loader, preset, Precision(run.recipe.amp, device))
-    # The results stay on the device until the end, so that no batch waits for the one before it.
-    parts = list(tqdm(batches, total=len(loader), desc=f"evaluate {split}", unit="batches"))
-    logits, labels, ids = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
-    return ids, labels, logits
+    seen = []
+    for preset in views(tta, run.recipe.image_size, run.stored_size):
+        batches = predict(model, loader, preset, Precision(run.recipe.amp, device))
+        # The results stay on the device until the end, so that no batch waits for the one before it.
+        parts = list(tqdm(batches, total=len(loader), desc=f"evaluate {split}", unit="batches"))
+        logits, labels, ids = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
+        seen.append(logits)
+    return ids, labels, averaged(seen)
+
+
+def evaluate_ensemble(folders: Sequence[Path], *, split: str = "test") -> Evaluation:
+    """The average of several runs' probabilities, from the predictions that `evaluate` has written.
+
+    Writes `{split}_ensemble_metrics.json` and `ensemble_predictions.npz` into the first run; for a split other than
+    test the second name begins with it.
+
+    Args:
+        folders: runs that were evaluated on the same split of the same shards.
+        split: which one.
+
+    Raises:
+        UserError: the runs have other samples or classes.
+    """
+    runs = [read_run(folder) for folder in folders]
+    if len({(run.data, run.classes) for run in runs}) > 1:
+        raise UserError("runs that were trained on different shards can't be averaged; give runs of the same --shards")
+    prefix = "" if split == "test" else f"{split}_"
+    held = []
+    for folder in folders:
+        with np.load(folder / f"{prefix}predictions.npz") as arrays:
+            held.append({name: arrays[name] for name in ("ids", "labels", "logits")})
+    ids, labels = held[0]["ids"], held[0]["labels"]
+    logits = averaged([arrays["logits"] for arrays in held])
+    members = [str(folder) for folder in folders]
+    metrics = {"split": split, "members": members, **compute_metrics(logits, labels, runs[0].classes)}
+    paths = (
+        folders[0] / f"{split}_ensemble_metrics.json",
+        folders[0] / f"{prefix}ensemble_predictions.npz",
+    )
+    write_atomically(paths[0], orjson.dumps(metrics, option=orjson.OPT_INDENT_2))
+    np.savez(paths[1], ids=ids, labels=labels, logits=logits)
+    return Evaluation(metrics=metrics, files=paths)

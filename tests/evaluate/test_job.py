@@ -35,7 +35,7 @@ def test_the_files_agree(run: Path, tiny_shards: ShardSet, command: Callable[...
         assert arrays["ids"].tolist() == list(range(len(tiny_shards.split("test"))))
         assert arrays["labels"].tolist() == tiny_shards.split("test").labels.tolist()
         again = compute_metrics(arrays["logits"], arrays["labels"], tiny_shards.classes)
-    assert metrics == {"split": "test", **again}
+    assert metrics == {"split": "test", "tta": "none", **again}
     for name in ("confusion_matrix.png", "curves.png", "class_counts.png"):
         assert str(run / name) in out
         with Image.open(run / name) as image:
