@@ -57,7 +57,15 @@ def evaluate(
     """
     run = read_run(folder)
     place = run.shards if shards is None else shards
-    shard_set = ShardSet.open(place)
+    try:
+        shard_set = ShardSet.open(place)
+    except UserError as error:
+        if shards is not None:
+            raise
+        raise UserError(
+            f"evaluation needs the shards that {folder} was trained on, which can't be opened where they were "
+            f"({error}); give their place to --shards"
+        ) from error
     if shard_set.manifest.digest != run.data:
         raise UserError(f"{folder} was trained on other shards than {place}; give the right ones to --shards")
     ids, labels, logits = _logits(folder, run, shard_set, split, choose_device(device), batch_size, tta)

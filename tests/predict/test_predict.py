@@ -56,6 +56,15 @@ def test_predictions_are_those_of_evaluation(elsewhere: Path, tiny_folder: Path,
     assert compared == len(split)
 
 
+def test_what_needs_the_shards_says_so(elsewhere: Path, command: Callable[..., tuple[int, str, str]]) -> None:
+    description = orjson.loads((elsewhere / "recipe.json").read_bytes())
+    (elsewhere / "recipe.json").write_bytes(orjson.dumps(description | {"shards": "/gone/shards"}))
+    code, _, err = command("evaluate", "--run", str(elsewhere), "--device", "cpu")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "there is no shards folder /gone/shards" in err
+    assert err.endswith("give their place to --shards\n")
+
+
 def test_every_kind_of_picture_gives_the_same(elsewhere: Path, tmp_path: Path) -> None:
     classifier = Classifier.load(elsewhere, device="cpu")
     image = picture(1, 60, 50)
