@@ -21,7 +21,7 @@ import torch
 from food101_fast.errors import UserError
 from food101_fast.loader import Batch, LoaderOptions, ShardLoader
 from food101_fast.shards import ShardSet
-from food101_fast.train.loop import Device, choose_device
+from food101_fast.train.device import Device, choose_device
 from food101_fast.train.model import build_model
 from food101_fast.train.recipes import Recipe
 from food101_fast.train.run import versions

@@ -11,7 +11,7 @@ from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.evaluate.job import Evaluation, evaluate, evaluate_ensemble
 from food101_fast.evaluate.views import Tta
-from food101_fast.train.loop import Device
+from food101_fast.train.device import Device
 
 _PAIRS_SHOWN = 5
 

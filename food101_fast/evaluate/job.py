@@ -21,11 +21,9 @@ from food101_fast.loader import ShardLoader
 from food101_fast.prepare.overview import plot_class_counts
 from food101_fast.shards import ShardSet
 from food101_fast.shards.folder import write_atomically
-from food101_fast.train.checkpoint import load_checkpoint
-from food101_fast.train.loop import Device, choose_device
-from food101_fast.train.model import build_model, load_weights
+from food101_fast.train.device import Device, choose_device
 from food101_fast.train.precision import Precision
-from food101_fast.train.run import Run, read_metrics, read_run
+from food101_fast.train.run import Run, load_model, read_metrics, read_run
 from food101_fast.train.validate import predict
 
 
@@ -91,10 +89,8 @@ def _logits(
     folder: Path, run: Run, shards: ShardSet, split: str, device: torch.device, batch_size: int, tta: Tta
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     loader = ShardLoader(shards, split=split, batch_size=batch_size, device=device, shuffle=False, drop_last=False)
-    weights, _ = load_checkpoint(folder, "best")
-    model = build_model(run.recipe.model, "none", len(run.classes))
-    load_weights(model, weights)
-    model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = load_model(folder, run)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     seen = []
     for preset in views(tta, run.recipe.image_size, run.stored_size):
         batches = predict(model, loader, preset, Precision(run.recipe.amp, device))

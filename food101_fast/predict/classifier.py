@@ -14,11 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from food101_fast.images import Fit, Rules, clean
-from food101_fast.train.checkpoint import load_checkpoint
-from food101_fast.train.loop import Device, choose_device
-from food101_fast.train.model import build_model, load_weights
+from food101_fast.train.device import Device, choose_device
 from food101_fast.train.precision import Precision
-from food101_fast.train.run import read_run
+from food101_fast.train.run import load_model, read_run
 from food101_fast.transforms import Preset, eval_preset
 
 Picture = bytes | Path | Image.Image
@@ -66,11 +64,8 @@ class Classifier:
         """
         folder, where = Path(run), choose_device(device)
         stored = read_run(folder)
-        weights, _ = load_checkpoint(folder, checkpoint)
-        model = build_model(stored.recipe.model, "none", len(stored.classes))
-        load_weights(model, weights)
         return cls(
-            model,
+            load_model(folder, stored, checkpoint),
             stored.classes,
             Rules(size=stored.stored_size, fit=cast(Fit, stored.fit)),
             eval_preset(stored.recipe.image_size, stored.stored_size),

@@ -14,8 +14,9 @@ from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.loader import LoaderOptions
 from food101_fast.shards import ShardSet
+from food101_fast.train.device import Device
 from food101_fast.train.logs import summary
-from food101_fast.train.loop import Device, train
+from food101_fast.train.loop import train
 from food101_fast.train.options import RunOptions
 from food101_fast.train.recipes import RECIPES, Recipe
 from food101_fast.train.run import read_run

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 import torch
@@ -20,7 +20,8 @@ from food101_fast.loader import LoaderOptions, ShardLoader
 from food101_fast.shards import ShardSet
 from food101_fast.shards.folder import write_atomically
 from food101_fast.train.checkpoint import keep_copy, load_checkpoint, load_training_weights, save_checkpoint
-from food101_fast.train.distributed import World, joined_world, local_rank
+from food101_fast.train.device import Device, choose_device, set_up_device
+from food101_fast.train.distributed import World, joined_world
 from food101_fast.train.logs import Board, MetricsLog, Row, epoch_line, peak_memory, require_tensorboard
 from food101_fast.train.memory import fit_batch, out_of_memory, trial_steps
 from food101_fast.train.meter import EpochMeter
@@ -34,8 +35,6 @@ from food101_fast.train.step import TrainStep
 from food101_fast.train.validate import validate
 from food101_fast.transforms import eval_preset
 
-Device = Literal["auto", "cpu", "cuda"]
-
 NONFINITE_NAME = "nonfinite.json"
 STATE_VERSION = 1
 # Several ranks must agree that they stop or save, which costs them a message; a single one looks in every step.
@@ -44,21 +43,6 @@ _STEPS_PER_COLLECTION = 100
 _LARGEST_VALIDATION_BATCH = 512
 _IDS_SHOWN = 8
 _SECONDS_PER_LOGGED_BAR = 10.0  # where each refresh becomes a line of its own
-
-
-def choose_device(device: Device) -> torch.device:
-    """The device that `--device` names; `auto` is CUDA where there is one; under torchrun the rank's own GPU.
-
-    Raises:
-        UserError: CUDA is asked for and there is none.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "--device cuda: torch finds no CUDA device here; use --device cpu, or install a driver and a CUDA build"
-        )
-    return torch.device(device, local_rank()) if device == "cuda" else torch.device(device)
 
 
 @dataclass
@@ -115,11 +99,7 @@ def train(
             checkpoint can't be written; gradients stay not finite; or the device's memory is too small.
     """
     where, classes = choose_device(device), len(shards.classes)
-    if where.type == "cuda":
-        torch.cuda.set_device(where)
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cudnn.allow_tf32 = recipe.tf32
-        torch.set_float32_matmul_precision("high" if recipe.tf32 else "highest")
+    set_up_device(where, tf32=recipe.tf32)
     with joined_world(where) as world, StopRequest() as stop:
         if auto_batch:
             samples = len(shards.split("train"))

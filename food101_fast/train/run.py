@@ -12,12 +12,14 @@ from typing import Any
 import orjson
 import torch
 import torchvision
+from torch import nn
 
 from food101_fast import __version__
 from food101_fast.errors import UserError
 from food101_fast.shards import ShardSet
 from food101_fast.shards.folder import LocalFolder, write_atomically
-from food101_fast.train.checkpoint import has_checkpoint
+from food101_fast.train.checkpoint import has_checkpoint, load_checkpoint
+from food101_fast.train.model import build_model, load_weights
 from food101_fast.train.recipes import CHANGEABLE, Recipe
 
 RECIPE_NAME = "recipe.json"
@@ -130,6 +132,18 @@ def read_run(folder: Path) -> Run:
         raise UserError(
             f"{path} is damaged or of another version ({error}); train again into another folder"
         ) from error
+
+
+def load_model(folder: Path, run: Run, checkpoint: str = "best") -> nn.Module:
+    """The model of a run's checkpoint, in evaluation mode, on the CPU.
+
+    Raises:
+        UserError: there is no such checkpoint, or it is damaged.
+    """
+    weights, _ = load_checkpoint(folder, checkpoint)
+    model = build_model(run.recipe.model, "none", len(run.classes))
+    load_weights(model, weights)
+    return model.eval()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,42 @@
+"""The device that a command computes on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from food101_fast.errors import UserError
+from food101_fast.train.distributed import local_rank
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def choose_device(device: Device) -> torch.device:
+    """The device that `--device` names; `auto` is CUDA where there is one; under torchrun the rank's own GPU.
+
+    Raises:
+        UserError: CUDA is asked for and there is none.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "--device cuda: torch finds no CUDA device here; use --device cpu, or install a driver and a CUDA build"
+        )
+    return torch.device(device, local_rank()) if device == "cuda" else torch.device(device)
+
+
+def set_up_device(device: torch.device, *, tf32: bool) -> None:
+    """Choose torch's settings for training on a CUDA device; nothing for others.
+
+    Args:
+        device: is made the current one.
+        tf32: whether float32 may be multiplied with 10 bits of mantissa.
+    """
+    if device.type != "cuda":
+        return
+    torch.cuda.set_device(device)
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
