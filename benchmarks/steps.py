@@ -74,8 +74,19 @@ def ours(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> St
     return run
 
 
+def descend(loss: Tensor, optimizer: torch.optim.Optimizer, precision: Precision) -> None:
+    """Backward and step, as torch's examples of mixed precision have them."""
+    if precision.scales:
+        precision.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        precision.scaler.step(optimizer)
+        precision.scaler.update()
+    else:
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
 def bare(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> Step:
-    """Forward, backward, step; for fp16 with torch's scaler."""
+    """Forward, backward, step; for fp16 with torch's scaler. Gradients are freed where that is fastest, as in ours."""
     optimizer = torch.optim.Adam(model.parameters(), recipe.learning_rate, fused=True)
     precision = Precision(recipe.amp, images.device)
     forward = torch.compile(model, dynamic=False) if recipe.compile == "on" else model
@@ -83,14 +94,8 @@ def bare(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> St
     def run() -> object:
         with precision.autocast():
             loss = functional.cross_entropy(forward(images), labels)
-        if precision.scales:
-            precision.scaler.scale(loss).backward()
-            precision.scaler.step(optimizer)
-            precision.scaler.update()
-        else:
-            loss.backward()
-            optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        descend(loss, optimizer, precision)
         return loss
 
     return run
@@ -133,13 +138,7 @@ def torchvisions(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recip
             output = forward(images)
             loss = criterion(output, labels)
         optimizer.zero_grad()
-        if precision.scales:
-            precision.scaler.scale(loss).backward()
-            precision.scaler.step(optimizer)
-            precision.scaler.update()
-        else:
-            loss.backward()
-            optimizer.step()
+        descend(loss, optimizer, precision)
         with torch.inference_mode():
             hits = output.topk(5, 1).indices == labels[:, None]
             return loss.item(), hits[:, :1].float().sum().item(), hits.float().sum().item()

@@ -68,7 +68,7 @@ def evaluate(
         raise UserError(f"{folder} was trained on other shards than {place}; give the right ones to --shards")
     ids, labels, logits = _logits(folder, run, shard_set, split, choose_device(device), batch_size, tta)
     metrics = {"split": split, "tta": tta, **compute_metrics(logits, labels, run.classes)}
-    prefix = "" if split == "test" else f"{split}_"
+    prefix = _prefix(split)
     paths = {
         "metrics": folder / f"{split}_metrics.json",
         "predictions": folder / f"{prefix}predictions.npz",
@@ -83,6 +83,11 @@ def evaluate(
     counts = {name: entry.class_counts for name, entry in shard_set.manifest.splits.items()}
     plot_class_counts(counts, run.classes).savefig(paths["counts"])
     return Evaluation(metrics=metrics, files=tuple(paths.values()))
+
+
+def _prefix(split: str) -> str:
+    """What the names of a split's files begin with, where they do not name it anyway."""
+    return "" if split == "test" else f"{split}_"
 
 
 def _logits(
@@ -117,7 +122,7 @@ def evaluate_ensemble(folders: Sequence[Path], *, split: str = "test") -> Evalua
     runs = [read_run(folder) for folder in folders]
     if len({(run.data, run.classes) for run in runs}) > 1:
         raise UserError("runs that were trained on different shards can't be averaged; give runs of the same --shards")
-    prefix = "" if split == "test" else f"{split}_"
+    prefix = _prefix(split)
     held = []
     for folder in folders:
         with np.load(folder / f"{prefix}predictions.npz") as arrays:

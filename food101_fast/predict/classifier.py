@@ -19,7 +19,7 @@ from food101_fast.train.precision import Precision
 from food101_fast.train.run import load_model, read_run
 from food101_fast.transforms import Preset, eval_preset
 
-Picture = bytes | Path | Image.Image
+Picture = bytes | str | Path | Image.Image
 
 
 class Classifier:
@@ -83,8 +83,8 @@ class Classifier:
             RejectedError: it is no whole image.
             OSError: the file can't be read.
         """
-        if isinstance(picture, Path):
-            picture = picture.read_bytes()
+        if isinstance(picture, str | Path):
+            picture = Path(picture).read_bytes()
         elif isinstance(picture, Image.Image):
             stream = BytesIO()
             picture.save(stream, "PNG")

@@ -192,6 +192,11 @@ class Trainer:
             if self.world.is_main:
                 held.enter_context(held_run(self.folder))
             weights, state = load_checkpoint(self.folder, "last")
+            if state.get("version") != STATE_VERSION:
+                raise UserError(
+                    f"the checkpoint of {self.folder} has version {state.get('version')}, and this program goes on "
+                    f"with version {STATE_VERSION}; use the version of food101_fast that wrote it"
+                )
             training = load_training_weights(self.folder, "last")
             model = build_model(recipe.model, "none", classes)
         else:

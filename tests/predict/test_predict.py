@@ -70,8 +70,9 @@ def test_every_kind_of_picture_gives_the_same(elsewhere: Path, tmp_path: Path) -
     image = picture(1, 60, 50)
     path = tmp_path / "a.png"
     image.save(path)
-    together = classifier([path, path.read_bytes(), image])
-    assert together.shape == (3, 3)
+    together = classifier([path, path.read_bytes(), image, str(path)])
+    assert together.shape == (4, 3)
+    assert torch.equal(classifier(str(path))[0], classifier(path)[0])
     assert torch.equal(together[0], together[1])
     assert torch.equal(together[0], together[2])
     torch.testing.assert_close(together.sum(dim=1), torch.ones(3))

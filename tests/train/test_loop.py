@@ -301,3 +301,12 @@ def test_a_size_that_a_model_can_not_take_is_one_sentence(
         train(tiny_shards, tmp_path / "run", changed(TINY, model=model, image_size=size), device="cpu")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_of_another_version_is_one_sentence(tiny_shards: ShardSet, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(tiny_shards, run, changed(TINY, epochs=1), device="cpu")
+    trained, state = load_checkpoint(run, "last")
+    save_checkpoint(run, "last", trained, state | {"version": 99})
+    with pytest.raises(UserError, match="has version 99, and this program goes on with version 1"):
+        train(tiny_shards, run, TINY, device="cpu", resume=True)
