@@ -55,6 +55,9 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 
+# Times as tall as wide: made narrow first, such a picture would take more memory between the passes than itself.
+_FAR_TALLER = 64
+
 # JPEG markers (ITU-T T.81, table B.1).
 _APP0, _APP1, _APP14, _APP15, _COMMENT = 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
 _START_OF_SCAN = 0xDA
@@ -401,4 +404,12 @@ def _fitted(picture: Image.Image | NDArray[np.uint8], rules: Rules) -> NDArray[n
         return np.asarray(picture)[rows, columns]
     if isinstance(picture, np.ndarray):
         picture = Image.fromarray(picture)
-    return np.asarray(picture.resize((rules.size, rules.size), Image.Resampling.BILINEAR, box=box))
+    # One axis at a time, since each rounds to whole numbers and Pillow 13 takes the other one first for tall pictures:
+    # so pixels do not depend on its version, and an exported program can compute the same.
+    size = rules.size
+    passes = [((size, height), (box[0], 0, box[2], height)), ((size, size), (0, box[1], size, box[3]))]
+    if height > _FAR_TALLER * width:
+        passes = [((width, size), (0, box[1], width, box[3])), ((size, size), (box[0], 0, box[2], size))]
+    for shape, part in passes:
+        picture = picture.resize(shape, Image.Resampling.BILINEAR, box=part)
+    return np.asarray(picture)

@@ -53,7 +53,19 @@ def test_crop_keeps_the_centre(width: int, height: int, kind: str) -> None:
     got = clean(encoded(image, kind, **options), 32, "crop")
     assert got.shape == (32, 32, 3)
     assert got.dtype == np.uint8
-    assert largest_difference(got, np.asarray(expected)) <= (12 if kind == "JPEG" else 0)
+    # Pillow 13 takes the axes of tall pictures in the other order, and rounds in between.
+    allowed = 12 if kind == "JPEG" else int(height > width)
+    assert largest_difference(got, np.asarray(expected)) <= allowed
+
+
+@pytest.mark.parametrize(("width", "height", "first"), [(40, 90, "width"), (90, 40, "width"), (9, 700, "height")])
+def test_the_order_of_the_axes_is_fixed(width: int, height: int, first: str) -> None:
+    """It decides how pixels are rounded, and for far taller pictures how much memory is needed."""
+    image = picture(1, width, height)
+    bilinear = Image.Resampling.BILINEAR
+    between = image.resize((32, height) if first == "width" else (width, 32), bilinear)
+    expected = np.asarray(between.resize((32, 32), bilinear))
+    assert largest_difference(clean(encoded(image, "PNG"), 32, "squash"), expected) == 0
 
 
 def test_squash_keeps_everything() -> None:
