@@ -29,12 +29,11 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from food101_fast.bench.stages import machine
 from food101_fast.cli import exit_with, parse
 from food101_fast.shards import ShardSet
 from food101_fast.shards.folder import write_atomically
 from food101_fast.train import Recipe, train
-from food101_fast.train.device import Device, choose_device
+from food101_fast.train.device import Device, choose_device, machine
 from food101_fast.train.model import build_model
 from food101_fast.train.precision import Precision
 from food101_fast.train.run import versions

@@ -18,12 +18,12 @@ from typing import Any
 import orjson
 import torch
 
-from food101_fast.bench.stages import machine
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.loader import ShardLoader
 from food101_fast.shards import ShardSet
 from food101_fast.shards.folder import write_atomically
+from food101_fast.train.device import machine
 from food101_fast.train.run import versions
 
 

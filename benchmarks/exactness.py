@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from food101_fast import transforms as T
-from food101_fast.bench.stages import machine
 from food101_fast.cli import exit_with, parse
 from food101_fast.shards import ShardSet
 from food101_fast.shards.folder import write_atomically
+from food101_fast.train.device import machine
 from food101_fast.train.run import versions
 from food101_fast.transforms.geometry import resized_crop_products
 

@@ -23,12 +23,12 @@ import orjson
 import simplejpeg
 import torch
 
-from food101_fast.bench.stages import machine
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.loader import ShardLoader
 from food101_fast.shards import ShardSet
 from food101_fast.shards.folder import write_atomically
+from food101_fast.train.device import machine
 from food101_fast.train.run import versions
 
 # Images of one measurement at the least: an epoch of few images is over too soon to be timed.

@@ -33,10 +33,10 @@ import orjson
 import torch
 from photographs import repeat_files
 
-from food101_fast.bench.stages import machine
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.shards.folder import write_atomically
+from food101_fast.train.device import machine
 from food101_fast.train.run import versions
 
 HERE = Path(__file__).parent / "peers"

@@ -152,7 +152,7 @@ def main(argv: Sequence[str]) -> None:
     if settings.json is not None:
         import torch
 
-        from food101_fast.bench.stages import machine  # here, since the workers do without torch
+        from food101_fast.train.device import machine  # here, since the workers do without torch
         from food101_fast.train.run import versions
 
         result = {

@@ -24,11 +24,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from food101_fast.bench.stages import machine
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.shards.folder import write_atomically
 from food101_fast.train import Recipe
+from food101_fast.train.device import machine
 from food101_fast.train.model import build_model
 from food101_fast.train.precision import Precision
 from food101_fast.train.run import versions

@@ -22,10 +22,10 @@ import orjson
 import peers
 import torch
 
-from food101_fast.bench.stages import machine
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.shards.folder import write_atomically
+from food101_fast.train.device import machine
 
 SCRIPT = peers.HERE / "augment.py"
 LIBRARIES = ("ours", "ours, compiled", "torchvision, loop", "torchvision, one draw", "kornia", "torchaug")

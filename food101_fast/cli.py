@@ -18,6 +18,8 @@ COMMANDS = {
     "train": "train a model on shards",
     "evaluate": "measure a trained run on a split",
     "predict": "the most probable classes of images",
+    "report": "a run, or several beside each other, as one HTML page",
+    "export": "a run as a program, ONNX and weights for others",
     "bench": "images per second of each stage",
 }
 USER_ERROR_CODE = 2  # the code argparse and tyro exit with for a wrong flag

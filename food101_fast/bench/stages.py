@@ -7,8 +7,6 @@ clock is read. The median over the repetitions counts, and all of them are kept.
 from __future__ import annotations
 
 import itertools
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +19,7 @@ import torch
 from food101_fast.errors import UserError
 from food101_fast.loader import Batch, LoaderOptions, ShardLoader
 from food101_fast.shards import ShardSet
-from food101_fast.train.device import Device, choose_device
+from food101_fast.train.device import Device, choose_device, machine
 from food101_fast.train.model import build_model
 from food101_fast.train.recipes import Recipe
 from food101_fast.train.run import versions
@@ -151,23 +149,3 @@ def _rate(run: Callable[[], int], seconds: float, device: torch.device) -> float
 def _wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """What the figures were measured on: device, processor, cores usable by this process, system."""
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "system": platform.platform(),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

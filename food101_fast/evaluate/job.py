@@ -21,10 +21,14 @@ from food101_fast.loader import ShardLoader
 from food101_fast.prepare.overview import plot_class_counts
 from food101_fast.shards import ShardSet
 from food101_fast.shards.folder import write_atomically
+from food101_fast.train.checkpoint import weights_hash
 from food101_fast.train.device import Device, choose_device
 from food101_fast.train.precision import Precision
 from food101_fast.train.run import Run, load_model, read_metrics, read_run
 from food101_fast.train.validate import predict
+
+# What the metrics of an average say about each of its runs.
+MEMBER_KEYS = ("weights", "tta", "top1", "top5", "loss")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +71,12 @@ def evaluate(
     if shard_set.manifest.digest != run.data:
         raise UserError(f"{folder} was trained on other shards than {place}; give the right ones to --shards")
     ids, labels, logits = _logits(folder, run, shard_set, split, choose_device(device), batch_size, tta)
-    metrics = {"split": split, "tta": tta, **compute_metrics(logits, labels, run.classes)}
+    metrics = {
+        "split": split,
+        "tta": tta,
+        "weights": weights_hash(folder, "best"),
+        **compute_metrics(logits, labels, run.classes),
+    }
     prefix = _prefix(split)
     paths = {
         "metrics": folder / f"{split}_metrics.json",
@@ -83,6 +92,21 @@ def evaluate(
     counts = {name: entry.class_counts for name, entry in shard_set.manifest.splits.items()}
     plot_class_counts(counts, run.classes).savefig(paths["counts"])
     return Evaluation(metrics=metrics, files=tuple(paths.values()))
+
+
+def read_evaluation(folder: Path, split: str) -> dict[str, Any] | None:
+    """What `evaluate` found on a split, from `{split}_metrics.json`; None if the best weights are others by now."""
+    path = folder / f"{split}_metrics.json"
+    if not path.is_file():
+        return None
+    metrics: dict[str, Any] = orjson.loads(path.read_bytes())
+    return metrics if metrics.get("weights") == weights_hash(folder, "best") else None
+
+
+def read_predictions(folder: Path, split: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+    """Ids, labels and logits of a split, as `evaluate` has written them."""
+    with np.load(folder / f"{_prefix(split)}predictions.npz") as arrays:
+        return arrays["ids"], arrays["labels"], arrays["logits"]
 
 
 def _prefix(split: str) -> str:
@@ -117,19 +141,21 @@ def evaluate_ensemble(folders: Sequence[Path], *, split: str = "test") -> Evalua
         split: which one.
 
     Raises:
-        UserError: the runs have other samples or classes.
+        UserError: the runs have other samples or classes, or one was not evaluated.
     """
     runs = [read_run(folder) for folder in folders]
     if len({(run.data, run.classes) for run in runs}) > 1:
         raise UserError("runs that were trained on different shards can't be averaged; give runs of the same --shards")
-    prefix = _prefix(split)
-    held = []
+    members = []
     for folder in folders:
-        with np.load(folder / f"{prefix}predictions.npz") as arrays:
-            held.append({name: arrays[name] for name in ("ids", "labels", "logits")})
-    ids, labels = held[0]["ids"], held[0]["labels"]
-    logits = averaged([arrays["logits"] for arrays in held])
-    members = [str(folder) for folder in folders]
+        single = read_evaluation(folder, split)
+        if single is None:
+            raise UserError(f"{folder} was not evaluated on {split} since it was trained; do so first")
+        members.append({"run": str(folder), **{key: single[key] for key in MEMBER_KEYS}})
+    prefix = _prefix(split)
+    held = [read_predictions(folder, split) for folder in folders]
+    ids, labels, _ = held[0]
+    logits = averaged([own for _, _, own in held])
     metrics = {"split": split, "members": members, **compute_metrics(logits, labels, runs[0].classes)}
     paths = (
         folders[0] / f"{split}_ensemble_metrics.json",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from food101_fast.images import Fit, Rules, clean
 from food101_fast.train.device import Device, choose_device
 from food101_fast.train.precision import Precision
-from food101_fast.train.run import load_model, read_run
+from food101_fast.train.run import Run, load_model, read_run
 from food101_fast.transforms import Preset, eval_preset
 
 Picture = bytes | str | Path | Image.Image
@@ -64,13 +64,25 @@ class Classifier:
         """
         folder, where = Path(run), choose_device(device)
         stored = read_run(folder)
+        return cls.of(stored, load_model(folder, stored, checkpoint), where, Precision(stored.recipe.amp, where))
+
+    @classmethod
+    def of(cls, run: Run, model: nn.Module, device: torch.device, precision: Precision) -> Classifier:
+        """A run's model that is in memory.
+
+        Args:
+            run: what is stored of the run.
+            model: gives logits (N, classes) for normalised images.
+            device: where it is computed.
+            precision: in which.
+        """
         return cls(
-            load_model(folder, stored, checkpoint),
-            stored.classes,
-            Rules(size=stored.stored_size, fit=cast(Fit, stored.fit)),
-            eval_preset(stored.recipe.image_size, stored.stored_size),
-            where,
-            Precision(stored.recipe.amp, where),
+            model,
+            run.classes,
+            Rules(size=run.stored_size, fit=cast(Fit, run.fit)),
+            eval_preset(run.recipe.image_size, run.stored_size),
+            device,
+            precision,
         )
 
     def pixels(self, picture: Picture) -> NDArray[np.uint8]:

@@ -60,9 +60,9 @@ def save_checkpoint(
     try:
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(parents=True)
-        _write(new / WEIGHTS_NAME, lambda file: file.write(_packed(weights)))
+        _write(new / WEIGHTS_NAME, lambda file: file.write(packed(weights)))
         if training is not None:
-            _write(new / TRAINING_NAME, lambda file: file.write(_packed(training)))
+            _write(new / TRAINING_NAME, lambda file: file.write(packed(training)))
         _write(new / STATE_NAME, lambda file: torch.save(state, file))
         hashes = orjson.dumps({path.name: _hash(path) for path in new.iterdir()}, option=orjson.OPT_INDENT_2)
         _write(new / HASHES_NAME, lambda file: file.write(hashes))
@@ -87,7 +87,8 @@ def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.fsync(file.fileno())
 
 
-def _packed(weights: Weights) -> bytes:
+def packed(weights: Weights) -> bytes:
+    """Weights as a safetensors file."""
     # Copies, since a model's running statistics lie in one piece of memory, which safetensors refuses. Not save_file:
     # it makes files that only their owner can read.
     return safetensors.torch.save({key: value.detach().cpu().clone().contiguous() for key, value in weights.items()})
@@ -133,6 +134,16 @@ def load_training_weights(run: Path, name: str) -> Weights | None:
     """
     path = _whole(run, name) / TRAINING_NAME
     return dict(_read(path, safetensors.torch.load_file)) if path.exists() else None
+
+
+def weights_hash(run: Path, name: str) -> str:
+    """XXH3-64 of the weights to use of checkpoint `name`, 16 hexadecimal digits: which weights a result belongs to.
+
+    Raises:
+        UserError: there is no such checkpoint, or it is damaged.
+    """
+    folder = _whole(run, name)
+    return str(_read(folder / WEIGHTS_NAME, _hash))
 
 
 def _whole(run: Path, name: str) -> Path:

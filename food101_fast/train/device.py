@@ -1,8 +1,11 @@
-"""The device that a command computes on."""
+"""The device that a command computes on, and the machine that it is in."""
 
 from __future__ import annotations
 
-from typing import Literal
+import os
+import platform
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 
@@ -40,3 +43,23 @@ def set_up_device(device: torch.device, *, tf32: bool) -> None:
     torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = tf32
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What figures were measured on: device, processor, cores that this process may use, system."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "system": platform.platform(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

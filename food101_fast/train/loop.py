@@ -203,7 +203,7 @@ class Trainer:
             # What the other ranks have does not matter: the main rank's weights are sent to them.
             model = build_model(recipe.model, recipe.weights if self.world.is_main else "none", classes)
             if self.world.is_main:
-                run = new_run(self.folder, recipe, self.shards)
+                run = new_run(self.folder, recipe, self.shards, self.device, self.world.size)
             check_sizes(recipe.model, model, {recipe.image_size, recipe.start_size or recipe.image_size})
         self.step = TrainStep(recipe, model, self.device, classes, self.world)
         self._validated = self.step.compile(self.step.evaluated)

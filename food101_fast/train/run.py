@@ -19,6 +19,7 @@ from food101_fast.errors import UserError
 from food101_fast.shards import ShardSet
 from food101_fast.shards.folder import LocalFolder, write_atomically
 from food101_fast.train.checkpoint import has_checkpoint, load_checkpoint
+from food101_fast.train.device import machine
 from food101_fast.train.model import build_model, load_weights
 from food101_fast.train.recipes import CHANGEABLE, Recipe
 
@@ -42,10 +43,16 @@ class Run:
     """Where the shards lay, as an absolute path or a URL."""
     data: str
     """The digest of the shards' manifest."""
+    source: str
+    """What the shards were made of, as `prepare --source` names it."""
+    class_counts: dict[str, tuple[int, ...]]
+    """Images of each class in each split."""
     versions: dict[str, str]
+    machine: dict[str, Any]
+    """What it was begun on: device, processor, ranks and so on."""
 
 
-def new_run(folder: Path, recipe: Recipe, shards: ShardSet) -> Run:
+def new_run(folder: Path, recipe: Recipe, shards: ShardSet, device: torch.device, ranks: int) -> Run:
     """Describe a new run; nothing is written yet. What a run left that ended in its first epoch may be replaced.
 
     Raises:
@@ -65,7 +72,10 @@ def new_run(folder: Path, recipe: Recipe, shards: ShardSet) -> Run:
         fit=shards.manifest.fit,
         shards=shards.location,
         data=shards.manifest.digest,
+        source=shards.manifest.source,
+        class_counts={name: split.class_counts for name, split in shards.manifest.splits.items()},
         versions=versions(),
+        machine={**machine(device), "ranks": ranks},
     )
 
 
@@ -125,6 +135,7 @@ def read_run(folder: Path) -> Run:
         document = orjson.loads(path.read_bytes())
         recipe = Recipe(**document.pop("recipe"))
         document["classes"] = tuple(document["classes"])
+        document["class_counts"] = {name: tuple(counts) for name, counts in document["class_counts"].items()}
         return Run(recipe=recipe, **document)
     except UserError:
         raise

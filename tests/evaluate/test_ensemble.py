@@ -44,7 +44,9 @@ def test_an_ensemble_is_the_mean_of_its_probabilities(
     np.testing.assert_allclose(softmax(together["logits"], axis=1), mean, rtol=1e-5)
     metrics = orjson.loads((runs[0] / "test_ensemble_metrics.json").read_bytes())
     assert metrics["top1"] == (mean.argmax(axis=1) == held[0]["labels"]).mean()
-    assert metrics["members"] == [str(run) for run in runs]
+    for member, run in zip(metrics["members"], runs, strict=True):
+        own = orjson.loads((run / "test_metrics.json").read_bytes())
+        assert member == {"run": str(run), **{key: own[key] for key in ("weights", "tta", "top1", "top5", "loss")}}
     assert f"top-1 {metrics['top1']:.4f} (95 % interval" in out.partition("average of 2 runs")[2]
 
 

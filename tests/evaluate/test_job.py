@@ -10,12 +10,13 @@ import orjson
 import pytest
 from PIL import Image
 
-from food101_fast.evaluate import evaluate
+from food101_fast.evaluate import evaluate, read_evaluation
 from food101_fast.evaluate.metrics import compute_metrics
 from food101_fast.evaluate.plots import plot_confusion
 from food101_fast.prepare.overview import plot_class_counts
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, train
+from food101_fast.train.checkpoint import weights_hash
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,8 @@ def test_the_files_agree(run: Path, tiny_shards: ShardSet, command: Callable[...
         assert arrays["ids"].tolist() == list(range(len(tiny_shards.split("test"))))
         assert arrays["labels"].tolist() == tiny_shards.split("test").labels.tolist()
         again = compute_metrics(arrays["logits"], arrays["labels"], tiny_shards.classes)
-    assert metrics == {"split": "test", "tta": "none", **again}
+    weights = weights_hash(run, "best")
+    assert metrics == {"split": "test", "tta": "none", "weights": weights, **again} == read_evaluation(run, "test")
     for name in ("confusion_matrix.png", "curves.png", "class_counts.png"):
         assert str(run / name) in out
         with Image.open(run / name) as image:

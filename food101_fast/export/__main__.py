@@ -1,0 +1,40 @@
+"""`python -m food101_fast.export`: a run as a program, ONNX and weights with a model card."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from food101_fast.cli import exit_with, parse
+from food101_fast.export.job import export
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """Write a run's model for other programs: a torch.export program and ONNX that take uint8 images of any size and
+    give probabilities, weights as safetensors, and a model card. The run's shards are not needed."""
+
+    run: Path
+    """Folder of the run."""
+    out: Path | None = None
+    """Folder to make; by default `export` in the run."""
+    checkpoint: str = "best"
+    """Checkpoint of the run: best, last, or one that --keep kept."""
+    onnx: bool = False
+    """Also write ONNX; needs the extra: pip install 'food101-fast[onnx]'."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Run the command on `argv`."""
+    settings = parse(ExportSettings, "export", argv)
+    result = export(settings.run, settings.out, checkpoint=settings.checkpoint, onnx=settings.onnx)
+    for path in result.files:
+        size = path.stat().st_size / 1e6
+        difference = result.differences.get(path.name)
+        checked = "" if difference is None else f"  probabilities within {difference:.1e} of the run's"
+        print(f"{path}  {size:,.2f} MB{checked}")
+
+
+if __name__ == "__main__":
+    exit_with(main)

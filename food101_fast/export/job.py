@@ -1,0 +1,210 @@
+"""Write what other programs need of a run into a folder, and compare it with the run before the folder appears."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import orjson
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from food101_fast.errors import UserError
+from food101_fast.export.card import model_card
+from food101_fast.export.program import Program
+from food101_fast.predict import Classifier
+from food101_fast.shards.folder import write_atomically
+from food101_fast.train.checkpoint import WEIGHTS_NAME, packed
+from food101_fast.train.precision import Precision
+from food101_fast.train.run import Run, load_model, read_run
+from food101_fast.transforms.presets import MEAN, STD, eval_preset
+
+PROGRAM_NAME = "model.pt2"
+ONNX_NAME = "model.onnx"
+CONFIG_NAME = "config.json"
+CARD_NAME = "README.md"
+
+TOLERANCE = 1e-4
+"""By how much a probability may differ from the run's."""
+
+_PARITY_IMAGES = 3  # of each size
+_ONNX_EXTRA = ("onnx", "onnxscript", "onnxruntime")
+# A protocol buffer can't be larger than 2 GiB; weights beyond this lie in a file of their own.
+_LARGEST_INSIDE = 1 << 30
+
+Predict = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """What an export wrote, and how far its probabilities are from the run's."""
+
+    folder: Path
+    files: tuple[Path, ...]
+    differences: dict[str, float]
+    """The largest difference of a probability, by file."""
+
+
+def export(folder: Path, out: Path | None = None, *, checkpoint: str = "best", onnx: bool = False) -> Exported:
+    """Export a run's model; only the run's folder is needed.
+
+    Writes `model.pt2` (`torch.export`), `model.safetensors`, `config.json`, `README.md` (a model card in the layout of
+    the Hugging Face hub), and with `onnx` also `model.onnx`. The programs take uint8 images (N, 3, H, W) of any size
+    and give float32 probabilities (N, classes), in float32 throughout, on the CPU.
+
+    Args:
+        folder: the run.
+        out: a folder that is not there yet; by default `export` in the run.
+        checkpoint: `best`, `last` or another one that was kept.
+        onnx: whether to write ONNX, too; needs the extra `onnx`.
+
+    Raises:
+        UserError: there is no such run or checkpoint; `out` is there already or can't be written; the extra is missing;
+            or an exported program gives other probabilities than the run, so that nothing is written.
+    """
+    run = read_run(folder)
+    out = folder / "export" if out is None else out
+    if out.exists():
+        raise UserError(f"{out} is already there; remove it, or give another --out")
+    if onnx and not all(map(importlib.util.find_spec, _ONNX_EXTRA)):
+        raise UserError("--onnx needs the extra: pip install 'food101-fast[onnx]', or leave it out")
+    cpu = torch.device("cpu")
+    model = load_model(folder, run, checkpoint)
+    program = _exported(model, run)
+    with _new_folder(out) as part:
+        torch.export.save(program, part / PROGRAM_NAME)
+        write_atomically(part / WEIGHTS_NAME, packed(model.state_dict()))
+        predictors = {PROGRAM_NAME: _load_program(part / PROGRAM_NAME)}
+        if onnx:
+            _write_onnx(program, part / ONNX_NAME)
+            predictors[ONNX_NAME] = _load_onnx(part / ONNX_NAME)
+        sizes = _parity_sizes(run.stored_size)
+        differences = _compare(predictors, Classifier.of(run, model, cpu, Precision("off", cpu)), sizes)
+        write_atomically(part / CONFIG_NAME, orjson.dumps(_config(run), option=orjson.OPT_INDENT_2))
+        parity = {"images": _PARITY_IMAGES * len(sizes), "sizes": len(sizes), "differences": differences}
+        write_atomically(part / CARD_NAME, model_card(folder, run, model, checkpoint, parity).encode())
+    return Exported(folder=out, files=tuple(sorted(out.iterdir())), differences=differences)
+
+
+@contextlib.contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A folder that takes its name when the block ends well, and is removed when it does not."""
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
+    except OSError as error:
+        raise UserError(f"cannot write into {out.parent} ({error.strerror}); give another --out") from error
+    try:
+        yield part
+        part.chmod(0o755)  # of a temporary folder it is only its owner's
+        part.rename(out)
+    except OSError as error:
+        raise UserError(f"the export could not be written ({error}); make room, or give another --out") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _exported(model: nn.Module, run: Run) -> torch.export.ExportedProgram:
+    program = Program(model, image_size=run.recipe.image_size, stored_size=run.stored_size, fit=run.fit).eval()
+    # Sizes of which none is 1 or equals another, so that none is taken for a constant.
+    example = torch.zeros(2, 3, run.stored_size + 3, run.stored_size + 5, dtype=torch.uint8)
+    dynamic = {"images": {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}}
+    with torch.inference_mode(False), torch.no_grad():
+        return torch.export.export(program, (example,), dynamic_shapes=dynamic)
+
+
+def _load_program(path: Path) -> Predict:
+    module = torch.export.load(path).module()
+    return lambda images: module(images)
+
+
+def _write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
+    dynamic = {"images": {0: "batch", 2: "height", 3: "width"}}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    converted = torch.onnx.export(
+        program,
+        dynamo=True,
+        input_names=["images"],
+        output_names=["probabilities"],
+        dynamic_shapes=dynamic,
+        verbose=False,
+    )
+    assert converted is not None
+    size = sum(weight.numel() * weight.element_size() for weight in program.state_dict.values())
+    converted.save(path, external_data=size > _LARGEST_INSIDE)
+
+
+def _load_onnx(path: Path) -> Predict:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])
+
+
+def _parity_sizes(stored: int) -> list[tuple[int, int]]:
+    """Heights and widths: the stored size, larger and smaller, wide, tall, even and odd."""
+    return [
+        (stored, stored),
+        (2 * stored + 5, 3 * stored + 2),
+        (4 * stored + 3, stored + 4),
+        (stored // 2 + 1, stored // 3 + 1),
+        (stored - 1, 5 * stored),
+    ]
+
+
+def _compare(predictors: dict[str, Predict], classifier: Classifier, sizes: list[tuple[int, int]]) -> dict[str, float]:
+    """The largest differences from the run's own probabilities.
+
+    Raises:
+        UserError: one is above `TOLERANCE`.
+    """
+    random = np.random.default_rng(0)
+    differences = dict.fromkeys(predictors, 0.0)
+    for height, width in sizes:
+        coarse = random.integers(0, 256, (_PARITY_IMAGES, 4, 4, 3), np.uint8)
+        pictures = [Image.fromarray(one).resize((width, height), Image.Resampling.BICUBIC) for one in coarse]
+        expected = classifier(pictures)
+        images = (
+            torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).permute(0, 3, 1, 2).contiguous()
+        )
+        for name, predictor in predictors.items():
+            with torch.inference_mode():
+                for got, wanted in ((predictor(images), expected), (predictor(images[:1]), expected[:1])):
+                    differences[name] = max(differences[name], float((got - wanted).abs().max()))
+    for name, difference in differences.items():
+        if not difference <= TOLERANCE:
+            raise UserError(
+                f"{name} gives probabilities that differ from the run's by {difference:.1e}, more than the "
+                f"{TOLERANCE:.0e} allowed, so nothing was written; please report the model and torch's version"
+            )
+    return differences
+
+
+def _config(run: Run) -> dict[str, Any]:
+    resize = cast(v2.Resize, eval_preset(run.recipe.image_size, run.stored_size).transforms[0])
+    return {
+        "architecture": run.recipe.model,
+        "num_classes": len(run.classes),
+        "id2label": {str(label): name for label, name in enumerate(run.classes)},
+        "label2id": {name: label for label, name in enumerate(run.classes)},
+        "preprocessing": {
+            "fit": run.fit,
+            "stored_size": run.stored_size,
+            "resize": int(resize.size[0]),
+            "center_crop": run.recipe.image_size,
+            "interpolation": "bilinear, antialiased",
+            "mean": MEAN,
+            "std": STD,
+        },
+        "versions": run.versions,
+    }

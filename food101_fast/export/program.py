@@ -1,0 +1,131 @@
+"""From uint8 images of any size to probabilities, in operations that torch.export and ONNX have.
+
+Everything that `predict` does after decoding is inside, and rounded as there: Pillow's resize to the stored size, which
+`prepare` does, and torchvision's to the size of evaluation. Both compute in integers, which float64 holds exactly.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from food101_fast.transforms import eval_preset
+
+# Binary places of the weights of Pillow's resize for 8 bits: PRECISION_BITS in its src/libImaging/Resample.c.
+_PILLOW_BITS = 22
+
+
+class Program(nn.Module):
+    """A model with all that is done to an image before and after it.
+
+    Args:
+        model: gives logits (N, classes) for normalised images.
+        image_size: what it sees, in pixels.
+        stored_size: height and width of the images in its shards.
+        fit: how they were made square: `crop` or `squash`.
+    """
+
+    _resize: Tensor
+
+    def __init__(self, model: nn.Module, *, image_size: int, stored_size: int, fit: str) -> None:
+        super().__init__()
+        self.model = model
+        self._fit = fit
+        self._stored_size = stored_size
+        resize, crop, normalize = eval_preset(image_size, stored_size).transforms
+        self._crop = crop
+        self._normalize = normalize
+        resized = int(cast(v2.Resize, resize).size[0])
+        whole = torch.tensor(stored_size, dtype=torch.float64)
+        weights = _weights(torch.zeros_like(whole), whole, stored_size, resized)
+        self._resize_bits = _torchvision_bits(float(weights.max()))
+        self.register_buffer("_resize", _as_integers(weights, self._resize_bits), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Probabilities of a batch.
+
+        Args:
+            images: uint8 (N, 3, H, W), RGB, upright; any N, H and W of at least 1.
+
+        Returns:
+            float32 (N, classes); rows add up to 1.
+        """
+        stored = self._fitted(images)
+        resized = _resample(stored, self._resize, self._resize, self._resize_bits)
+        return cast(Tensor, self.model(self._normalize(self._crop(resized)))).softmax(dim=1)
+
+    def _fitted(self, images: Tensor) -> Tensor:
+        """As `images.clean` makes it: whole numbers as float64 (N, 3, stored, stored)."""
+        rows, columns = images.shape[2], images.shape[3]
+        height, width = (
+            torch.scalar_tensor(rows, dtype=torch.float64),
+            torch.scalar_tensor(columns, dtype=torch.float64),
+        )
+        top, left = torch.zeros_like(height), torch.zeros_like(width)
+        if self._fit == "crop":
+            side = torch.minimum(height, width)
+            top, left, height, width = (height - side) / 2, (width - side) / 2, side, side
+        vertical = _as_integers(_weights(top, height, rows, self._stored_size), _PILLOW_BITS)
+        horizontal = _as_integers(_weights(left, width, columns, self._stored_size), _PILLOW_BITS)
+        return _resample(images.double(), vertical, horizontal, _PILLOW_BITS)
+
+
+def _weights(start: Tensor, length: Tensor, size: int, out: int) -> Tensor:
+    """What each of `size` pixels adds to each of `out`: an antialiased bilinear (triangle) filter.
+
+    Source: `precompute_coeffs` in Pillow's src/libImaging/Resample.c, with its order of operations; torch's
+    antialiased resize of uint8 on the CPU follows it.
+
+    Args:
+        start: float64 (), where the part that is resized begins, in pixels.
+        length: float64 (), how long it is.
+        size: pixels that there are.
+        out: pixels that are made of it.
+
+    Returns:
+        float64 (out, size); rows add up to 1.
+    """
+    scale = length / out
+    support = torch.clamp(scale, min=1.0)
+    centre = (start + (torch.arange(out, dtype=torch.float64) + 0.5) * scale)[:, None]
+    place = torch.arange(size, dtype=torch.float64)
+    first = torch.clamp(torch.floor(centre - support + 0.5), min=0.0)
+    end = torch.floor(centre + support + 0.5)
+    weights = torch.clamp(1.0 - torch.abs((place - centre + 0.5) * (1.0 / support)), min=0.0)
+    weights = weights * (place >= first).double() * (place < end).double()
+    return weights * (1.0 / weights.sum(dim=1, keepdim=True))
+
+
+def _torchvision_bits(largest: float) -> int:
+    """Binary places of the weights of torch's antialiased resize of uint8 on the CPU: as many as 16 bits have room for.
+
+    Source: `_compute_index_ranges_int16_weights` in torch's aten/src/ATen/native/cpu/UpSampleKernel.cpp.
+    """
+    return next((bits for bits in range(_PILLOW_BITS) if int(0.5 + largest * 2 ** (bits + 1)) >= 2**15), _PILLOW_BITS)
+
+
+def _as_integers(weights: Tensor, bits: int) -> Tensor:
+    return torch.floor(weights * 2.0**bits + 0.5)
+
+
+def _resample(images: Tensor, vertical: Tensor, horizontal: Tensor, bits: int) -> Tensor:
+    """Resize along the width and then the height, each rounded to whole numbers from 0 to 255.
+
+    Args:
+        images: float64 (N, C, H, W).
+        vertical: whole numbers as float64 (h, H), of which 2 ** `bits` is 1.
+        horizontal: the same, (w, W).
+        bits: binary places.
+
+    Returns:
+        float64 (N, C, h, w).
+    """
+    for_each_row = _rounded(torch.matmul(images, horizontal.T), bits)
+    return _rounded(torch.matmul(vertical, for_each_row), bits)
+
+
+def _rounded(sums: Tensor, bits: int) -> Tensor:
+    return torch.clamp(torch.floor(sums / 2.0**bits + 0.5), 0.0, 255.0)

@@ -1,0 +1,170 @@
+"""What a run exports gives the run's own probabilities, wherever the run lies; a failure leaves nothing behind."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import orjson
+import pytest
+import simplejpeg
+import torch
+from huggingface_hub import ModelCard
+from PIL import Image
+from safetensors.torch import load_model
+from torchvision.models import get_model
+
+from food101_fast.errors import UserError
+from food101_fast.evaluate import evaluate
+from food101_fast.export import export, job
+from food101_fast.predict import Classifier
+from food101_fast.prepare import PrepareSettings, prepare
+from food101_fast.shards import ShardSet
+from food101_fast.train import Recipe, train
+from food101_fast.train.model import build_model
+
+Probabilities = Callable[[np.ndarray], np.ndarray]
+
+
+def loaded(folder: Path) -> dict[str, Probabilities]:
+    """Functions from uint8 (N, H, W, 3) to probabilities, of the files of an export, as its card says."""
+    program = torch.export.load(folder / "model.pt2").module()
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    return {
+        "program": lambda images: program(torch.tensor(images).permute(0, 3, 1, 2)).detach().numpy(),
+        "onnx": lambda images: session.run(None, {"images": np.ascontiguousarray(images.transpose(0, 3, 1, 2))})[0],
+    }
+
+
+@pytest.fixture(scope="module")
+def run(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    recipe = Recipe(model="shufflenet_v2_x0_5", weights="none", image_size=32, epochs=2, batch_size=8)
+    train(ShardSet.open(tiny_path), folder, recipe, device="cpu")
+    return folder
+
+
+@pytest.fixture
+def elsewhere(run: Path, tmp_path: Path) -> Path:
+    """The run's folder in another place, from where its shards can't be found."""
+    moved = Path(shutil.copytree(run, tmp_path / "moved"))
+    description = orjson.loads((moved / "recipe.json").read_bytes())
+    (moved / "recipe.json").write_bytes(orjson.dumps(description | {"shards": "/gone/shards"}))
+    return moved
+
+
+def test_a_moved_run_is_exported_by_the_command(elsewhere: Path, command: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = command("export", "--run", str(elsewhere), "--onnx")
+    assert code == 0, err
+    folder = elsewhere / "export"
+    names = ["README.md", "config.json", "model.onnx", "model.pt2", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert [line.split()[0] for line in out.splitlines()] == [str(folder / name) for name in names]
+    assert out.count("probabilities within") == 2
+    assert folder.stat().st_mode & 0o777 == 0o755
+    classifier = Classifier.load(elsewhere, device="cpu")
+    for size in ((32, 32), (100, 70), (31, 200)):
+        image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+        for predict in loaded(folder).values():
+            np.testing.assert_allclose(predict(image[None]), classifier(Image.fromarray(image)).numpy(), atol=1e-6)
+
+
+def test_the_card_and_the_configuration_say_what_it_is(elsewhere: Path, tiny_path: Path) -> None:
+    export(elsewhere, elsewhere / "plain")
+    text = (elsewhere / "plain" / "README.md").read_text()
+    assert "On the validation split" in text
+    assert "onnx" not in text
+    evaluate(elsewhere, shards=tiny_path, device="cpu")
+    export(elsewhere, elsewhere / "out")
+    card = ModelCard.load(elsewhere / "out" / "README.md")
+    metrics = orjson.loads((elsewhere / "test_metrics.json").read_bytes())
+    assert card.data.pipeline_tag == "image-classification"
+    assert card.data.eval_results[0].metric_value == round(metrics["top1"], 4)
+    for part in ("test split", f"{metrics['top1']:.4f}", "58 images for train", "Licence", "learning_rate", "Limits"):
+        assert part in card.text
+    config = orjson.loads((elsewhere / "out" / "config.json").read_bytes())
+    assert config["id2label"] == {"0": "apple pie", "1": "ramen", "2": "tacos"}
+    assert config["preprocessing"]["center_crop"] == 32
+    # Results that belong to other weights are left out.
+    (elsewhere / "test_metrics.json").write_bytes(orjson.dumps(metrics | {"weights": "0" * 16}))
+    export(elsewhere, elsewhere / "later")
+    assert f"{metrics['top1']:.4f} (95 %" not in (elsewhere / "later" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "mobilenet_v2", "squeezenet1_1", "googlenet", "vit_b_32"])
+def test_weights_load_as_the_card_says(name: str, tmp_path: Path) -> None:
+    from food101_fast.train.checkpoint import packed
+
+    ours = build_model(name, "none", 5)
+    (tmp_path / "model.safetensors").write_bytes(packed(ours.state_dict()))
+    more = {"aux_logits": False, "init_weights": False} if hasattr(ours, "aux_logits") else {}
+    model = get_model(name, weights=None, num_classes=5, **more)
+    load_model(model, tmp_path / "model.safetensors")
+    for key, value in ours.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value)
+
+
+def test_mistakes_are_one_sentence(
+    elsewhere: Path, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (elsewhere / "there").mkdir()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for arguments, message in (
+        (["--out", str(elsewhere / "there")], "is already there; remove it, or give another --out"),
+        (["--out", str(elsewhere / "recipe.json" / "out")], "cannot write into"),
+        (["--checkpoint", "epoch-0009"], "has no checkpoint 'epoch-0009'"),
+        (["--onnx"], "--onnx needs the extra: pip install 'food101-fast[onnx]'"),
+    ):
+        code, _, err = command("export", "--run", str(elsewhere), *arguments)
+        assert (code, err.count("\n")) == (2, 1)
+        assert message in err
+    assert not (elsewhere / "export").exists()
+
+
+def test_other_probabilities_are_not_exported(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "_load_program", lambda path: lambda images: torch.full((len(images), 3), 1 / 3))
+    before = sorted(elsewhere.iterdir())
+    with pytest.raises(UserError, match=r"model.pt2 gives probabilities that differ from the run's by \d"):
+        export(elsewhere)
+    assert sorted(elsewhere.iterdir()) == before
+
+
+def test_real_photographs_of_any_size_get_our_probabilities(photographs: Path, tmp_path: Path) -> None:
+    """Decoded as a whole and as predict decodes them; and stored ones as evaluation saw them."""
+    folder = photographs / "food101-10-classes"
+    prepare(PrepareSettings(source=f"folder:{folder}", out=tmp_path / "shards", size=96, workers=1))
+    shards, run = ShardSet.open(tmp_path / "shards"), tmp_path / "run"
+    recipe = Recipe(
+        model="shufflenet_v2_x0_5", weights="none", image_size=80, epochs=4, batch_size=32, learning_rate=3e-3
+    )
+    train(shards, run, recipe, device="cpu")
+    evaluate(run, device="cpu")
+    out = export(run, onnx=True).folder
+    classifier = Classifier.load(run, device="cpu")
+    predictors = loaded(out)
+    files = sorted(folder.rglob("*.jpg"))[::5]
+    assert len(files) == 200
+    differences = dict.fromkeys(predictors, 0.0)
+    between_decodings, sizes = 0.0, set()
+    for path in files:
+        data = path.read_bytes()
+        whole = np.asarray(Image.open(path).convert("RGB"))
+        reduced = simplejpeg.decode_jpeg(data, "RGB", min_height=96, min_width=96)
+        sizes |= {whole.shape, reduced.shape}
+        of_whole, of_file = classifier(Image.fromarray(whole)), classifier(data)
+        between_decodings = max(between_decodings, float((of_whole - of_file).abs().max()))
+        for pixels, expected in ((whole, of_whole), (reduced, of_file)):
+            for name, predict in predictors.items():
+                differences[name] = max(differences[name], float(abs(predict(pixels[None]) - expected.numpy()).max()))
+    print(differences, "and between the decodings", between_decodings)
+    assert max(differences.values()) <= 1e-4
+    assert between_decodings > 1e-3  # so the bound tells resizing of another kind apart
+    assert len(sizes) > 20
+    with np.load(run / "predictions.npz") as arrays:
+        expected = torch.from_numpy(arrays["logits"]).softmax(1).numpy()
+    stored = np.stack([np.asarray(image) for image in shards.split("test")])
+    for predict in predictors.values():
+        np.testing.assert_allclose(predict(stored), expected, atol=1e-4)
