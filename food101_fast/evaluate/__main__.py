@@ -11,6 +11,7 @@ from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.evaluate.job import Evaluation, evaluate, evaluate_ensemble
 from food101_fast.evaluate.views import Tta
+from food101_fast.report import write_report
 from food101_fast.train.device import Device
 
 _PAIRS_SHOWN = 5
@@ -18,7 +19,7 @@ _PAIRS_SHOWN = 5
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
-    """Measure the best checkpoint of a run on one split; write metrics, predictions and plots into the run."""
+    """Measure the best checkpoint of a run on one split; write metrics, predictions, plots and a report into it."""
 
     run: tuple[Path, ...]
     """Folder of the run; of several, each is measured, and then the average of their probabilities."""
@@ -54,15 +55,18 @@ def main(argv: Sequence[str]) -> None:
             batch_size=settings.batch_size,
             tta=settings.tta,
         )
-        _show(str(run), result)
+        report = write_report(run, split=settings.split, shards=settings.shards)
+        _show(str(run), result, report)
     if len(settings.run) > 1:
-        _show(f"average of {len(settings.run)} runs", evaluate_ensemble(settings.run, split=settings.split))
+        result = evaluate_ensemble(settings.run, split=settings.split)
+        report = write_report(settings.run[0], split=settings.split, shards=settings.shards)
+        _show(f"average of {len(settings.run)} runs", result, report)
 
 
-def _show(title: str, result: Evaluation) -> None:
+def _show(title: str, result: Evaluation, report: Path) -> None:
     print(title)
     print(format_table(result.metrics))
-    for path in result.files:
+    for path in (*result.files, report):
         print(path)
 
 

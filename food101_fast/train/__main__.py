@@ -82,6 +82,9 @@ def main(argv: Sequence[str]) -> None:
         return
     split = "" if "test" in shards.manifest.splits else " --split val"
     print(f"{settings.run}:\n{summary(result.metrics)}")
+    from food101_fast.report import write_report  # here, since plotting takes a second to import, on each rank
+
+    print(write_report(settings.run))
     print(f"next: python -m food101_fast.evaluate --run {settings.run}{split}")
 
 

@@ -115,8 +115,12 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def summary(rows: Sequence[Row]) -> str:
-    """A table of a run's results for the terminal."""
+def results(rows: Sequence[Row]) -> dict[str, str]:
+    """A run's results as texts by their names.
+
+    Args:
+        rows: of `metrics.jsonl`, at least one.
+    """
     best = max(rows, key=lambda row: row["val_top1"])
     timings = [row["timing"] for row in rows]
     seconds = sum(timing["seconds"] for timing in timings)
@@ -124,7 +128,7 @@ def summary(rows: Sequence[Row]) -> str:
     images = sum(timing["images"] for timing in timings)
     compiling = sum(timing["compile_seconds"] for timing in timings)
     validation = sum(timing["validation_seconds"] for timing in timings)
-    lines = {
+    return {
         "best epoch": f"{best['epoch']} of {len(rows)}",
         "validation top-1": f"{best['val_top1']:.4f}",
         "validation top-5": f"{best['val_top5']:.4f}",
@@ -134,7 +138,11 @@ def summary(rows: Sequence[Row]) -> str:
         "time": f"{seconds + compiling + validation:,.1f} s (training {seconds:,.1f}, validation {validation:,.1f}, "
         f"compiling {compiling:,.1f})",
     }
-    return "\n".join(f"  {name:<20}{value}" for name, value in lines.items())
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """A table of a run's results for the terminal."""
+    return "\n".join(f"  {name:<20}{value}" for name, value in results(rows).items())
 
 
 def epoch_line(row: Row, epochs: int, *, improved: bool) -> str:

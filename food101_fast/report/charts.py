@@ -1,0 +1,127 @@
+"""Charts as SVG that take their colours from the page, and so follow its light and dark style."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from food101_fast.evaluate.metrics import CALIBRATION_BINS
+
+# Colours that stand for those of the style sheet: drawn with the key, shown as the value.
+_INK, _MUTED, _GRID = "#010101", "#020202", "#030303"
+SERIES = ("#040404", "#050505", "#060606", "#070707", "#080808", "#090909")
+_IN_PAGE = {_INK: "var(--ink)", _MUTED: "var(--muted)", _GRID: "var(--line)"} | {
+    colour: f"var(--series-{number})" for number, colour in enumerate(SERIES, 1)
+}
+_DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), "-.")
+_SIZE = (4.4, 2.9)  # inches; so small that text can be read on a phone
+
+Series = Mapping[str, Sequence[float | None]]
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    with matplotlib.rc_context(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": "food101_fast",
+            "font.size": 9,
+            "text.color": _INK,
+            "axes.edgecolor": _MUTED,
+            "axes.labelcolor": _MUTED,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.color": _GRID,
+            "xtick.color": _MUTED,
+            "ytick.color": _MUTED,
+            "legend.frameon": False,
+            "legend.labelcolor": _INK,
+        }
+    ):
+        yield
+
+
+def _as_svg(figure: Figure, label: str) -> Markup:
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = stream.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for drawn, shown in _IN_PAGE.items():
+        svg = svg.replace(drawn, shown)
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(
+        r' id="(?:figure|axes|patch|line2d|text|legend|matplotlib\.axis|xtick|ytick|[A-Za-z]+Collection)_\d+"', "", svg
+    )
+    svg = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font: \1 system-ui, sans-serif", svg)
+    head = Markup('<svg role="img" aria-label="{}" ').format(label)
+    svg = re.sub(r'^<svg (.*?)width="[^"]*" height="[^"]*"', lambda found: str(head) + found[1], svg, flags=re.DOTALL)
+    svg = re.sub(r'height="[\d.]+pt" ?|width="[\d.]+pt" ?', "", svg)
+    return Markup(svg)
+
+
+def line_chart(
+    epochs: Sequence[int], series: Series, label: str, *, share: bool = False, top: float | None = None
+) -> Markup:
+    """Numbers over the epochs.
+
+    Args:
+        epochs: epoch numbers, the longest that there are.
+        series: by name; shorter ones end earlier, and None leaves a gap.
+        label: of the vertical axis.
+        share: whether the numbers are shares, shown in per cent.
+        top: upper end of the vertical axis.
+    """
+    with _style():
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        axes: Axes = figure.subplots()
+        for number, (name, values) in enumerate(series.items()):
+            places = epochs[: len(values)]
+            numbers = [np.nan if value is None else value for value in values]
+            axes.plot(
+                places,
+                numbers,
+                color=SERIES[number % len(SERIES)],
+                linestyle=_DASHES[number % len(_DASHES)],
+                marker="o",
+                markersize=2.5,
+                label=name,
+            )
+        axes.set(xlabel="epoch", ylabel=label, xlim=(0.5, len(epochs) + 0.5))
+        axes.set_ylim(0, top)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if share:
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        if len(series) > 1:
+            figure.legend(loc="outside upper left", ncols=len(series) if len(series) < 4 else 2)
+        return _as_svg(figure, f"{label} over the epochs: {', '.join(series)}")
+
+
+def reliability_chart(calibration: Mapping[str, Any]) -> Markup:
+    """Accuracy against confidence in bins, and below how many samples are in each."""
+    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
+    centres, width = (edges[:-1] + edges[1:]) / 2, 1 / CALIBRATION_BINS
+    accuracy = [np.nan if value is None else value for value in calibration["accuracy"]]
+    with _style():
+        figure = Figure(figsize=(_SIZE[0], 3.6), layout="constrained")
+        above, below = figure.subplots(nrows=2, sharex=True, height_ratios=(3, 1))
+        above.plot([0, 1], [0, 1], color=_MUTED, linestyle="--", linewidth=1, label="as sure as right")
+        above.bar(centres, accuracy, width * 0.9, color=SERIES[0], label="accuracy of the bin")
+        above.set(ylabel="accuracy", ylim=(0, 1), xlim=(0, 1))
+        above.legend(loc="upper left")
+        below.bar(centres, calibration["count"], width * 0.9, color=SERIES[2])
+        below.set(xlabel="confidence (probability of the predicted class)", ylabel="images")
+        below.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
+        for axes in (above, below):
+            axes.set_axisbelow(True)
+        return _as_svg(figure, "Reliability: accuracy of predictions by their confidence")
