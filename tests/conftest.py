@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import orjson
 import pytest
 import torch
 from PIL import Image
@@ -70,6 +72,28 @@ def tiny_path(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def tiny_shards(tiny_path: Path) -> ShardSet:
     """`tiny_folder` at 32 pixels: several shards per split, the last ones uneven."""
     return ShardSet.open(tiny_path)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run on `tiny_shards`, trained and evaluated; tests that write into it take a copy."""
+    from food101_fast.evaluate import evaluate
+    from food101_fast.train import Recipe, train
+
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    recipe = Recipe(model="shufflenet_v2_x0_5", weights="none", image_size=32, epochs=2, batch_size=8)
+    train(ShardSet.open(tiny_path), folder, recipe, device="cpu")
+    evaluate(folder, device="cpu")
+    return folder
+
+
+@pytest.fixture
+def moved_run(tiny_run: Path, tmp_path: Path) -> Path:
+    """A copy of `tiny_run` in another place, from where its shards can't be found."""
+    moved = Path(shutil.copytree(tiny_run, tmp_path / "moved"))
+    description = orjson.loads((moved / "recipe.json").read_bytes())
+    (moved / "recipe.json").write_bytes(orjson.dumps(description | {"shards": "/gone/shards"}))
+    return moved
 
 
 @pytest.fixture(scope="session")

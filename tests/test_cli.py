@@ -21,7 +21,9 @@ def test_help_is_complete(name: str, command: Callable[..., tuple[int, str, str]
     code, out, _ = command(name, "--help")
     assert code == 0
     assert f"python -m food101_fast.{name}" in out
-    assert {"prepare": "--out", "shards": "verify", "predict": "--top-k"}.get(name, "--shards") in out
+    assert {"prepare": "--out", "shards": "verify", "predict": "--top-k", "export": "--onnx"}.get(
+        name, "--shards"
+    ) in out
 
 
 def test_a_wrong_flag_exits_with_2(command: Callable[..., tuple[int, str, str]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,16 +16,12 @@ from food101_fast.evaluate.metrics import compute_metrics
 from food101_fast.evaluate.plots import plot_confusion
 from food101_fast.prepare.overview import plot_class_counts
 from food101_fast.shards import ShardSet
-from food101_fast.train import Recipe, train
 from food101_fast.train.checkpoint import weights_hash
 
 
-@pytest.fixture(scope="module")
-def run(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    recipe = Recipe(model="shufflenet_v2_x0_5", weights="none", image_size=32, epochs=1, batch_size=8)
-    train(ShardSet.open(tiny_path), folder, recipe, device="cpu")
-    return folder
+@pytest.fixture
+def run(tiny_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_run, tmp_path / "run"))
 
 
 def test_the_files_agree(run: Path, tiny_shards: ShardSet, command: Callable[..., tuple[int, str, str]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,11 +19,13 @@ from torchvision.models import get_model
 from food101_fast.errors import UserError
 from food101_fast.evaluate import evaluate
 from food101_fast.export import export, job
+from food101_fast.export.card import model_card
 from food101_fast.predict import Classifier
 from food101_fast.prepare import PrepareSettings, prepare
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, train
 from food101_fast.train.model import build_model
+from food101_fast.train.run import read_run
 
 Probabilities = Callable[[np.ndarray], np.ndarray]
 
@@ -39,59 +40,47 @@ def loaded(folder: Path) -> dict[str, Probabilities]:
     }
 
 
-@pytest.fixture(scope="module")
-def run(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    recipe = Recipe(model="shufflenet_v2_x0_5", weights="none", image_size=32, epochs=2, batch_size=8)
-    train(ShardSet.open(tiny_path), folder, recipe, device="cpu")
-    return folder
-
-
-@pytest.fixture
-def elsewhere(run: Path, tmp_path: Path) -> Path:
-    """The run's folder in another place, from where its shards can't be found."""
-    moved = Path(shutil.copytree(run, tmp_path / "moved"))
-    description = orjson.loads((moved / "recipe.json").read_bytes())
-    (moved / "recipe.json").write_bytes(orjson.dumps(description | {"shards": "/gone/shards"}))
-    return moved
-
-
-def test_a_moved_run_is_exported_by_the_command(elsewhere: Path, command: Callable[..., tuple[int, str, str]]) -> None:
-    code, out, err = command("export", "--run", str(elsewhere), "--onnx")
+def test_a_moved_run_is_exported_by_the_command(moved_run: Path, command: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, err = command("export", "--run", str(moved_run), "--onnx")
     assert code == 0, err
-    folder = elsewhere / "export"
+    folder = moved_run / "export"
     names = ["README.md", "config.json", "model.onnx", "model.pt2", "model.safetensors"]
     assert sorted(path.name for path in folder.iterdir()) == names
     assert [line.split()[0] for line in out.splitlines()] == [str(folder / name) for name in names]
     assert out.count("probabilities within") == 2
     assert folder.stat().st_mode & 0o777 == 0o755
-    classifier = Classifier.load(elsewhere, device="cpu")
+    config = orjson.loads((folder / "config.json").read_bytes())
+    assert config["id2label"] == {"0": "apple pie", "1": "ramen", "2": "tacos"}
+    assert config["preprocessing"]["center_crop"] == 32
+    classifier = Classifier.load(moved_run, device="cpu")
     for size in ((32, 32), (100, 70), (31, 200)):
         image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
         for predict in loaded(folder).values():
             np.testing.assert_allclose(predict(image[None]), classifier(Image.fromarray(image)).numpy(), atol=1e-6)
 
 
-def test_the_card_and_the_configuration_say_what_it_is(elsewhere: Path, tiny_path: Path) -> None:
-    export(elsewhere, elsewhere / "plain")
-    text = (elsewhere / "plain" / "README.md").read_text()
-    assert "On the validation split" in text
-    assert "onnx" not in text
-    evaluate(elsewhere, shards=tiny_path, device="cpu")
-    export(elsewhere, elsewhere / "out")
-    card = ModelCard.load(elsewhere / "out" / "README.md")
-    metrics = orjson.loads((elsewhere / "test_metrics.json").read_bytes())
-    assert card.data.pipeline_tag == "image-classification"
-    assert card.data.eval_results[0].metric_value == round(metrics["top1"], 4)
-    for part in ("test split", f"{metrics['top1']:.4f}", "58 images for train", "Licence", "learning_rate", "Limits"):
-        assert part in card.text
-    config = orjson.loads((elsewhere / "out" / "config.json").read_bytes())
-    assert config["id2label"] == {"0": "apple pie", "1": "ramen", "2": "tacos"}
-    assert config["preprocessing"]["center_crop"] == 32
+def test_the_card_says_what_the_model_is_and_how_good(moved_run: Path) -> None:
+    run = read_run(moved_run)
+    model = build_model(run.recipe.model, "none", len(run.classes))
+
+    def card(checkpoint: str = "best", **differences: float) -> ModelCard:
+        parity = {"images": 15, "sizes": 5, "differences": {"model.pt2": 1e-7, **differences}}
+        return ModelCard(model_card(moved_run, run, model, checkpoint, parity))
+
+    metrics = orjson.loads((moved_run / "test_metrics.json").read_bytes())
+    top1 = f"{metrics['top1']:.4f} (95 %"
+    evaluated = card()
+    assert evaluated.data.pipeline_tag == "image-classification"
+    assert evaluated.data.eval_results[0].metric_value == round(metrics["top1"], 4)
+    for part in ("test split", top1, "58 images for train", "Licence", "learning_rate", "Limits"):
+        assert part in evaluated.text
+    assert "onnx" not in evaluated.text
+    assert "`model.onnx`" in card(**{"model.onnx": 1e-7}).text
     # Results that belong to other weights are left out.
-    (elsewhere / "test_metrics.json").write_bytes(orjson.dumps(metrics | {"weights": "0" * 16}))
-    export(elsewhere, elsewhere / "later")
-    assert f"{metrics['top1']:.4f} (95 %" not in (elsewhere / "later" / "README.md").read_text()
+    assert "These weights were not evaluated" in card("last").text
+    (moved_run / "test_metrics.json").write_bytes(orjson.dumps(metrics | {"weights": "0" * 16}))
+    assert top1 not in card().text
+    assert "On the validation split" in card().text
 
 
 @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "mobilenet_v2", "squeezenet1_1", "googlenet", "vit_b_32"])
@@ -108,28 +97,28 @@ def test_weights_load_as_the_card_says(name: str, tmp_path: Path) -> None:
 
 
 def test_mistakes_are_one_sentence(
-    elsewhere: Path, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+    moved_run: Path, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (elsewhere / "there").mkdir()
+    (moved_run / "there").mkdir()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for arguments, message in (
-        (["--out", str(elsewhere / "there")], "is already there; remove it, or give another --out"),
-        (["--out", str(elsewhere / "recipe.json" / "out")], "cannot write into"),
+        (["--out", str(moved_run / "there")], "is already there; remove it, or give another --out"),
+        (["--out", str(moved_run / "recipe.json" / "out")], "cannot write into"),
         (["--checkpoint", "epoch-0009"], "has no checkpoint 'epoch-0009'"),
         (["--onnx"], "--onnx needs the extra: pip install 'food101-fast[onnx]'"),
     ):
-        code, _, err = command("export", "--run", str(elsewhere), *arguments)
+        code, _, err = command("export", "--run", str(moved_run), *arguments)
         assert (code, err.count("\n")) == (2, 1)
         assert message in err
-    assert not (elsewhere / "export").exists()
+    assert not (moved_run / "export").exists()
 
 
-def test_other_probabilities_are_not_exported(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_probabilities_are_not_exported(moved_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "_load_program", lambda path: lambda images: torch.full((len(images), 3), 1 / 3))
-    before = sorted(elsewhere.iterdir())
+    before = sorted(moved_run.iterdir())
     with pytest.raises(UserError, match=r"model.pt2 gives probabilities that differ from the run's by \d"):
-        export(elsewhere)
-    assert sorted(elsewhere.iterdir()) == before
+        export(moved_run)
+    assert sorted(moved_run.iterdir()) == before
 
 
 def test_real_photographs_of_any_size_get_our_probabilities(photographs: Path, tmp_path: Path) -> None:

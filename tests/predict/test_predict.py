@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,34 +13,17 @@ import pytest
 import torch
 from PIL import Image
 
-from food101_fast.evaluate import evaluate
 from food101_fast.images import RejectedError
 from food101_fast.predict import Classifier
 from food101_fast.shards import ShardSet
-from food101_fast.train import Recipe, train
 from tests.conftest import encoded, picture
 
 
-@pytest.fixture(scope="module")
-def run(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    recipe = Recipe(model="shufflenet_v2_x0_5", weights="none", image_size=32, epochs=2, batch_size=8)
-    train(ShardSet.open(tiny_path), folder, recipe, device="cpu")
-    evaluate(folder, device="cpu")
-    return folder
-
-
-@pytest.fixture
-def elsewhere(run: Path, tmp_path: Path) -> Path:
-    """The run's folder in another place."""
-    return Path(shutil.copytree(run, tmp_path / "moved"))
-
-
-def test_predictions_are_those_of_evaluation(elsewhere: Path, tiny_folder: Path, tiny_shards: ShardSet) -> None:
+def test_predictions_are_those_of_evaluation(moved_run: Path, tiny_folder: Path, tiny_shards: ShardSet) -> None:
     """From the original files, through decoding and fitting."""
-    classifier = Classifier.load(elsewhere, device="cpu")
+    classifier = Classifier.load(moved_run, device="cpu")
     assert classifier.classes == tiny_shards.classes
-    with np.load(elsewhere / "predictions.npz") as arrays:
+    with np.load(moved_run / "predictions.npz") as arrays:
         expected = torch.from_numpy(arrays["logits"]).softmax(dim=1)
     split = tiny_shards.split("test")
     stored = {split[number].tobytes(): number for number in range(len(split))}
@@ -56,17 +38,15 @@ def test_predictions_are_those_of_evaluation(elsewhere: Path, tiny_folder: Path,
     assert compared == len(split)
 
 
-def test_what_needs_the_shards_says_so(elsewhere: Path, command: Callable[..., tuple[int, str, str]]) -> None:
-    description = orjson.loads((elsewhere / "recipe.json").read_bytes())
-    (elsewhere / "recipe.json").write_bytes(orjson.dumps(description | {"shards": "/gone/shards"}))
-    code, _, err = command("evaluate", "--run", str(elsewhere), "--device", "cpu")
+def test_what_needs_the_shards_says_so(moved_run: Path, command: Callable[..., tuple[int, str, str]]) -> None:
+    code, _, err = command("evaluate", "--run", str(moved_run), "--device", "cpu")
     assert (code, err.count("\n")) == (2, 1)
     assert "there is no shards folder /gone/shards" in err
     assert err.endswith("give their place to --shards\n")
 
 
-def test_every_kind_of_picture_gives_the_same(elsewhere: Path, tmp_path: Path) -> None:
-    classifier = Classifier.load(elsewhere, device="cpu")
+def test_every_kind_of_picture_gives_the_same(moved_run: Path, tmp_path: Path) -> None:
+    classifier = Classifier.load(moved_run, device="cpu")
     image = picture(1, 60, 50)
     path = tmp_path / "a.png"
     image.save(path)
@@ -80,15 +60,15 @@ def test_every_kind_of_picture_gives_the_same(elsewhere: Path, tmp_path: Path) -
         classifier(b"noise")
 
 
-def test_equal_probabilities_are_ordered_by_class(elsewhere: Path) -> None:
-    classifier = Classifier.load(elsewhere, device="cpu")
+def test_equal_probabilities_are_ordered_by_class(moved_run: Path) -> None:
+    classifier = Classifier.load(moved_run, device="cpu")
     top = classifier.top(torch.tensor([[0.25, 0.5, 0.25]]), 5)
     names = classifier.classes
     assert top == [[(names[1], 0.5), (names[0], 0.25), (names[2], 0.25)]]
 
 
 def test_the_command_names_bad_files_and_goes_on(
-    elsewhere: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+    moved_run: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
 ) -> None:
     folder = tmp_path / "pictures"
     (folder / "below").mkdir(parents=True)
@@ -96,7 +76,7 @@ def test_the_command_names_bad_files_and_goes_on(
     (folder / "below" / "b.jpg").write_bytes(encoded(picture(2, 60, 50)))
     (folder / "text.txt").write_text("no picture")
     (folder / ".hidden").write_text("no picture")
-    code, out, err = command("predict", "--run", str(elsewhere), "--device", "cpu", str(folder), "missing.jpg")
+    code, out, err = command("predict", "--run", str(moved_run), "--device", "cpu", str(folder), "missing.jpg")
     assert code == 1
     assert [line.split()[0] for line in out.splitlines()] == [str(folder / "a.jpg"), str(folder / "below" / "b.jpg")]
     assert f"{folder / 'text.txt'}: not-an-image" in err
@@ -106,11 +86,11 @@ def test_the_command_names_bad_files_and_goes_on(
 
 
 def test_json_lines_hold_the_most_probable_classes(
-    elsewhere: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+    moved_run: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = encoded(picture(1, 60, 50), "PNG")
     (tmp_path / "a.png").write_bytes(data)
-    arguments = ("predict", "--run", str(elsewhere), "--device", "cpu", "--json", "--top-k", "2")
+    arguments = ("predict", "--run", str(moved_run), "--device", "cpu", "--json", "--top-k", "2")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
     code, out, _ = command(*arguments, f"file://{tmp_path}/a.png", "-")
     assert code == 0
@@ -120,7 +100,7 @@ def test_json_lines_hold_the_most_probable_classes(
     shares = [entry["probability"] for entry in lines[0]["predictions"]]
     assert len(shares) == 2
     assert shares == sorted(shares, reverse=True)
-    top = Classifier.load(elsewhere, device="cpu").top(Classifier.load(elsewhere, device="cpu")(data), 2)[0]
+    top = Classifier.load(moved_run, device="cpu").top(Classifier.load(moved_run, device="cpu")(data), 2)[0]
     assert [(entry["class"], pytest.approx(entry["probability"])) for entry in lines[0]["predictions"]] == top
 
 
@@ -133,18 +113,18 @@ def test_json_lines_hold_the_most_probable_classes(
     ],
 )
 def test_a_mistake_is_one_sentence(
-    elsewhere: Path, command: Callable[..., tuple[int, str, str]], arguments: list[str], message: str
+    moved_run: Path, command: Callable[..., tuple[int, str, str]], arguments: list[str], message: str
 ) -> None:
-    code, _, err = command("predict", "--run", str(elsewhere), "--device", "cpu", *arguments)
+    code, _, err = command("predict", "--run", str(moved_run), "--device", "cpu", *arguments)
     assert (code, err.count("\n")) == (2, 1)
     assert message in err
 
 
 def test_odd_images_have_a_prediction_or_a_reason(
-    elsewhere: Path, photographs: Path, command: Callable[..., tuple[int, str, str]]
+    moved_run: Path, photographs: Path, command: Callable[..., tuple[int, str, str]]
 ) -> None:
     folder = photographs / "odd-images"
-    code, out, err = command("predict", "--run", str(elsewhere), "--device", "cpu", "--json", str(folder))
+    code, out, err = command("predict", "--run", str(moved_run), "--device", "cpu", "--json", str(folder))
     predicted = {orjson.loads(line)["image"] for line in out.splitlines()}
     refused = {line.split(": ")[0] for line in err.splitlines()[:-1]}
     files = {str(path) for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")}
@@ -155,7 +135,7 @@ def test_odd_images_have_a_prediction_or_a_reason(
     assert len(refused) > 5
 
 
-def test_an_image_of_pillow_is_taken_as_it_is(elsewhere: Path) -> None:
-    classifier = Classifier.load(elsewhere, device="cpu")
+def test_an_image_of_pillow_is_taken_as_it_is(moved_run: Path) -> None:
+    classifier = Classifier.load(moved_run, device="cpu")
     grey = Image.new("L", (40, 40), 77)
     assert (classifier.pixels(grey) == 77).all()

@@ -283,7 +283,7 @@ def test_a_missing_checkpoint_says_which_there_are(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has no checkpoint 'last', only best; copy one of these to checkpoints/last"):
         load_checkpoint(tmp_path, "last")
     with pytest.raises(UserError, match="is not empty"):
-        new_run(tmp_path, TINY, None)  # type: ignore[arg-type]
+        new_run(tmp_path, TINY, None, torch.device("cpu"), 1)  # type: ignore[arg-type]
 
 
 def test_a_second_process_may_not_train_into_the_same_folder(tiny_shards: ShardSet, tmp_path: Path) -> None:
