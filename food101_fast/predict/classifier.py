@@ -99,7 +99,7 @@ class Classifier:
             picture = Path(picture).read_bytes()
         elif isinstance(picture, Image.Image):
             stream = BytesIO()
-            picture.save(stream, "PNG")
+            picture.save(stream, "PNG", compress_level=0)  # is read again at once
             picture = stream.getvalue()
         return clean(picture, self._rules).pixels.copy()
 

@@ -124,7 +124,10 @@ def test_other_probabilities_are_not_exported(moved_run: Path, monkeypatch: pyte
 def test_real_photographs_of_any_size_get_our_probabilities(photographs: Path, tmp_path: Path) -> None:
     """Decoded as a whole and as predict decodes them; and stored ones as evaluation saw them."""
     folder = photographs / "food101-10-classes"
-    prepare(PrepareSettings(source=f"folder:{folder}", out=tmp_path / "shards", size=96, workers=1))
+    settings = PrepareSettings(
+        source=f"folder:{folder}", out=tmp_path / "shards", size=96, workers=1, duplicates="keep"
+    )
+    prepare(settings)
     shards, run = ShardSet.open(tmp_path / "shards"), tmp_path / "run"
     recipe = Recipe(
         model="shufflenet_v2_x0_5", weights="none", image_size=80, epochs=4, batch_size=32, learning_rate=3e-3
