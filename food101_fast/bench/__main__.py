@@ -1,49 +1,156 @@
-"""`python -m food101_fast.bench`: measure the stages and print a table."""
+"""`python -m food101_fast.bench`: which stage bounds a run; what each stage does; what changed; a profile."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import orjson
+import tyro
 
-from food101_fast.bench.stages import BenchSettings, run_bench
+from food101_fast.bench.compare import compare, differing_settings, read_result
+from food101_fast.bench.doctor import diagnose
+from food101_fast.bench.profile import TRACE_NAME, profile_steps
+from food101_fast.bench.settings import BenchSettings
+from food101_fast.bench.stages import GROUPS, run_bench
+from food101_fast.bench.sweep import parse_sweep, plot_sweep, run_sweep, sweep_table
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.shards.folder import write_atomically
 
 
+@dataclass(frozen=True, kw_only=True)
+class DoctorSettings(BenchSettings):
+    """Measure each stage of training alone and all together, and name the one that bounds it. `bench loader`,
+    `bench transforms` and `bench train` measure these stages only; `bench compare A.json B.json` says what changed."""
+
+    sweep: str | None = None
+    """Measure for several values of a setting, as batch_size=64,128,256 (or image_size, threads, prefetch, model)."""
+    plot: Path | None = None
+    """With --sweep, a PNG file to draw the rates into."""
+    profile: Path | None = None
+    """Folder for a trace of ten steps (Perfetto), the costliest operators and a timeline, instead of measuring."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.plot is not None and self.sweep is None:
+            raise UserError("--plot goes with --sweep")
+        if self.profile is not None and self.sweep is not None:
+            raise UserError("--profile and --sweep exclude each other; leave one out")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareSettings:
+    """Say which stages of two results of bench differ beyond what their repetitions do; exit code 1 if any does."""
+
+    before: tyro.conf.Positional[Path]
+    """File that bench --json wrote."""
+    after: tyro.conf.Positional[Path]
+    """Another one."""
+
+
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
-    settings = parse(BenchSettings, "bench", argv)
-    if settings.json is not None and not settings.json.absolute().parent.is_dir():
-        raise UserError(f"there is no folder {settings.json.absolute().parent} for --json; make it first")
-    result = run_bench(settings)
-    print(format_table(result))
+    name = argv[0] if argv and argv[0] in ("doctor", "compare", *GROUPS) else None
+    arguments = argv[1:] if name is not None else argv
+    if name == "compare":
+        _compare(parse(CompareSettings, "bench compare", arguments))
+        return
+    settings = parse(DoctorSettings, "bench" if name is None else f"bench {name}", arguments)
+    stages = GROUPS.get(name or "")
+    if settings.profile is not None:
+        _profile(settings, settings.profile)
+        return
+    result: Any
+    if settings.sweep is not None:
+        swept, values = parse_sweep(settings.sweep)
+        result = run_sweep(settings, swept, values, stages)
+        print(sweep_table(swept, values, result))
+        if settings.plot is not None:
+            plot_sweep(swept, values, result, settings.plot)
+            print(settings.plot)
+    else:
+        result = run_bench(settings, stages)
+        if "free" in result and stages is None:
+            result["verdict"] = diagnose(result)
+        print(format_table(result))
+        if "verdict" in result:
+            print(result["verdict"]["sentence"])
     if settings.json is not None:
-        write_atomically(settings.json, orjson.dumps(result, option=orjson.OPT_INDENT_2))
+        write_atomically(settings.json, orjson.dumps(result, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
         print(settings.json)
 
 
 def format_table(result: dict[str, Any]) -> str:
-    """The stages as a table for the terminal: median and range in images per second."""
-    machine, settings = result["machine"], result["settings"]
+    """The stages as a table for the terminal: median and range in images per second, and the share of the ceiling."""
+    provenance, recipe, loading = result["provenance"], result["settings"]["recipe"], result["loading"]
+    machine = provenance["machine"]
     lines = [
-        f"{machine['device']}, {machine['cores']} cores, torch {result['versions']['torch']}; {settings['model']}, "
-        f"{result['stored_size']} -> {settings['image_size']} px, batch {settings['batch_size']}",
-        f"{'stage':<28}{'images/s':>12}{'lowest':>12}{'highest':>12}",
+        f"{machine['device']}, {machine['cores']} cores, torch {provenance['versions']['torch']}; {recipe['model']}, "
+        f"{loading['encoding']} {loading['stored_size']} -> {recipe['image_size']} px, batch {recipe['batch_size']}, "
+        f"{loading['threads']} loader thread{'s' if loading['threads'] > 1 else ''}",
+        f"{'stage':<26}{'images/s':>12}{'lowest':>12}{'highest':>12}   of the machine's own",
     ]
     for name, stage in result["stages"].items():
-        rates = stage["repetitions"]
-        lines.append(f"{name:<28}{stage['images_per_second']:>12,.1f}{min(rates):>12,.1f}{max(rates):>12,.1f}")
-    loader, counted = result["loader"], result["loader"]["counters"]
-    lines += [
-        f"loader: residence {loader['residence']}, {loader['residence_reason']}",
-        f"in all stages together it gave {counted['images']:,} images in {counted['batches']:,} batches, "
-        f"{counted['bytes'] / 1e9:.2f} GB; it was waited for {counted['consumer_wait_seconds']:.2f} s, and waited "
-        f"{counted['producer_wait_seconds']:.2f} s itself",
-    ]
+        rates, own = stage["repetitions"], ""
+        if "ceiling" in stage:
+            used = stage["images_per_second"] * stage["amount_per_image"] / 1e9
+            unit = "GFLOP/s" if stage["ceiling"] == "matrix product" else "GB/s"
+            own = f"   {used:,.1f} {unit}, {stage['share_of_ceiling']:.0%} of {stage['ceiling']}"
+        lines.append(f"{name:<26}{stage['images_per_second']:>12,.1f}{min(rates):>12,.1f}{max(rates):>12,.1f}{own}")
+    for name, ceiling in result["ceilings"].items():
+        unit = "GFLOP/s" if name == "matrix product" else "GB/s"
+        lines.append(f"{name}: {ceiling['per_second'] / 1e9:,.1f} {unit}")
+    if result["cold_read"] is not None:
+        lines.append(f"shards that are not in memory: {result['cold_read']['bytes_per_second'] / 1e9:,.2f} GB/s")
+    lines.append(f"loader: residence {loading['residence']}, {loading['residence_reason']}")
+    if "parts_over_fixed_batch" in result:
+        lines.append(
+            f"transforms, forward + backward and optimiser add up to {result['parts_over_fixed_batch']:.2f} of the "
+            "step on a fixed batch"
+        )
+    if provenance["busy"]:
+        lines.append(
+            f"other programs took {provenance['others_share']:.0%} of the processors meanwhile: measure again on an "
+            "idle machine"
+        )
     return "\n".join(lines)
+
+
+def _profile(settings: BenchSettings, folder: Path) -> None:
+    result = profile_steps(settings, folder)
+    print((folder / "operators.txt").read_text())
+    for lane, seconds in result["lanes"].items():
+        print(f"{lane:<26}{1e3 * seconds / result['steps']:>10,.1f} ms per step")
+    gaps = result["kernel_gap_share"]
+    if gaps is not None:
+        print(f"{gaps:.1%} of the time no kernel ran")
+    for name in (TRACE_NAME, "operators.txt", "timeline.png", "profile.json"):
+        print(folder / name)
+    print(f"open {TRACE_NAME} at https://ui.perfetto.dev; profiled steps are slower than others")
+
+
+def _compare(settings: CompareSettings) -> None:
+    before, after = read_result(settings.before), read_result(settings.after)
+    for note in differing_settings(before, after):
+        print(note)
+    changes = compare(before, after)
+    print(f"{'stage':<26}{'images/s':>12}{'images/s':>12}{'ratio':>8}{'p':>9}")
+    for change in changes:
+        mark = ""
+        if change.changed:
+            mark = "  faster" if change.ratio > 1 else "  slower"
+        print(
+            f"{change.stage:<26}{change.before:>12,.1f}{change.after:>12,.1f}{change.ratio:>8.2f}{change.p:>9.4f}{mark}"
+        )
+    changed = [change for change in changes if change.changed]
+    if not changed:
+        print("no change beyond the spread of the repetitions (ratios are to the machine's own speed meanwhile)")
+        return
+    print("changed: " + ", ".join(f"{change.stage} ({change.ratio - 1:+.0%})" for change in changed))
+    raise SystemExit(1)
 
 
 if __name__ == "__main__":

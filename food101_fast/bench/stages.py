@@ -1,151 +1,341 @@
-"""Images per second of each stage alone and of all together, measured the same way in one run.
+"""The stages of a training step, each alone, some together, and all from shards, in images per second.
 
-A repetition runs whole batches for a given time, after one that is not counted, with the device waited for before the
-clock is read. The median over the repetitions counts, and all of them are kept.
+What bounds a step is found by doing without: the step is also measured with a batch that is there already (loading is
+free), with images that are transformed already, and without a model. How much faster it is then is how much there is to
+gain, whatever runs beside what.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
 import statistics
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
 
+import numpy as np
 import torch
+import xxhash
+from torch.utils.flop_counter import FlopCounterMode
 
-from food101_fast.errors import UserError
-from food101_fast.loader import Batch, LoaderOptions, ShardLoader
+from food101_fast.bench.ceilings import DEVICE, HOST_TO_DEVICE, MATRIX, MEMORY, ceilings
+from food101_fast.bench.measure import Work, measure, median_of_ratios
+from food101_fast.bench.provenance import Watch
+from food101_fast.bench.reading import cold_read, read_work
+from food101_fast.bench.settings import BenchSettings
+from food101_fast.loader import Batch, ShardLoader
+from food101_fast.loader.pipeline import use_one_openmp_thread
+from food101_fast.loader.residence import free_host_memory
 from food101_fast.shards import ShardSet
-from food101_fast.train.device import Device, choose_device, machine
+from food101_fast.shards.reader import Split
+from food101_fast.train.device import choose_device, set_up_device
 from food101_fast.train.model import build_model
 from food101_fast.train.recipes import Recipe
-from food101_fast.train.run import versions
 from food101_fast.train.step import TrainStep
 
-RESULT_VERSION = 1
+RESULT_VERSION = 2
+
+# Names of the stages that are put together of others.
+LOADER, FIXED, WHOLE = "loader", "step, fixed batch", "step from shards"
+NO_TRANSFORMS, NO_MODEL = "step without transforms", "step without the model"
+PARTS = ("transforms", "forward + backward", "optimiser")
+"""What a step on a fixed batch consists of, one after the other."""
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "loader": ("read", "gather", "decode", "checksum", LOADER, "host to device"),
+    "transforms": ("transforms",),
+    "train": ("forward", *PARTS, LOADER, FIXED, NO_TRANSFORMS, NO_MODEL, WHOLE),
+}
+"""The stages of each of the commands that measure a part only."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class BenchSettings:
-    """Images per second of the loader, the transforms, the model and the whole training step."""
+@dataclass(frozen=True)
+class Stage:
+    """Something that is done with a batch at a time.
 
-    shards: str
-    """Folder of shards made by prepare or indexed by `shards index`, a path or a URL."""
-    json: Path | None = None
-    """File to write the results to, with hardware and versions."""
-    model: str = "mobilenet_v2"
-    """torchvision model to train a step of; its weights are random."""
-    image_size: int = 160
-    """Height and width that the model sees, in pixels."""
-    batch_size: int = 64
-    """Images in one step."""
-    device: Device = "auto"
-    """Where to compute; auto is CUDA where there is one."""
-    amp: Literal["auto", "fp16", "bf16", "off"] = "auto"
-    """Mixed precision, as in train."""
-    compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile, as in train."""
-    loading: LoaderOptions = field(default_factory=LoaderOptions)
-    """How images are loaded."""
-    seconds: float = 2.0
-    """Length of one repetition; at least one batch is always measured."""
-    repetitions: int = 5
-    """Repetitions of each stage, after one that is not counted."""
+    Attributes:
+        work: returns how many images it was done with.
+        amount: bytes or floating point operations per image, in the unit of the ceiling.
+        ceiling: what the machine can do of those at the most; None if nothing measured is one.
+        prime: what brings it into the state that it stays in, before each repetition.
+    """
 
-    def __post_init__(self) -> None:
-        if self.seconds <= 0 or self.repetitions < 1:
-            raise UserError(
-                f"--seconds {self.seconds} should be above 0 and --repetitions {self.repetitions} at least 1"
-            )
+    work: Work
+    amount: float | None = None
+    ceiling: str | None = None
+    prime: Callable[[], object] | None = None
 
 
-def run_bench(settings: BenchSettings) -> dict[str, Any]:
-    """Measure all stages; the result is what `--json` writes.
+class Subject:
+    """What is measured, made ready.
+
+    Args:
+        settings: what that is.
+
+    Attributes:
+        device: where it is computed.
+        recipe: of the step.
+        loader: of the training split.
+        step: the model and its step, with a learning rate of 0: thousands of steps change nothing.
+        watch: takes notes from here on.
+        cold: bytes per second of shards that are not in memory, see `cold_read`.
 
     Raises:
-        UserError: the shards, the model or the device can't be used.
+        UserError: the shards, the run, the model or the device can't be used.
     """
-    device = choose_device(settings.device)
-    shards = ShardSet.open(settings.shards)
-    recipe = Recipe(
-        model=settings.model,
-        weights="none",
-        image_size=settings.image_size,
-        batch_size=settings.batch_size,
-        amp=settings.amp,
-        compile=settings.compile,
+
+    def __init__(self, settings: BenchSettings) -> None:
+        self.device = choose_device(settings.device)
+        place, self.recipe = settings.chosen()
+        recipe = self.recipe
+        set_up_device(self.device, tf32=recipe.tf32)
+        shards = ShardSet.open(place)
+        self.watch = Watch(self.device)
+        self.cold = cold_read(shards)  # before anything maps the files
+        self.loader = ShardLoader(
+            shards,
+            split="train",
+            batch_size=recipe.batch_size,
+            device=self.device,
+            window=recipe.window,
+            **settings.loading.arguments(),
+        )
+        classes = len(shards.classes)
+        self.step = TrainStep(recipe, build_model(recipe.model, "none", classes), self.device, classes)
+        self.step.train_mode()
+        self.step.prepare(0, 0.0)
+
+
+def run_bench(settings: BenchSettings, stages: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """Measure stages and ceilings; the result is what `--json` writes.
+
+    Args:
+        settings: what is measured.
+        stages: names of those to measure, of which those that do not apply are passed over; all by default.
+
+    Raises:
+        UserError: the shards, the run, the model or the device can't be used.
+    """
+    subject = Subject(settings)
+    loader, step, recipe, device = subject.loader, subject.step, subject.recipe, subject.device
+    all_of_them = {**_loading_stages(loader), **_computing_stages(loader, step, settings.loading.prefetch)}
+    chosen = {name: stage for name, stage in all_of_them.items() if stages is None or name in stages}
+    limits = ceilings(device, _multiplied(recipe, device))
+    works = {**{name: stage.work for name, stage in chosen.items()}, **limits}
+    rates = measure(
+        works,
+        seconds=settings.seconds,
+        repetitions=settings.repetitions,
+        device=device,
+        primes={name: stage.prime for name, stage in chosen.items() if stage.prime is not None},
     )
-    loader = ShardLoader(
-        shards, split="train", batch_size=settings.batch_size, device=device, **settings.loading.arguments()
-    )
-    classes = len(shards.classes)
-    step = TrainStep(recipe, build_model(settings.model, "none", classes), device, classes)
-    step.train_mode()
-    stages = {name: _measure(run, settings, device) for name, run in _stages(loader, step).items()}
     return {
         "version": RESULT_VERSION,
-        "machine": machine(device),
-        "versions": versions(),
-        "settings": {name: value for name, value in asdict(settings).items() if name not in ("shards", "json")},
-        "stored_size": shards.manifest.image_size,
-        "stages": stages,
-        "loader": {
-            "residence": loader.residence,
-            "residence_reason": loader.residence_reason,
-            "counters": asdict(loader.counters),
+        "provenance": subject.watch.notes(),
+        "settings": {
+            "recipe": asdict(recipe),
+            "seconds": settings.seconds,
+            "repetitions": settings.repetitions,
         },
+        "loading": _loading(loader, settings),
+        "ceilings": {
+            name: {"per_second": statistics.median(rates[name]), "repetitions": rates[name]} for name in limits
+        },
+        "stages": {name: _summary(stage, rates[name], rates) for name, stage in chosen.items()},
+        "cold_read": subject.cold,
+        **_derived(rates),
     }
 
 
-def _stages(loader: ShardLoader, step: TrainStep) -> dict[str, Callable[[], int]]:
-    """For each stage a function that does one batch and returns its number of images."""
+def _multiplied(recipe: Recipe, device: torch.device) -> torch.dtype:
+    """The type in which the model's matrices are multiplied."""
+    amp = recipe.amp if recipe.amp != "auto" else "fp16" if device.type == "cuda" else "off"
+    return {"fp16": torch.float16, "bf16": torch.bfloat16, "off": torch.float32}[amp]
+
+
+def _summary(stage: Stage, rates: list[float], all_rates: dict[str, list[float]]) -> dict[str, Any]:
+    """Median and repetitions of a stage, and its share of the ceiling, repetition by repetition."""
+    summary: dict[str, Any] = {"images_per_second": statistics.median(rates), "repetitions": rates}
+    if stage.amount is not None and stage.ceiling is not None:
+        shares = [rate * stage.amount / most for rate, most in zip(rates, all_rates[stage.ceiling], strict=True)]
+        summary |= {
+            "amount_per_image": stage.amount,
+            "ceiling": stage.ceiling,
+            "share_of_ceiling": statistics.median(shares),
+        }
+    return summary
+
+
+def _derived(rates: dict[str, list[float]]) -> dict[str, Any]:
+    """What follows from the rates: gains where something is free, and how far the parts add up to the whole."""
+    derived: dict[str, Any] = {}
+    if WHOLE in rates:
+        free = {"loading": FIXED, "transforms": NO_TRANSFORMS, "model": NO_MODEL}
+        derived["free"] = {name: median_of_ratios(rates[stage], rates[WHOLE]) for name, stage in free.items()}
+    if FIXED in rates:
+        seconds = [sum(1 / rates[part][i] for part in PARTS) for i in range(len(rates[FIXED]))]
+        derived["parts_over_fixed_batch"] = median_of_ratios(rates[FIXED], [1 / total for total in seconds])
+    return derived
+
+
+def _loading(loader: ShardLoader, settings: BenchSettings) -> dict[str, Any]:
+    manifest = loader.shards.manifest
+    return {
+        "encoding": manifest.encoding,
+        "stored_size": manifest.image_size,
+        "place": "local" if loader.split.is_local else "remote",
+        "bytes": int(loader.split.shard_bytes.sum()),
+        "decoded_bytes": len(loader.split) * loader.split.row_bytes,
+        "free_memory": free_host_memory(),
+        "threads": loader.threads,
+        "cores": usable_cores(),
+        "verify": settings.loading.verify,
+        "residence": loader.residence,
+        "residence_reason": loader.residence_reason,
+        "window": loader.window,
+        "counters": asdict(loader.counters),
+    }
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _loading_stages(loader: ShardLoader) -> dict[str, Stage]:
+    """What a loader's threads do, in one thread each, on samples in random order."""
+    split = loader.shards.split("train", verify="never")
+    size = min(loader.batch_size, len(split))
+    rng = np.random.default_rng(0)
+    out = torch.empty(size, split.row_bytes, dtype=torch.uint8)
+    mean_bytes = float(split.shard_bytes.sum()) / len(split)
+    # Of a remote folder not everything need fit into the cache at a time.
+    pool = np.arange(int(split.shard_samples[0]) if not split.is_local else len(split))
+
+    def some() -> np.ndarray[Any, np.dtype[np.int64]]:
+        return rng.choice(pool, size)
+
+    # As the loader's threads are: with more than one OpenMP thread copying takes another way.
+    thread = ThreadPoolExecutor(1, initializer=use_one_openmp_thread)
+
+    def gather() -> float:
+        thread.submit(split.gather, some(), out).result()
+        return size
+
+    def check() -> float:
+        for payload in split.payloads(some())[0]:
+            xxhash.xxh3_64_intdigest(payload.numpy().data)
+        return size
+
+    name = "gather" if split.encoding == "raw" else "decode"
+    return {
+        "read": Stage(read_work(loader.shards), mean_bytes, MEMORY),
+        name: Stage(gather, split.row_bytes, MEMORY),
+        "checksum": Stage(check, _payload_bytes(split, pool), MEMORY),
+    }
+
+
+def _payload_bytes(split: Split, pool: np.ndarray[Any, np.dtype[np.int64]]) -> float:
+    files, _ = split.payloads(pool[:256])
+    return sum(file.numel() for file in files) / len(files)
+
+
+def _computing_stages(loader: ShardLoader, step: TrainStep, prefetch: int) -> dict[str, Stage]:
+    """What the device does with a batch, and the loader with it."""
 
     def loads() -> Iterator[Batch]:
         return itertools.chain.from_iterable(itertools.repeat(loader))
 
-    fixed = step.augment(next(iter(loader)), epoch=0)
-    alone, with_transforms, whole = loads(), loads(), loads()
+    ready = next(iter(loader))
+    images, labels = step.augment(ready, epoch=0)
+    size = len(ready.labels)
+    flop_forward, flop = _flop_per_image(step, images)
+    # Read once as bytes, written once as floating numbers.
+    moved = (ready.images.nbytes + images.nbytes) / size
+    batches = loads()  # one loader iterates once at a time
 
-    def load() -> int:
-        return len(next(alone).labels)
+    def drain() -> None:
+        """Take what was loaded ahead while other stages ran, which would count as loaded in no time."""
+        for _ in range(prefetch + 1):
+            next(batches)
 
-    def load_and_augment() -> int:
-        return step.augment(next(with_transforms), epoch=0)[0].shape[0]
+    def primed(work: Work) -> Callable[[], None]:
+        def prime() -> None:
+            drain()
+            work()  # meanwhile as much is loaded ahead as there is time for
 
-    def model() -> int:
-        step.update(*fixed)
-        return len(fixed[1])
+        return prime
 
-    def everything() -> int:
-        batch = next(whole)
+    def load() -> float:
+        return len(next(batches).labels)
+
+    def transform() -> float:
+        step.augment(ready, epoch=0)
+        return size
+
+    def forward() -> float:
+        with torch.no_grad():
+            step.logits(images)
+        return size
+
+    def backward() -> float:
+        step.backward(images, labels)
+        return size
+
+    def optimise() -> float:
+        step.apply()
+        return size
+
+    def fixed() -> float:
+        step(ready, 0)
+        return size
+
+    def without_transforms() -> float:
+        loaded = len(next(batches).labels)
+        step.update(images, labels)
+        return loaded
+
+    def without_model() -> float:
+        batch = next(batches)
+        step.augment(batch, epoch=0)
+        return len(batch.labels)
+
+    def whole() -> float:
+        batch = next(batches)
         step(batch, 0)
         return len(batch.labels)
 
-    return {
-        "loader": load,
-        "loader + transforms": load_and_augment,
-        "model, fixed batch": model,
-        "training step from shards": everything,
+    on_device = MEMORY if loader.device.type == "cpu" else DEVICE
+    stages = {
+        LOADER: Stage(load, loader.split.row_bytes, MEMORY, drain),
+        "transforms": Stage(transform, moved, on_device),
+        "forward": Stage(forward, flop_forward, MATRIX),
+        "forward + backward": Stage(backward, flop, MATRIX),
+        "optimiser": Stage(optimise),
+        FIXED: Stage(fixed, flop, MATRIX),
+        NO_TRANSFORMS: Stage(without_transforms, prime=primed(without_transforms)),
+        NO_MODEL: Stage(without_model, prime=primed(without_model)),
+        WHOLE: Stage(whole, flop, MATRIX, primed(whole)),
     }
+    if loader.device.type == "cuda":
+        rows = torch.empty(size, loader.split.row_bytes, dtype=torch.uint8).pin_memory()
+
+        def send() -> float:
+            rows.to(loader.device, non_blocking=True)
+            return size
+
+        stages = {"host to device": Stage(send, loader.split.row_bytes, HOST_TO_DEVICE), **stages}
+    return stages
 
 
-def _measure(run: Callable[[], int], settings: BenchSettings, device: torch.device) -> dict[str, Any]:
-    rates = [_rate(run, settings.seconds, device) for _ in range(settings.repetitions + 1)][1:]
-    return {"images_per_second": statistics.median(rates), "repetitions": rates}
-
-
-def _rate(run: Callable[[], int], seconds: float, device: torch.device) -> float:
-    _wait_for(device)
-    images, start = 0, time.perf_counter()
-    while not images or time.perf_counter() - start < seconds:
-        images += run()
-    _wait_for(device)
-    return images / (time.perf_counter() - start)
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _flop_per_image(step: TrainStep, images: torch.Tensor) -> tuple[float, float]:
+    """Floating point operations of forward, and of forward and backward, counted by torch in one pass."""
+    few = images[:2]
+    with FlopCounterMode(display=False) as counter:
+        logits = step.model(few)
+        forward = counter.get_total_flops()
+        logits.sum().backward()
+    step.optimizer.zero_grad(set_to_none=True)
+    return forward / len(few), counter.get_total_flops() / len(few)

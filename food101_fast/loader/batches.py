@@ -85,6 +85,7 @@ class ShardLoader:
         counters: what was done since the loader was made: batches, images, bytes, waiting of either side.
         residence: `stream`, `host` or `device`.
         residence_reason: why it is that.
+        threads: background threads that make batches.
 
     Raises:
         UserError: the folder or the device can't be used, or there are too few samples for one global batch.
@@ -151,6 +152,7 @@ class ShardLoader:
             )
         raw = self.split.encoding == "raw"
         threads = threads or (1 if raw else _usable_cores())
+        self.threads = threads
         ring: Ring = HostRing(batch_size, self.split.row_bytes)
         source: RowSource = self.split
         part = _RAW_PART if raw else _ENCODED_PART

@@ -62,7 +62,7 @@ def _thread_pools() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def _use_one_openmp_thread() -> None:
+def use_one_openmp_thread() -> None:
     """Run torch's operators of the calling thread in that thread alone; others keep their number of threads.
 
     `torch.set_num_threads` would change them for the whole process.
@@ -140,7 +140,7 @@ class Pipeline:
         """
         process = os.getpid()
         pending: deque[_Making] = deque()
-        pool = ThreadPoolExecutor(self._threads, _THREAD_NAME, _use_one_openmp_thread)
+        pool = ThreadPoolExecutor(self._threads, _THREAD_NAME, use_one_openmp_thread)
         begun, busy = time.perf_counter(), 0.0
         try:
             for ids in batches:

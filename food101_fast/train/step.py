@@ -145,12 +145,26 @@ class TrainStep:
 
         If a gradient is not finite, weights, running statistics and the optimiser's state stay as they are.
         """
-        statistics = self._statistics.clone()
+        results = self.backward(images, labels)
+        self.apply()
+        return results
+
+    def backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The first part of `update`: forward and backward, which leave gradients in the parameters."""
+        self._before = self._statistics.clone()
         parts = self.recipe.accumulate
         pieces = zip(images.chunk(parts), labels.chunk(parts), strict=True)
         results = [self._backward(*piece, number=number) for number, piece in enumerate(pieces)]
         loss, correct = torch.stack([torch.stack(result) for result in results]).sum(dim=0).unbind()
+        return loss, correct
 
+    def logits(self, images: Tensor) -> Tensor:
+        """What the network says about images that `augment` gave; no part of a step."""
+        with self.precision.autocast():
+            return cast(Tensor, self._forward(images))
+
+    def apply(self) -> None:
+        """The second part of `update`: the optimiser's step, if the gradients are finite, and the average."""
         self.precision.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self._trained if p.grad is not None])
         if self.recipe.clip_norm is not None:
@@ -158,12 +172,11 @@ class TrainStep:
         self.precision.step(self.optimizer)
 
         finite = torch.isfinite(norm)
-        self._statistics.copy_(torch.where(finite, self._statistics, statistics))
+        self._statistics.copy_(torch.where(finite, self._statistics, self._before))
         self.streak.add_(1).mul_(~finite)
         self.skipped.add_(~finite)
         if self.average is not None:
             self.average.update()
-        return loss, correct
 
     def _backward(self, images: Tensor, labels: Tensor, *, number: int) -> tuple[Tensor, Tensor]:
         """Add the gradients of a part of the batch; returns its share of the mean loss, and its correct predictions."""

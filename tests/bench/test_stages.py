@@ -8,34 +8,78 @@ from pathlib import Path
 import orjson
 import pytest
 import torch
+from PIL import Image
 
+Command = Callable[..., tuple[int, str, str]]
 FLAGS = ["--model", "shufflenet_v2_x0_5", "--image-size", "32", "--batch-size", "8", "--seconds", "0.01"]
+STAGES = [
+    *("read", "gather", "checksum", "loader", "transforms", "forward", "forward + backward", "optimiser"),
+    *("step, fixed batch", "step without transforms", "step without the model", "step from shards"),
+]
 
 
-def test_the_json_holds_stages_machine_and_versions(
-    tiny_path: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
-) -> None:
+def test_the_json_holds_stages_ceilings_and_provenance(tiny_path: Path, tmp_path: Path, command: Command) -> None:
     path = tmp_path / "bench.json"
     code, out, _ = command(
         "bench", "--shards", str(tiny_path), "--json", str(path), "--device", "cpu", "--repetitions", "3", *FLAGS
     )
     assert code == 0
     result = orjson.loads(path.read_bytes())
-    assert list(result["stages"]) == [
-        "loader",
-        "loader + transforms",
-        "model, fixed batch",
-        "training step from shards",
-    ]
+    assert list(result["stages"]) == STAGES
     for name, stage in result["stages"].items():
         rates = sorted(stage["repetitions"])
         assert len(rates) == 3
         assert stage["images_per_second"] == rates[1] > 0
         assert name in out
-    assert result["machine"]["device"] == "cpu"
-    assert result["machine"]["cores"] >= 1
-    assert result["versions"]["torch"] == torch.__version__
-    assert result["settings"]["batch_size"] == 8
+        if "ceiling" in stage:
+            assert stage["share_of_ceiling"] > 0
+            assert len(result["ceilings"][stage["ceiling"]]["repetitions"]) == 3
+    assert set(result["free"]) == {"loading", "transforms", "model"}
+    assert result["stages"]["forward + backward"]["amount_per_image"] > result["stages"]["forward"]["amount_per_image"]
+    provenance = result["provenance"]
+    assert provenance["machine"]["device"] == "cpu"
+    assert provenance["machine"]["cores"] >= 1
+    assert provenance["versions"]["torch"] == torch.__version__
+    assert isinstance(provenance["busy"], bool)
+    assert result["settings"]["recipe"]["batch_size"] == 8
+    assert result["loading"]["threads"] == 1
+    assert result["verdict"]["sentence"] in out
+
+
+@pytest.mark.parametrize(
+    ("name", "measured"),
+    [("loader", ["read", "gather", "checksum", "loader"]), ("transforms", ["transforms"]), ("train", STAGES[3:])],
+)
+def test_a_part_is_measured_alone(
+    tiny_path: Path, tmp_path: Path, command: Command, name: str, measured: list[str]
+) -> None:
+    path = tmp_path / "bench.json"
+    arguments = ["--shards", str(tiny_path), "--json", str(path), "--device", "cpu", "--repetitions", "1"]
+    code, _, _ = command("bench", name, *arguments, *FLAGS)
+    assert code == 0
+    result = orjson.loads(path.read_bytes())
+    assert sorted(result["stages"]) == sorted(measured)
+    assert "verdict" not in result
+
+
+def test_a_run_is_measured_with_its_recipe(tiny_run: Path, tmp_path: Path, command: Command) -> None:
+    path = tmp_path / "bench.json"
+    quick = ["--seconds", "0.01", "--repetitions", "1", "--device", "cpu"]
+    code, _, err = command("bench", "train", "--run", str(tiny_run), "--json", str(path), *quick, "--batch-size", "4")
+    assert code == 0, err
+    recipe = orjson.loads(path.read_bytes())["settings"]["recipe"]
+    assert (recipe["model"], recipe["image_size"], recipe["batch_size"]) == ("shufflenet_v2_x0_5", 32, 4)
+
+
+def test_a_sweep_is_a_table_and_a_plot(tiny_path: Path, tmp_path: Path, command: Command) -> None:
+    plot, path = tmp_path / "sweep.png", tmp_path / "sweep.json"
+    arguments = ["--sweep", "batch_size=4,8,16", "--plot", str(plot), "--json", str(path), "--repetitions", "2"]
+    code, out, _ = command("bench", "loader", "--shards", str(tiny_path), "--device", "cpu", *FLAGS, *arguments)
+    assert code == 0
+    assert [result["settings"]["recipe"]["batch_size"] for result in orjson.loads(path.read_bytes())] == [4, 8, 16]
+    assert out.splitlines()[0].split() == ["batch", "size", "4", "8", "16"]
+    with Image.open(plot) as image:
+        assert min(image.size) > 300
 
 
 @pytest.mark.parametrize(
@@ -44,12 +88,21 @@ def test_the_json_holds_stages_machine_and_versions(
         (["--shards", "nowhere"], "there is no shards folder"),
         (["--json", "nowhere/bench.json"], "for --json"),
         (["--seconds", "0"], "--seconds 0.0 should be above 0"),
+        (["--sweep", "colour=1"], "--sweep colour=1 should be like batch_size=64,128"),
+        (["--sweep", "threads=a"], "values of threads are whole numbers above 0"),
+        (["--plot", "a.png"], "--plot goes with --sweep"),
+        (["--sweep", "threads=1", "--profile", "a"], "--profile and --sweep exclude each other"),
+        (["--run", "nowhere"], "nowhere holds no run"),
     ],
 )
-def test_a_mistake_is_one_sentence(
-    tiny_path: Path, command: Callable[..., tuple[int, str, str]], arguments: list[str], message: str
-) -> None:
+def test_a_mistake_is_one_sentence(tiny_path: Path, command: Command, arguments: list[str], message: str) -> None:
     shards = [] if "--shards" in arguments else ["--shards", str(tiny_path)]
     code, _, err = command("bench", *shards, "--device", "cpu", *arguments)
     assert (code, err.count("\n")) == (2, 1)
     assert message in err
+
+
+def test_there_must_be_something_to_measure(command: Command) -> None:
+    code, _, err = command("bench", "--device", "cpu")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "bench needs --shards, or --run" in err

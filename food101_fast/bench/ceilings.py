@@ -1,0 +1,53 @@
+"""What the machine itself can do: copying memory, copying to and on the device, multiplying matrices."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from food101_fast.bench.measure import Work
+
+MEMORY, MATRIX, HOST_TO_DEVICE, DEVICE = "memory copy", "matrix product", "host to device copy", "device copy"
+"""Their names: bytes copied per second, floating point operations per second, and bytes copied per second twice."""
+
+# Larger than any cache, and small enough to be copied many times in a repetition.
+_HOST_BYTES, _DEVICE_BYTES = 64 << 20, 256 << 20
+_MATRIX_SIDE = {"cpu": 1024, "cuda": 8192}
+
+
+def ceilings(device: torch.device, dtype: torch.dtype) -> dict[str, Work]:
+    """For each ceiling what measures it; each returns bytes, or floating point operations for the matrix product.
+
+    Args:
+        device: where the training step is computed.
+        dtype: in which it multiplies.
+    """
+    source, target = np.ones(_HOST_BYTES, np.uint8), np.ones(_HOST_BYTES, np.uint8)
+
+    def copy_memory() -> float:
+        np.copyto(target, source)  # in one thread
+        return _HOST_BYTES
+
+    side = _MATRIX_SIDE[device.type]
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    product = torch.empty_like(left)
+
+    def multiply() -> float:
+        torch.mm(left, right, out=product)
+        return 2.0 * side**3
+
+    works: dict[str, Work] = {MEMORY: copy_memory, MATRIX: multiply}
+    if device.type == "cuda":
+        pinned = torch.ones(_DEVICE_BYTES, dtype=torch.uint8).pin_memory()
+        one, other = (torch.ones(_DEVICE_BYTES, dtype=torch.uint8, device=device) for _ in range(2))
+
+        def send() -> float:
+            one.copy_(pinned, non_blocking=True)
+            return _DEVICE_BYTES
+
+        def copy_on_device() -> float:
+            other.copy_(one)
+            return _DEVICE_BYTES
+
+        works |= {HOST_TO_DEVICE: send, DEVICE: copy_on_device}
+    return works

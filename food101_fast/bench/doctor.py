@@ -1,0 +1,152 @@
+"""Which stage bounds a run, how much faster it would be without, and what to change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from food101_fast.bench.stages import FIXED, LOADER, WHOLE
+
+# A gain that is less than what repetitions differ by anyway.
+_NEXT_TO_NOTHING = 1.03
+
+
+def diagnose(result: dict[str, Any]) -> dict[str, Any]:
+    """Read a result of all stages.
+
+    The stage that bounds the run is the one without which it would be fastest; where that is loading, the part of it
+    with the least images per second.
+
+    Args:
+        result: of `run_bench`.
+
+    Returns:
+        `stage`; `kind`, loading, transforms or model; `headspace`, how many times as fast the run would be if that were
+        free; `setting`, what to change, and `predicted`, how many times as fast the run is then by the rates measured
+        here, both None where there is nothing to change; `sentence`, all of it.
+    """
+    free = result["free"]
+    kind = max(free, key=lambda name: free[name])
+    stage = _loading_stage(result) if kind == "loading" else kind
+    rate = result["stages"][WHOLE]["images_per_second"]
+    setting, predicted = {"loading": _change_loading, "transforms": _change_transforms, "model": _change_model}[kind](
+        result, stage
+    )
+    sentence = f"{_NAMES[stage]} bounds this run: {rate:,.0f} images/s, and {free[kind]:.1f} times that if it were free"
+    if setting is None:
+        sentence += "; no setting would help, only another machine"
+    else:
+        sentence += f"; {setting}: about {predicted:.1f} times as fast"
+    if kind != "loading":
+        spare = free["loading"]
+        sentence += (
+            f". Loading costs {'next to nothing' if spare < _NEXT_TO_NOTHING else f'a factor of {spare:.2f}'}: with a "
+            f"batch that is there already a step does {result['stages'][FIXED]['images_per_second']:,.0f} images/s"
+        )
+    return {
+        "stage": stage,
+        "kind": kind,
+        "headspace": free[kind],
+        "setting": setting,
+        "predicted": predicted,
+        "sentence": sentence,
+    }
+
+
+_NAMES = {
+    "read": "Reading the shards",
+    "decode": "Decoding",
+    "gather": "Gathering rows",
+    "checksum": "Comparing checksums",
+    "host to device": "Copying to the device",
+    "transforms": "Transforms",
+    "model": "The model",
+}
+
+
+def _rate(result: dict[str, Any], stage: str) -> float:
+    return float(result["stages"][stage]["images_per_second"])
+
+
+def _loading_stage(result: dict[str, Any]) -> str:
+    """The part of loading that gives the least images per second, with all threads at work.
+
+    What is read from a disk is read by the threads, too, and so is part of what they do; only what is downloaded, or
+    does not fit into the page cache, has a rate of its own.
+    """
+    loading, stages = result["loading"], result["stages"]
+    work = "gather" if loading["encoding"] == "raw" else "decode"
+    limits = {work: _rate(result, work) * loading["threads"]}
+    if loading["verify"] == "always":
+        limits["checksum"] = _rate(result, "checksum") * loading["threads"]
+    if loading["place"] == "remote":
+        limits["read"] = _rate(result, "read")
+    elif _is_cold(result):
+        limits["read"] = result["cold_read"]["bytes_per_second"] / stages["read"]["amount_per_image"]
+    if "host to device" in stages:
+        limits["host to device"] = _rate(result, "host to device")
+    return min(limits, key=lambda name: limits[name])
+
+
+def _is_cold(result: dict[str, Any]) -> bool:
+    """Whether the files do not fit into the memory that is free, so that each epoch reads them from the disk."""
+    free = result["loading"]["free_memory"]
+    return bool(free is not None and result["loading"]["bytes"] > free and result["cold_read"] is not None)
+
+
+def _change_loading(result: dict[str, Any], stage: str) -> tuple[str | None, float | None]:
+    loading, gain = result["loading"], result["free"]["loading"]
+    fits = loading["free_memory"] is None or loading["decoded_bytes"] < loading["free_memory"] / 2
+    held = f"--residence host ({loading['decoded_bytes'] / 1e9:.1f} GB of memory)"
+    if stage == "host to device":
+        return "--residence device", gain
+    if stage == "checksum":
+        return "--verify first-epoch", _faster_loader(result, _without_checksum(result))
+    if stage == "read":
+        return (held if fits else "put the shards on a faster disk of this machine"), gain
+    if loading["threads"] < loading["cores"]:
+        threads = loading["cores"]
+        return f"--threads {threads}", _faster_loader(result, threads / loading["threads"])
+    if stage == "decode":
+        return (held if fits else "prepare with --encoding raw"), gain
+    return None, None
+
+
+def _without_checksum(result: dict[str, Any]) -> float:
+    """How many times as fast a loader's thread is that only gathers or decodes."""
+    work = "gather" if result["loading"]["encoding"] == "raw" else "decode"
+    return 1 + _rate(result, work) / _rate(result, "checksum")
+
+
+def _faster_loader(result: dict[str, Any], factor: float) -> float:
+    """The gain if the loader gave `factor` times as many images: until the rest of the step is the slower one."""
+    return max(1.0, min(_rate(result, LOADER) * factor / _rate(result, WHOLE), float(result["free"]["loading"])))
+
+
+def _change_transforms(result: dict[str, Any], stage: str) -> tuple[str | None, float | None]:
+    recipe, machine = result["settings"]["recipe"], result["provenance"]["machine"]
+    gain = result["free"]["transforms"]
+    if recipe["preset"] != "baseline":
+        return "--preset baseline, if it is as accurate (at the most)", gain
+    stored, size = result["loading"]["stored_size"], recipe["image_size"]
+    smaller = round(size * 8 / 7)  # what evaluation resizes to
+    if smaller < stored:
+        # The work is that of the pixels that go in and come out.
+        share = (smaller**2 + size**2) / (stored**2 + size**2)
+        spent = 1 - 1 / gain
+        return f"shards of {smaller} px (prepare --size {smaller})", 1 / (1 - spent * (1 - share))
+    if machine["device"] == "cpu":
+        return "a GPU", gain
+    return None, None
+
+
+def _change_model(result: dict[str, Any], stage: str) -> tuple[str | None, float | None]:
+    recipe, gain = result["settings"]["recipe"], result["free"]["model"]
+    size = recipe["image_size"]
+    smaller = max(size - 32, 32)
+    if smaller == size:
+        return None, None
+    spent = 1 - 1 / gain
+    return (
+        f"--image-size {smaller}, if it is as accurate",
+        1 / (1 - spent * (1 - (smaller / size) ** 2)),
+    )

@@ -1,0 +1,99 @@
+"""What figures were measured on, and whether the machine had something else to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from food101_fast.train.device import machine
+from food101_fast.train.run import versions
+
+_BUSY = 0.1
+"""Share of the processors' time that others take when a result is marked."""
+
+_GPU_STATE = "power.draw,power.limit,clocks.sm,clocks.max.sm,clocks.mem,temperature.gpu,utilization.gpu"
+
+
+class Watch:
+    """Takes notes of a measurement from when it is made until `notes` is called.
+
+    Args:
+        device: that is measured.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._started = datetime.now(UTC)
+        self._load = os.getloadavg()[0]
+        self._begun = time.perf_counter()
+        self._own, self._all = _own_seconds(), _processor_seconds()
+
+    def notes(self) -> dict[str, Any]:
+        """Commit, versions, machine, time, load, and `busy`: whether others took a tenth of the processors or more."""
+        cores = machine(self._device)["cores"]
+        available = (time.perf_counter() - self._begun) * cores
+        own, everything = _own_seconds() - self._own, _processor_seconds()
+        others = None
+        if everything is not None and self._all is not None:
+            others = max(everything - self._all - own, 0.0) / available
+        return {
+            "commit": _commit(),
+            "versions": versions(),
+            "machine": machine(self._device),
+            "started": self._started.isoformat(timespec="seconds"),
+            "load_before": self._load,
+            "others_share": others,
+            "busy": others is not None and others >= _BUSY,
+            "gpu_state": _gpu_state() if self._device.type == "cuda" else None,
+        }
+
+
+def _own_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _processor_seconds() -> float | None:
+    """Seconds that all processors of the machine were at work, or taken away from it; None where it can't be read."""
+    try:
+        user, nice, system, _, _, interrupts, soft, steal, *_ = map(
+            int, Path("/proc/stat").read_text().splitlines()[0].split()[1:]
+        )
+    except (OSError, ValueError):
+        return None
+    return (user + nice + system + interrupts + soft + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that this package lies in, with a plus sign where it was changed."""
+    git, here = shutil.which("git"), Path(__file__).parent
+    if git is None:
+        return None
+
+    def ask(*arguments: str) -> str:
+        return subprocess.run([git, "-C", here, *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return ask("rev-parse", "HEAD") + ("+" if ask("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _gpu_state() -> dict[str, str] | None:
+    """Power, clocks, temperature and use of the first GPU, as nvidia-smi words them; None without it."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    try:
+        asked = [program, f"--query-gpu={_GPU_STATE}", "--format=csv,noheader", "--id=0"]
+        values = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return dict(zip(_GPU_STATE.split(","), map(str.strip, values.split(",")), strict=False))

@@ -1,0 +1,65 @@
+"""How fast the bytes of shards can be had: from the page cache, from the disk behind it, or from elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from food101_fast.bench.measure import Work
+from food101_fast.shards import ShardSet
+from food101_fast.shards.folder import LocalFolder
+
+_BLOCK = 8 << 20
+_COLD_REPETITIONS = 5
+
+
+def read_work(shards: ShardSet) -> Work:
+    """Reads a shard of the split train as a whole, one after the other, in one thread; returns its samples.
+
+    Local files are mostly in the page cache; those of a URL are downloaded anew.
+    """
+    entries = itertools.cycle(entry for entry in shards.manifest.splits["train"].shards if entry.samples)
+    folder = shards.folder
+
+    def read() -> float:
+        entry = next(entries)
+        if isinstance(folder, LocalFolder):
+            _read_file(folder.path / entry.name)
+        else:
+            folder.read(entry.name)
+        return entry.samples
+
+    return read
+
+
+def cold_read(shards: ShardSet) -> dict[str, Any] | None:
+    """Bytes per second of shards that were sent out of the page cache before; None where that can't be done.
+
+    No file may be mapped by this process, since its pages would stay.
+    """
+    folder = shards.folder
+    if not isinstance(folder, LocalFolder) or not hasattr(os, "posix_fadvise"):
+        return None
+    entries = [entry for entry in shards.manifest.splits["train"].shards if entry.samples]
+    rates = []
+    for entry in itertools.islice(itertools.cycle(entries), _COLD_REPETITIONS):
+        path = folder.path / entry.name
+        with path.open("rb") as file:
+            os.fsync(file.fileno())  # only what is on the disk can leave the memory
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        start = time.perf_counter()
+        _read_file(path)
+        rates.append(entry.bytes / (time.perf_counter() - start))
+    return {"bytes_per_second": statistics.median(rates), "repetitions": rates}
+
+
+def _read_file(path: Path) -> None:
+    buffer = memoryview(bytearray(_BLOCK))
+    with path.open("rb", buffering=0) as file, contextlib.closing(file):
+        while file.readinto(buffer):
+            pass

@@ -1,0 +1,72 @@
+"""What is measured: flags of the bench commands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from food101_fast.errors import UserError
+from food101_fast.loader import LoaderOptions
+from food101_fast.train.device import Device
+from food101_fast.train.recipes import Recipe
+from food101_fast.train.run import read_run
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings:
+    """Measure each stage of training alone and all together, and name the one that bounds it."""
+
+    shards: str | None = None
+    """Folder of shards made by prepare or indexed by `shards index`, a path or a URL; of a run its own by default."""
+    run: Path | None = None
+    """Folder of a run, whose recipe and shards are measured; --model and what follows it then change the recipe."""
+    json: Path | None = None
+    """File to write the results to, with commit, versions, hardware and load."""
+    model: str | None = None
+    """torchvision model to train a step of, with random weights; mobilenet_v2 by default."""
+    image_size: int | None = None
+    """Height and width that the model sees, in pixels; 160 by default."""
+    batch_size: int | None = None
+    """Images in one step; 64 by default."""
+    preset: str | None = None
+    """Augmentation; baseline by default."""
+    amp: Literal["auto", "fp16", "bf16", "off"] | None = None
+    """Mixed precision, as in train; auto by default."""
+    compile: Literal["auto", "on", "off"] | None = None
+    """torch.compile, as in train; auto by default."""
+    window: int | None = None
+    """Samples that are shuffled among each other; all by default."""
+    device: Device = "auto"
+    """Where to compute; auto is CUDA where there is one."""
+    loading: LoaderOptions = field(default_factory=LoaderOptions)
+    """How images are loaded."""
+    seconds: float = 0.3
+    """Length of one repetition; at least one batch is always measured."""
+    repetitions: int = 7
+    """Repetitions of each stage, after one that is not counted; below 6 `bench compare` can tell nothing apart."""
+
+    def __post_init__(self) -> None:
+        if self.shards is None and self.run is None:
+            raise UserError("bench needs --shards, or --run with the folder of a run")
+        if self.seconds <= 0 or self.repetitions < 1:
+            raise UserError(
+                f"--seconds {self.seconds} should be above 0 and --repetitions {self.repetitions} at least 1"
+            )
+        if self.json is not None and not self.json.absolute().parent.is_dir():
+            raise UserError(f"there is no folder {self.json.absolute().parent} for --json; make it first")
+
+    def chosen(self) -> tuple[str, Recipe]:
+        """Where the shards lie, and the recipe that is measured.
+
+        Raises:
+            UserError: the run can't be read, or the recipe is impossible.
+        """
+        names = ("model", "image_size", "batch_size", "preset", "amp", "compile", "window")
+        asked: dict[str, Any] = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if self.run is None:
+            assert self.shards is not None
+            defaults: dict[str, Any] = {"weights": "none", "batch_size": 64}
+            return self.shards, Recipe(**defaults | asked)
+        run = read_run(self.run)
+        return self.shards or run.shards, replace(run.recipe, weights="none", **asked)

@@ -1,0 +1,205 @@
+"""The doctor names the stage that was made slow on purpose, and says what to change."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import orjson
+import pytest
+from fsspec.implementations.local import LocalFileSystem
+from torch import nn
+
+from food101_fast.bench import diagnose, stages
+from food101_fast.prepare import PrepareSettings, prepare
+from tests.conftest import write_folder
+
+Command = Callable[..., tuple[int, str, str]]
+QUICK = ["--device", "cpu", "--seconds", "0.02", "--repetitions", "5", "--batch-size", "16"]
+
+
+class LimitedFileSystem(LocalFileSystem):  # type: ignore[misc]
+    """A file system behind a thin line."""
+
+    protocol = "limited"
+    bytes_per_second = 3e6
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+        file = super()._open(path, mode, **options)
+        read = file.read
+
+        def slowly(size: int = -1) -> bytes:
+            data: bytes = read(size)
+            time.sleep(len(data) / self.bytes_per_second)
+            return data
+
+        file.read = slowly
+        return file
+
+
+@pytest.fixture
+def tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that costs next to nothing."""
+
+    def build(name: str, weights: str, classes: int) -> nn.Module:
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, classes))
+
+    monkeypatch.setattr(stages, "build_model", build)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Images of 256 px, as JPEG and as raw shards."""
+    folder = tmp_path_factory.mktemp("large")
+    write_folder(folder / "images", {"a": 40, "b": 40}, width=256, height=256)
+    made = {}
+    for encoding in ("raw", "jpeg"):
+        made[encoding] = folder / encoding
+        prepare(
+            PrepareSettings(
+                source=f"folder:{folder / 'images'}", out=made[encoding], size=256, encoding=encoding, workers=1
+            )
+        )
+    return made
+
+
+@pytest.fixture
+def verdict(command: Command, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """Runs the doctor and reads its JSON."""
+
+    def run(shards: object, *arguments: str) -> dict[str, Any]:
+        path = tmp_path / "bench.json"
+        code, out, err = command("bench", "--shards", str(shards), "--json", str(path), *QUICK, *arguments)
+        assert code == 0, err
+        result: dict[str, Any] = orjson.loads(path.read_bytes())
+        assert result["verdict"]["sentence"] in out
+        return result["verdict"]
+
+    return run
+
+
+@pytest.mark.usefixtures("tiny_model")
+def test_decoding_with_one_thread(large: dict[str, Path], verdict: Callable[..., dict[str, Any]]) -> None:
+    found = verdict(large["jpeg"], "--image-size", "32", "--threads", "1", "--residence", "stream")
+    assert found["stage"] == "decode"
+    assert found["headspace"] > 1.3
+    assert found["predicted"] <= found["headspace"] + 1e-9
+
+
+@pytest.fixture
+def limited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    fsspec.register_implementation("limited", LimitedFileSystem, clobber=True)
+    monkeypatch.setenv("FOOD101_FAST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FOOD101_FAST_CACHE_GB", "0.0003")  # less than the data set: it is downloaded in each epoch
+    yield
+    LimitedFileSystem.clear_instance_cache()
+
+
+@pytest.mark.usefixtures("tiny_model", "limited")
+def test_a_slow_file_system(tmp_path: Path, verdict: Callable[..., dict[str, Any]]) -> None:
+    write_folder(tmp_path / "images", {"a": 100, "b": 100})
+    source = f"folder:{tmp_path / 'images'}"
+    prepare(PrepareSettings(source=source, out=tmp_path / "shards", size=32, samples_per_shard=16, workers=1))
+    place = f"limited://{tmp_path / 'shards'}"
+    found = verdict(place, "--image-size", "32", "--window", "16", "--residence", "stream")
+    assert found["stage"] == "read"
+    assert found["headspace"] > 1.3
+
+
+@pytest.mark.usefixtures("tiny_model")
+def test_heavy_transforms(large: dict[str, Path], verdict: Callable[..., dict[str, Any]]) -> None:
+    found = verdict(large["raw"], "--image-size", "128", "--preset", "strong")
+    assert found["stage"] == "transforms"
+    assert found["setting"].startswith("--preset baseline")
+
+
+def test_a_heavy_model(tiny_path: Path, verdict: Callable[..., dict[str, Any]]) -> None:
+    found = verdict(tiny_path, "--model", "resnet18", "--image-size", "64")
+    assert found["stage"] == "model"
+    assert found["setting"].startswith("--image-size 32")
+    assert 1 < found["predicted"] < 4
+
+
+@pytest.mark.usefixtures("tiny_model")
+def test_a_tiny_model(large: dict[str, Path], verdict: Callable[..., dict[str, Any]]) -> None:
+    found = verdict(large["raw"], "--image-size", "128")
+    assert found["stage"] == "transforms"
+
+
+def made_up(free: dict[str, float], loading: dict[str, Any] | None = None, **rates: float) -> dict[str, Any]:
+    """A result with these gains and rates."""
+    defaults = {"loader": 1000.0, "step, fixed batch": 900.0, "step from shards": 500.0, "gather": 2000.0}
+    defaults |= {"decode": 600.0, "checksum": 2000.0, "read": 5000.0}
+    amounts = {"read": 1000.0}
+    return {
+        "free": free,
+        "cold_read": {"bytes_per_second": 4e5},
+        "loading": {
+            "encoding": "raw",
+            "stored_size": 192,
+            "place": "local",
+            "bytes": 10,
+            "decoded_bytes": 10,
+            "free_memory": 1000,
+            "threads": 1,
+            "cores": 4,
+            "verify": "first-epoch",
+            **(loading or {}),
+        },
+        "settings": {"recipe": {"preset": "baseline", "image_size": 160}},
+        "provenance": {"machine": {"device": "cpu"}},
+        "stages": {
+            name: {"images_per_second": rate, "amount_per_image": amounts.get(name)}
+            for name, rate in (defaults | rates).items()
+        },
+    }
+
+
+LOADING_BOUND = {"loading": 1.8, "transforms": 1.0, "model": 1.1}
+
+
+@pytest.mark.parametrize(
+    ("loading", "stage", "setting", "predicted"),
+    [
+        ({"encoding": "jpeg"}, "decode", "--threads 4", 1.8),
+        ({"encoding": "jpeg", "threads": 4}, "decode", "--residence host", 1.8),
+        ({"encoding": "jpeg", "threads": 4, "decoded_bytes": 900}, "decode", "prepare with --encoding raw", 1.8),
+        ({"threads": 4}, "gather", None, None),
+        ({"verify": "always", "encoding": "jpeg", "threads": 4}, "decode", "--residence host", 1.8),
+        ({"place": "remote", "threads": 4}, "read", "--residence host", 1.8),
+        ({"bytes": 2000, "decoded_bytes": 900}, "read", "put the shards on a faster disk", 1.8),
+    ],
+)
+def test_what_to_change_about_loading(
+    loading: dict[str, Any], stage: str, setting: str | None, predicted: float | None
+) -> None:
+    found = diagnose(made_up(LOADING_BOUND, loading, **({"read": 300.0} if stage == "read" else {})))
+    assert (found["kind"], found["stage"], found["headspace"]) == ("loading", stage, 1.8)
+    assert found["predicted"] == predicted
+    assert (found["setting"] or "").startswith(setting or "")
+    assert (found["setting"] is None) == (setting is None)
+
+
+def test_checksums_that_are_compared_always() -> None:
+    found = diagnose(made_up(LOADING_BOUND, {"verify": "always", "threads": 4}, checksum=300.0))
+    assert (found["stage"], found["setting"]) == ("checksum", "--verify first-epoch")
+
+
+def test_twice_the_threads_are_twice_as_fast_until_the_rest_is_slower() -> None:
+    slow = made_up({"loading": 9.0, "transforms": 1.0, "model": 1.0}, {"encoding": "jpeg", "cores": 2}, loader=510.0)
+    assert diagnose(slow)["predicted"] == pytest.approx(2.04)
+
+
+def test_transforms_and_models_have_advice_of_their_own() -> None:
+    gains = {"loading": 1.0, "transforms": 2.0, "model": 1.5}
+    found = diagnose(made_up(gains, {"stored_size": 256}))
+    assert found["setting"] == "shards of 183 px (prepare --size 183)"
+    assert 1 < found["predicted"] < 2
+    assert diagnose(made_up(gains, {"stored_size": 160}))["setting"] == "a GPU"
+    found = diagnose(made_up(gains | {"model": 4.0}))
+    assert found["setting"].startswith("--image-size 128")
+    assert found["predicted"] == pytest.approx(1 / (1 - 0.75 * (1 - 0.64)))
+    assert "Loading costs next to nothing" in found["sentence"]
