@@ -15,7 +15,7 @@ BIN  := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo shards train evaluate export bench bench-peers test lint
+.PHONY: help setup demo shards train evaluate export bench profile bench-peers test lint
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,8 +46,11 @@ evaluate: $(READY) ## measure RUN on the test split
 export: $(READY) ## RUN as a torch.export program and ONNX with a model card, into RUN/export
 	$(BIN)/python -m food101_fast.export --run $(RUN) --onnx
 
-bench: $(READY) ## images per second of each stage on SHARDS
+bench: $(READY) ## which stage bounds training on SHARDS, and what each can do
 	$(BIN)/python -m food101_fast.bench --shards $(SHARDS)
+
+profile: $(READY) ## a trace and a timeline of ten steps on SHARDS, into profiles/
+	$(BIN)/python -m food101_fast.bench train --shards $(SHARDS) --profile profiles
 
 bench-peers: $(READY) ## our loader against all others on PHOTOS (class folders), each in an environment of its own
 	$(BIN)/python benchmarks/peers.py --photos $(PHOTOS)

@@ -6,9 +6,6 @@ from typing import Any
 
 from food101_fast.bench.stages import FIXED, LOADER, WHOLE
 
-# A gain that is less than what repetitions differ by anyway.
-_NEXT_TO_NOTHING = 1.03
-
 
 def diagnose(result: dict[str, Any]) -> dict[str, Any]:
     """Read a result of all stages.
@@ -37,9 +34,9 @@ def diagnose(result: dict[str, Any]) -> dict[str, Any]:
     else:
         sentence += f"; {setting}: about {predicted:.1f} times as fast"
     if kind != "loading":
-        spare = free["loading"]
+        costs = f"a factor of {free['loading']:.2f}" if result["loading_costs"] else "nothing that can be measured"
         sentence += (
-            f". Loading costs {'next to nothing' if spare < _NEXT_TO_NOTHING else f'a factor of {spare:.2f}'}: with a "
+            f". Loading costs {costs}: with a "
             f"batch that is there already a step does {result['stages'][FIXED]['images_per_second']:,.0f} images/s"
         )
     return {

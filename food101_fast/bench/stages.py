@@ -13,6 +13,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from operator import truediv
 from typing import Any
 
 import numpy as np
@@ -169,11 +170,13 @@ def _summary(stage: Stage, rates: list[float], all_rates: dict[str, list[float]]
 
 
 def _derived(rates: dict[str, list[float]]) -> dict[str, Any]:
-    """What follows from the rates: gains where something is free, and how far the parts add up to the whole."""
+    """What follows from the rates: gains where something is free (and whether loading costs anything in each of the
+    repetitions), and how far the parts add up to the whole."""
     derived: dict[str, Any] = {}
     if WHOLE in rates:
         free = {"loading": FIXED, "transforms": NO_TRANSFORMS, "model": NO_MODEL}
         derived["free"] = {name: median_of_ratios(rates[stage], rates[WHOLE]) for name, stage in free.items()}
+        derived["loading_costs"] = min(map(truediv, rates[FIXED], rates[WHOLE])) > 1
     if FIXED in rates:
         seconds = [sum(1 / rates[part][i] for part in PARTS) for i in range(len(rates[FIXED]))]
         derived["parts_over_fixed_batch"] = median_of_ratios(rates[FIXED], [1 / total for total in seconds])
@@ -251,7 +254,9 @@ def _computing_stages(loader: ShardLoader, step: TrainStep, prefetch: int) -> di
     ready = next(iter(loader))
     images, labels = step.augment(ready, epoch=0)
     size = len(ready.labels)
-    flop_forward, flop = _flop_per_image(step, images)
+    flop_forward = _flop_per_image(step, images)
+    # As is the convention: a backward pass multiplies twice what the forward pass does.
+    flop = 3 * flop_forward
     # Read once as bytes, written once as floating numbers.
     moved = (ready.images.nbytes + images.nbytes) / size
     batches = loads()  # one loader iterates once at a time
@@ -330,12 +335,10 @@ def _computing_stages(loader: ShardLoader, step: TrainStep, prefetch: int) -> di
     return stages
 
 
-def _flop_per_image(step: TrainStep, images: torch.Tensor) -> tuple[float, float]:
-    """Floating point operations of forward, and of forward and backward, counted by torch in one pass."""
+def _flop_per_image(step: TrainStep, images: torch.Tensor) -> float:
+    """Floating point operations of a forward pass, counted by torch. (It counts the backward pass of convolutions in
+    groups as if they had none.)"""
     few = images[:2]
-    with FlopCounterMode(display=False) as counter:
-        logits = step.model(few)
-        forward = counter.get_total_flops()
-        logits.sum().backward()
-    step.optimizer.zero_grad(set_to_none=True)
-    return forward / len(few), counter.get_total_flops() / len(few)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        step.model(few)
+    return float(counter.get_total_flops()) / len(few)

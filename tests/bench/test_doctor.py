@@ -136,6 +136,7 @@ def made_up(free: dict[str, float], loading: dict[str, Any] | None = None, **rat
     amounts = {"read": 1000.0}
     return {
         "free": free,
+        "loading_costs": free["loading"] > 1.2,
         "cold_read": {"bytes_per_second": 4e5},
         "loading": {
             "encoding": "raw",
@@ -202,4 +203,4 @@ def test_transforms_and_models_have_advice_of_their_own() -> None:
     found = diagnose(made_up(gains | {"model": 4.0}))
     assert found["setting"].startswith("--image-size 128")
     assert found["predicted"] == pytest.approx(1 / (1 - 0.75 * (1 - 0.64)))
-    assert "Loading costs next to nothing" in found["sentence"]
+    assert "Loading costs nothing that can be measured" in found["sentence"]
