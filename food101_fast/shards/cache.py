@@ -224,8 +224,9 @@ class ShardCache:
             try:
                 problem = self._transfer(path.name, size, digest, temporary)
                 if problem is None:
+                    identity = _identity(temporary.stat())  # once in its place it may be pushed out at any time
                     temporary.replace(path)
-                    self._good[path] = _identity(path.stat())
+                    self._good[path] = identity
                     return
             finally:
                 temporary.unlink(missing_ok=True)

@@ -240,6 +240,24 @@ def test_the_limit_is_kept(server: Server, tiny_shards: ShardSet, tmp_path: Path
         cache_settings(tmp_path, 0)
 
 
+def test_what_others_push_out_at_once_is_downloaded_anew(
+    server: Server, tiny_shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another process does that has no room: the first file of each name is gone as soon as it is in its place."""
+    replace, pushed_out = Path.replace, set()
+
+    def replace_and_lose(path: Path, target: Path) -> Path:
+        result = replace(path, target)
+        if target.suffix == ".tar" and target.name not in pushed_out:
+            pushed_out.add(target.name)
+            target.unlink()
+        return result
+
+    monkeypatch.setattr(Path, "replace", replace_and_lose)
+    assert_same(ShardSet.open(server.url, cache_dir=tmp_path), tiny_shards)
+    assert len(pushed_out) > 5
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small file system")
 def test_a_full_disk_is_one_sentence(server: Server, tmp_path: Path) -> None:
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "none", str(tmp_path)], check=False).returncode:
