@@ -15,7 +15,7 @@ BIN  := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo shards train evaluate export bench profile bench-peers test lint
+.PHONY: help setup demo shards train evaluate report export bench profile bench-peers test lint
 
 help: ## print the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ train: $(READY) ## train RECIPE (default: baseline) on SHARDS into RUN
 
 evaluate: $(READY) ## measure RUN on the test split
 	$(BIN)/python -m food101_fast.evaluate --run $(RUN)
+
+report: $(READY) ## write report.html of RUN again
+	$(BIN)/python -m food101_fast.report --run $(RUN)
 
 export: $(READY) ## RUN as a torch.export program and ONNX with a model card, into RUN/export
 	$(BIN)/python -m food101_fast.export --run $(RUN) --onnx

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
-from food101_fast.evaluate.job import Evaluation, evaluate, evaluate_ensemble
+from food101_fast.evaluate.job import Evaluation, check_same_shards, evaluate, evaluate_ensemble
 from food101_fast.evaluate.views import Tta
 from food101_fast.report import write_report
 from food101_fast.train.device import Device
@@ -46,6 +46,7 @@ class EvaluateSettings:
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(EvaluateSettings, "evaluate", argv)
+    check_same_shards(settings.run)
     for run in settings.run:
         result = evaluate(
             run,
@@ -74,7 +75,8 @@ def format_table(metrics: dict[str, Any]) -> str:
     """The metrics as a table for the terminal: the whole split, then each class."""
     low, high = metrics["top1_interval"]
     lines = [
-        f"{metrics['split']}: {metrics['samples']:,} images",
+        f"{metrics['split']}: {metrics['samples']:,} images"
+        + (f", test-time augmentation: {metrics['tta']}" if metrics.get("tta", "none") != "none" else ""),
         f"  top-1 {metrics['top1']:.4f} (95 % interval {low:.4f} to {high:.4f}), top-5 {metrics['top5']:.4f}, "
         f"macro F1 {metrics['macro_f1']:.4f}",
         f"  cross-entropy {metrics['loss']:.4f}, expected calibration error {metrics['calibration']['ece']:.4f}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,7 @@ def evaluate(
         "weights": weights_hash(folder, "best"),
         **compute_metrics(logits, labels, run.classes),
     }
-    prefix = _prefix(split)
+    prefix = prefix_of(split)
     paths = {
         "metrics": folder / f"{split}_metrics.json",
         "predictions": folder / f"{prefix}predictions.npz",
@@ -95,21 +96,36 @@ def evaluate(
 
 
 def read_evaluation(folder: Path, split: str) -> dict[str, Any] | None:
-    """What `evaluate` found on a split, from `{split}_metrics.json`; None if the best weights are others by now."""
+    """What `evaluate` found on a split, from `{split}_metrics.json`; None if the best weights are others by now.
+
+    Raises:
+        UserError: the file is damaged.
+    """
     path = folder / f"{split}_metrics.json"
     if not path.is_file():
         return None
-    metrics: dict[str, Any] = orjson.loads(path.read_bytes())
+    try:
+        metrics: dict[str, Any] = orjson.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); evaluate the run again") from error
     return metrics if metrics.get("weights") == weights_hash(folder, "best") else None
 
 
 def read_predictions(folder: Path, split: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Ids, labels and logits of a split, as `evaluate` has written them."""
-    with np.load(folder / f"{_prefix(split)}predictions.npz") as arrays:
-        return arrays["ids"], arrays["labels"], arrays["logits"]
+    """Ids, labels and logits of a split, as `evaluate` has written them.
+
+    Raises:
+        UserError: they are not there, or damaged.
+    """
+    path = folder / f"{prefix_of(split)}predictions.npz"
+    try:
+        with np.load(path) as arrays:
+            return arrays["ids"], arrays["labels"], arrays["logits"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} can't be read ({error}); evaluate the run again") from error
 
 
-def _prefix(split: str) -> str:
+def prefix_of(split: str) -> str:
     """What the names of a split's files begin with, where they do not name it anyway."""
     return "" if split == "test" else f"{split}_"
 
@@ -130,6 +146,16 @@ def _logits(
     return ids, labels, averaged(seen)
 
 
+def check_same_shards(folders: Sequence[Path]) -> None:
+    """Refuse runs whose probabilities can't be averaged.
+
+    Raises:
+        UserError: they were trained on different shards.
+    """
+    if len({(run.data, run.classes) for run in map(read_run, folders)}) > 1:
+        raise UserError("runs that were trained on different shards can't be averaged; give runs of the same --shards")
+
+
 def evaluate_ensemble(folders: Sequence[Path], *, split: str = "test") -> Evaluation:
     """The average of several runs' probabilities, from the predictions that `evaluate` has written.
 
@@ -143,20 +169,19 @@ def evaluate_ensemble(folders: Sequence[Path], *, split: str = "test") -> Evalua
     Raises:
         UserError: the runs have other samples or classes, or one was not evaluated.
     """
-    runs = [read_run(folder) for folder in folders]
-    if len({(run.data, run.classes) for run in runs}) > 1:
-        raise UserError("runs that were trained on different shards can't be averaged; give runs of the same --shards")
+    check_same_shards(folders)
+    classes = read_run(folders[0]).classes
     members = []
     for folder in folders:
         single = read_evaluation(folder, split)
         if single is None:
             raise UserError(f"{folder} was not evaluated on {split} since it was trained; do so first")
         members.append({"run": str(folder), **{key: single[key] for key in MEMBER_KEYS}})
-    prefix = _prefix(split)
+    prefix = prefix_of(split)
     held = [read_predictions(folder, split) for folder in folders]
     ids, labels, _ = held[0]
     logits = averaged([own for _, _, own in held])
-    metrics = {"split": split, "members": members, **compute_metrics(logits, labels, runs[0].classes)}
+    metrics = {"split": split, "members": members, **compute_metrics(logits, labels, classes)}
     paths = (
         folders[0] / f"{split}_ensemble_metrics.json",
         folders[0] / f"{prefix}ensemble_predictions.npz",

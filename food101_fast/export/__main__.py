@@ -30,10 +30,10 @@ def main(argv: Sequence[str]) -> None:
     settings = parse(ExportSettings, "export", argv)
     result = export(settings.run, settings.out, checkpoint=settings.checkpoint, onnx=settings.onnx)
     for path in result.files:
-        size = path.stat().st_size / 1e6
+        size = path.stat().st_size / 1000
         difference = result.differences.get(path.name)
         checked = "" if difference is None else f"  probabilities within {difference:.1e} of the run's"
-        print(f"{path}  {size:,.2f} MB{checked}")
+        print(f"{path}  {size:,.1f} kB{checked}")
 
 
 if __name__ == "__main__":

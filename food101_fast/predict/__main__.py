@@ -54,6 +54,7 @@ def main(argv: Sequence[str]) -> None:
     settings = parse(PredictSettings, "predict", argv)
     classifier = Classifier.load(settings.run, checkpoint=settings.checkpoint, device=settings.device)
     names = list(_named(settings.images))
+    label_width = min(max(map(len, classifier.classes)), 24)
     width = min(max((len(name) for name in names), default=0), 60)
     bad = 0
     for first in range(0, len(names), settings.batch_size):
@@ -65,14 +66,16 @@ def main(argv: Sequence[str]) -> None:
             except RejectedError as error:
                 bad += 1
                 print(f"{name}: {error.reason}: {error.detail}", file=sys.stderr)
-            except (OSError, ValueError, ImportError) as error:  # fsspec raises these for URLs that it can't open
+            except Exception as error:  # each service that fsspec knows raises its own kinds
+                if "://" not in name and not isinstance(error, OSError | ValueError):
+                    raise
                 bad += 1
-                print(f"{name}: can't be read: {str(error) or type(error).__name__}", file=sys.stderr)
+                print(f"{name}: can't be read: {_why(error, name)}", file=sys.stderr)
         if not whole:
             continue
         top = classifier.top(classifier.probabilities(np.stack(pixels)), settings.top_k)
         for name, classes in zip(whole, top, strict=True):
-            print(_as_json(name, classes) if settings.json else _as_line(name, classes, width))
+            print(_as_json(name, classes) if settings.json else _as_line(name, classes, width, label_width))
     if bad:
         print(f"{bad} of {len(names)} could not be predicted", file=sys.stderr)
         sys.exit(_BAD_FILES_CODE)
@@ -86,7 +89,14 @@ def _named(places: Sequence[str]) -> Iterator[str]:
             yield place
             continue
         below = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
-        yield from (str(folder / path) for path in below if not any(part.startswith(".") for part in path.parts))
+        files = [str(folder / path) for path in below if not any(part.startswith(".") for part in path.parts)]
+        yield from files or [place]  # an empty folder is named as one that can't be read
+
+
+def _why(error: Exception, name: str) -> str:
+    """What an error says, without the name, which stands before it already."""
+    text = getattr(error, "strerror", None) or str(error)
+    return text if text and text != name else type(error).__name__
 
 
 def _read(name: str) -> bytes:
@@ -103,8 +113,9 @@ def _as_json(name: str, classes: list[tuple[str, float]]) -> str:
     return orjson.dumps({"image": name, "predictions": predictions}).decode()
 
 
-def _as_line(name: str, classes: list[tuple[str, float]], width: int) -> str:
-    return f"{name:<{width}}  " + "  ".join(f"{label} {probability:.3f}" for label, probability in classes)
+def _as_line(name: str, classes: list[tuple[str, float]], width: int, label_width: int) -> str:
+    cells = (f"{label:<{label_width}} {probability:.3f}" for label, probability in classes)
+    return f"{name:<{width}}  " + "  ".join(cells)
 
 
 if __name__ == "__main__":

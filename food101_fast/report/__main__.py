@@ -30,11 +30,11 @@ class ReportSettings:
 
     def __post_init__(self) -> None:
         if (self.run is None) == (not self.compare):
-            raise UserError("report needs either --run, or --compare with the folders of two runs or more")
+            raise UserError("report needs one of --run, and --compare with the folders of two runs or more")
         if self.compare and self.shards is not None:
             raise UserError("--shards goes with --run; a comparison shows no pictures")
         if self.run is not None and self.out is not None:
-            raise UserError("--out goes with --compare; the report of a run is report.html in its folder")
+            raise UserError("--out goes with --compare; the report of a run is in its folder")
 
 
 def main(argv: Sequence[str]) -> None:

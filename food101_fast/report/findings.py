@@ -13,10 +13,11 @@ from scipy.special import softmax
 
 from food101_fast.errors import UserError
 from food101_fast.evaluate import read_evaluation, read_predictions
+from food101_fast.evaluate.job import MEMBER_KEYS
 from food101_fast.evaluate.metrics import confusion
 from food101_fast.shards import ShardSet
 from food101_fast.train.checkpoint import has_checkpoint
-from food101_fast.train.run import Run, read_metrics, read_run
+from food101_fast.train.run import METRICS_NAME, Run, read_metrics, read_run
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,7 +89,8 @@ def read_findings(folder: Path, split: str, shards: str | None = None) -> Findin
     run = read_run(folder)
     epochs = read_metrics(folder)
     if not epochs or not has_checkpoint(folder, "best"):
-        raise UserError(f"{folder} has no finished epoch yet, so there is nothing to report; train it first")
+        what = METRICS_NAME if not epochs else "checkpoint 'best'"
+        raise UserError(f"{folder} has no {what} of a finished epoch, so there is nothing to report; train it first")
     metrics = read_evaluation(folder, split)
     opened, missing = _open_shards(run, shards)
     return Findings(
@@ -131,5 +133,10 @@ def _predictions(folder: Path, split: str) -> Predictions:
 
 def _ensemble(folder: Path, split: str, metrics: dict[str, Any]) -> dict[str, Any] | None:
     path = folder / f"{split}_ensemble_metrics.json"
-    found: dict[str, Any] | None = orjson.loads(path.read_bytes()) if path.is_file() else None
-    return found if found is not None and found["members"][0]["weights"] == metrics["weights"] else None
+    try:
+        found: dict[str, Any] | None = orjson.loads(path.read_bytes()) if path.is_file() else None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); evaluate the runs together again") from error
+    if found is None or any(found["members"][0][key] != metrics[key] for key in MEMBER_KEYS):
+        return None  # of other weights, or of another evaluation of this run
+    return found

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from scipy.stats import binomtest
 
 from food101_fast.errors import UserError
+from food101_fast.evaluate import prefix_of
 from food101_fast.report.charts import line_chart, reliability_chart
 from food101_fast.report.findings import Findings, Predictions, read_findings
 from food101_fast.report.matrix import matrix
@@ -29,25 +30,26 @@ _PICTURES_PER_PAIR = 4
 _MISTAKES = 24
 _FEW_CLASSES = 20  # up to which long lists stand open
 
-# What a comparison says of each run: its title, where it is, how it is written, and whether more is better.
-_COMPARED: tuple[tuple[str, str, str, bool], ...] = (
+# What a comparison says of each run: its title, where it is, how it is written, and whether more is better (None where
+# neither is, or where the difference says more about the machine's other work).
+_COMPARED: tuple[tuple[str, str, str, bool | None], ...] = (
+    ("test-time augmentation", "tta", "{}", None),
     ("top-1", "top1", "{:.2%}", True),
     ("top-5", "top5", "{:.2%}", True),
     ("macro F1", "macro_f1", "{:.4f}", True),
     ("cross-entropy", "loss", "{:.4f}", False),
     ("expected calibration error", "ece", "{:.4f}", False),
     ("best validation top-1", "val_top1", "{:.2%}", True),
-    ("best epoch", "best_epoch", "{:,}", False),
-    ("epochs", "epochs", "{:,}", False),
-    ("images per second", "images_per_second", "{:,.0f}", True),
-    ("waiting for data", "wait_share", "{:.1%}", False),
-    ("seconds of training", "seconds", "{:,.1f}", False),
+    ("best epoch", "best_epoch", "{:,}", None),
+    ("epochs", "epochs", "{:,}", None),
+    ("images per second", "images_per_second", "{:,.0f}", None),
+    ("waiting for data", "wait_share", "{:.1%}", None),
+    ("seconds of training", "seconds", "{:,.1f}", None),
 )
-_NEITHER_IS_BETTER = ("best_epoch", "epochs")
 
 
 def write_report(folder: Path, *, split: str = "test", shards: str | None = None) -> Path:
-    """Write `report.html` into a run's folder.
+    """Write `report.html` into a run's folder; for a split other than test its name begins with it.
 
     It is one file that needs no network: summary, curves, throughput, class counts, and, if the split was evaluated
     since the run was trained, confusion matrix, classes, mistakes with their pictures, calibration and averages with
@@ -63,7 +65,7 @@ def write_report(folder: Path, *, split: str = "test", shards: str | None = None
             page can't be written.
     """
     found = read_findings(folder, split, shards)
-    return _write(folder / REPORT_NAME, _render("report.html.jinja", **_report(found)))
+    return _write(folder / f"{prefix_of(split)}{REPORT_NAME}", _render("report.html.jinja", **_report(found)))
 
 
 def write_comparison(folders: Sequence[Path], out: Path, *, split: str = "test") -> Path:
@@ -87,9 +89,10 @@ def write_comparison(folders: Sequence[Path], out: Path, *, split: str = "test")
 
 def _write(path: Path, page: str) -> Path:
     try:
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, page.encode())
     except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}); make room, or choose another place") from error
+        raise UserError(f"cannot write {path} ({error.strerror}); choose another place, or make room") from error
     return path
 
 
@@ -150,7 +153,11 @@ def _curves(rows: Sequence[dict[str, Any]]) -> list[Markup]:
             share=True,
             top=1.02,
         ),
-        chart({"measured": "images_per_second", "without waiting": "compute_images_per_second"}, "images per second"),
+        chart(
+            {"measured": "images_per_second", "without waiting": "compute_images_per_second"},
+            "images per second",
+            top=1.1 * max(row["timing"]["compute_images_per_second"] for row in rows),
+        ),
         chart({"waiting": "wait_share"}, "time waiting for data", share=True, top=_waiting_top(rows)),
     ]
 
@@ -225,8 +232,9 @@ def _comparison(found: Sequence[Findings]) -> dict[str, Any]:
     for title, key, form, more in _COMPARED:
         values = [of_run.get(key) for of_run in numbers]
         known = [value for value in values if value is not None]
-        best = (max if more else min)(known) if len(set(known)) > 1 and key not in _NEITHER_IS_BETTER else None
-        rows.append((title, [("-" if value is None else form.format(value), value == best) for value in values]))
+        best = (max if more else min)(known) if more is not None and len(set(known)) > 1 else None
+        cells = [("-", False) if value is None else (form.format(value), value == best) for value in values]
+        rows.append((title, cells))
     recipes = [asdict(one.run.recipe) for one in found]
     differing = [key for key in recipes[0] if len({str(recipe[key]) for recipe in recipes}) > 1]
     return {
@@ -254,7 +262,7 @@ def _numbers(found: Findings) -> dict[str, Any]:
     seconds = sum(timing["seconds"] for timing in timings)
     metrics = found.metrics or {}
     return {
-        **{key: metrics.get(key) for key in ("top1", "top5", "macro_f1", "loss")},
+        **{key: metrics.get(key) for key in ("tta", "top1", "top5", "macro_f1", "loss")},
         "ece": metrics["calibration"]["ece"] if metrics else None,
         "val_top1": best["val_top1"],
         "best_epoch": best["epoch"],
@@ -296,7 +304,11 @@ def _compared_curves(names: Sequence[str], found: Sequence[Findings]) -> list[Ma
     return [
         chart("val_loss", "validation cross-entropy"),
         chart("val_top1", "validation top-1", share=True, top=1.02),
-        chart("images_per_second", "images per second"),
+        chart(
+            "images_per_second",
+            "images per second",
+            top=1.1 * max(row["timing"]["images_per_second"] for one in found for row in one.epochs),
+        ),
         chart("wait_share", "time waiting for data", share=True, top=max(_waiting_top(one.epochs) for one in found)),
     ]
 

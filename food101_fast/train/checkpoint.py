@@ -147,13 +147,13 @@ def weights_hash(run: Path, name: str) -> str:
 
 
 def _whole(run: Path, name: str) -> Path:
-    if not has_checkpoint(run, name):
-        others = sorted(path.name for path in checkpoint_folder(run, name).parent.glob("*") if path.suffix != ".new")
+    if Path(name).name != name or not has_checkpoint(run, name):
+        others = sorted(path.name for path in checkpoint_folder(run, "last").parent.glob("*") if path.suffix != ".new")
         if others:
-            raise UserError(
-                f"{run} has no checkpoint {name!r}, only {', '.join(others)}; copy one of these to checkpoints/{name} "
-                "to go on from it"
+            advice = (
+                "copy one of these to checkpoints/last to go on from it" if name == "last" else "choose one of these"
             )
+            raise UserError(f"{run} has no checkpoint {name!r}, only {', '.join(others)}; {advice}")
         raise UserError(f"{run} has no checkpoint {name!r}: it was broken off before its first; train without --resume")
     folder = checkpoint_folder(run, name)
     return folder if folder.exists() else _replaced(folder)

@@ -158,9 +158,16 @@ def load_model(folder: Path, run: Run, checkpoint: str = "best") -> nn.Module:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`, one dict per epoch; empty where there is none yet."""
+    """The lines of `metrics.jsonl`, one dict per epoch; empty where there is none yet.
+
+    Raises:
+        UserError: one of them is damaged.
+    """
     path = folder / METRICS_NAME
-    return [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
+    try:
+        return [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); remove the lines that are no JSON") from error
 
 
 def check_resumable(folder: Path, run: Run, recipe: Recipe, shards: ShardSet) -> None:

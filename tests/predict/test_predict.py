@@ -109,7 +109,11 @@ def test_json_lines_hold_the_most_probable_classes(
     [
         ([], "predict needs images"),
         (["--top-k", "0", "a.jpg"], "--top-k 0 should be at least 1"),
-        (["--checkpoint", "epoch-0009", "a.jpg"], "has no checkpoint 'epoch-0009', only best, last"),
+        (
+            ["--checkpoint", "epoch-0009", "a.jpg"],
+            "has no checkpoint 'epoch-0009', only best, last; choose one of these",
+        ),
+        (["--checkpoint", "../checkpoints/best", "a.jpg"], "has no checkpoint '../checkpoints/best', only best, last"),
     ],
 )
 def test_a_mistake_is_one_sentence(
@@ -139,3 +143,28 @@ def test_an_image_of_pillow_is_taken_as_it_is(moved_run: Path) -> None:
     classifier = Classifier.load(moved_run, device="cpu")
     grey = Image.new("L", (40, 40), 77)
     assert (classifier.pixels(grey) == 77).all()
+
+
+def test_a_service_that_raises_its_own_errors_is_named(
+    moved_run: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As botocore does without credentials; the rest goes on, and an empty folder is no success."""
+
+    class NoCredentialsError(Exception):
+        pass
+
+    def refuse(*_: object) -> None:
+        raise NoCredentialsError("no credentials")
+
+    monkeypatch.setattr("fsspec.open", refuse)
+    (tmp_path / "a.jpg").write_bytes(encoded(picture(1, 60, 50)))
+    (tmp_path / "empty").mkdir()
+    images = ("s3://bucket/x.jpg", str(tmp_path / "a.jpg"), str(tmp_path / "empty"))
+    code, out, err = command("predict", "--run", str(moved_run), "--device", "cpu", *images)
+    assert code == 1
+    assert out.startswith(str(tmp_path / "a.jpg"))
+    assert err.splitlines() == [
+        "s3://bucket/x.jpg: can't be read: no credentials",
+        f"{tmp_path / 'empty'}: can't be read: Is a directory",
+        "2 of 3 could not be predicted",
+    ]

@@ -8,9 +8,11 @@ from pathlib import Path
 import orjson
 import pytest
 
+from food101_fast.evaluate import evaluate
 from food101_fast.report import write_comparison, write_report
 from food101_fast.report.findings import read_findings
 from food101_fast.report.matrix import MOST_CLASSES, matrix
+from food101_fast.report.page import _comparison
 
 Command = Callable[..., tuple[int, str, str]]
 NOT_EVALUATED = "was not evaluated since this run was trained"
@@ -60,13 +62,16 @@ def test_an_evaluation_of_other_weights_is_left_out(tiny_run: Path, moved_run: P
 
 
 def test_an_average_with_other_weights_is_left_out(moved_run: Path) -> None:
-    member = {"run": "a", "weights": "0" * 16, "tta": "none", "top1": 0.5, "top5": 1.0, "loss": 1.0}
+    metrics = orjson.loads((moved_run / "test_metrics.json").read_bytes())
+    own = {key: metrics[key] for key in ("weights", "tta", "top1", "top5", "loss")}
+    member = {"run": "a", **own, "weights": "0" * 16}
     path = moved_run / "test_ensemble_metrics.json"
     path.write_bytes(orjson.dumps({"members": [member]}))
     assert read_findings(moved_run, "test").ensemble is None
-    weights = orjson.loads((moved_run / "test_metrics.json").read_bytes())["weights"]
-    path.write_bytes(orjson.dumps({"members": [member | {"weights": weights}]}))
+    path.write_bytes(orjson.dumps({"members": [{"run": "a", **own}]}))
     assert read_findings(moved_run, "test").ensemble is not None
+    path.write_bytes(orjson.dumps({"members": [{"run": "a", **own, "tta": "flip"}]}))  # evaluated anew since
+    assert read_findings(moved_run, "test").ensemble is None
 
 
 def test_too_many_classes_have_no_matrix() -> None:
@@ -80,8 +85,8 @@ def test_too_many_classes_have_no_matrix() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "report needs either --run, or --compare"),
-        (["--run", "{run}", "--compare", "{run}", "a"], "report needs either --run, or --compare"),
+        ([], "report needs one of --run, and --compare"),
+        (["--run", "{run}", "--compare", "{run}", "a"], "report needs one of --run, and --compare"),
         (["--compare", "{run}"], "--compare needs the folders of two runs or more"),
         (["--compare", "{run}", "{run}"], "--compare needs the folders of two runs or more"),
         (["--compare", "{run}", "nowhere"], "nowhere holds no run"),
@@ -98,9 +103,9 @@ def test_a_mistake_is_one_sentence(tiny_run: Path, command: Command, arguments: 
 
 
 def test_a_page_that_cannot_be_written_is_one_sentence(tiny_run: Path, moved_run: Path, command: Command) -> None:
-    code, _, err = command(
-        "report", "--compare", str(tiny_run), str(moved_run), "--out", str(moved_run / "none" / "c.html")
-    )
+    (moved_run / "file").write_text("where a folder is wanted")
+    out = str(moved_run / "file" / "c.html")
+    code, _, err = command("report", "--compare", str(tiny_run), str(moved_run), "--out", out)
     assert (code, err.count("\n")) == (2, 1)
     assert "cannot write" in err
 
@@ -109,4 +114,42 @@ def test_a_run_without_an_epoch_has_no_report(moved_run: Path, command: Command)
     (moved_run / "metrics.jsonl").unlink()
     code, _, err = command("report", "--run", str(moved_run))
     assert (code, err.count("\n")) == (2, 1)
-    assert "has no finished epoch yet" in err
+    assert "has no metrics.jsonl of a finished epoch" in err
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("test_metrics.json", b"{"),
+        ("predictions.npz", b"PK"),
+        ("metrics.jsonl", b"{}\nno line\n"),
+        ("test_ensemble_metrics.json", b"["),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_one_sentence(moved_run: Path, command: Command, name: str, content: bytes) -> None:
+    (moved_run / name).write_bytes(content)
+    code, _, err = command("report", "--run", str(moved_run))
+    assert (code, err.count("\n")) == (2, 1)
+    assert name in err
+
+
+def test_another_split_has_a_report_of_its_own(moved_run: Path, tiny_path: Path, command: Command) -> None:
+    before = write_report(moved_run).read_bytes()
+    assert "--split val</code>" in write_report(moved_run, split="val").read_text()
+    code, out, _ = command(
+        "evaluate", "--run", str(moved_run), "--shards", str(tiny_path), "--split", "val", "--device", "cpu"
+    )
+    assert code == 0
+    assert str(moved_run / "val_report.html") in out
+    assert NOT_EVALUATED not in (moved_run / "val_report.html").read_text()
+    assert (moved_run / "report.html").read_bytes() == before
+
+
+def test_a_comparison_marks_what_is_there_and_names_views(moved_run: Path, tiny_run: Path, tiny_path: Path) -> None:
+    evaluate(moved_run, shards=tiny_path, device="cpu", tta="flip")
+    rows = _comparison([read_findings(folder, "test") for folder in (tiny_run, moved_run)])["rows"]
+    assert rows[0] == ("test-time augmentation", [("none", False), ("flip", False)])
+    (moved_run / "test_metrics.json").unlink()
+    rows = _comparison([read_findings(folder, "test") for folder in (tiny_run, moved_run)])["rows"]
+    assert ("-", False) in [cells[1] for _, cells in rows]
+    assert ("-", True) not in [cells[1] for _, cells in rows]
