@@ -11,9 +11,8 @@ import fsspec
 import orjson
 import pytest
 from fsspec.implementations.local import LocalFileSystem
-from torch import nn
 
-from food101_fast.bench import diagnose, stages
+from food101_fast.bench import diagnose
 from food101_fast.prepare import PrepareSettings, prepare
 from tests.conftest import write_folder
 
@@ -25,7 +24,7 @@ class LimitedFileSystem(LocalFileSystem):  # type: ignore[misc]
     """A file system behind a thin line."""
 
     protocol = "limited"
-    bytes_per_second = 3e6
+    bytes_per_second = 6e6
 
     def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
         file = super()._open(path, mode, **options)
@@ -38,16 +37,6 @@ class LimitedFileSystem(LocalFileSystem):  # type: ignore[misc]
 
         file.read = slowly
         return file
-
-
-@pytest.fixture
-def tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that costs next to nothing."""
-
-    def build(name: str, weights: str, classes: int) -> nn.Module:
-        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, classes))
-
-    monkeypatch.setattr(stages, "build_model", build)
 
 
 @pytest.fixture(scope="module")

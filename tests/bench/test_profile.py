@@ -16,6 +16,7 @@ Command = Callable[..., tuple[int, str, str]]
 FLAGS = ["--model", "shufflenet_v2_x0_5", "--image-size", "32", "--batch-size", "8", "--device", "cpu"]
 
 
+@pytest.mark.usefixtures("tiny_model")
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of the profiler: memory that was allocated before it
 def test_the_files_show_ten_steps(tiny_path: Path, tmp_path: Path, command: Command) -> None:
     folder = tmp_path / "profile"
@@ -37,8 +38,7 @@ def test_the_files_show_ten_steps(tiny_path: Path, tmp_path: Path, command: Comm
     assert result["kernel_gap_share"] is None
     assert 10 < len(result["memory"]) <= 1001
     table = (folder / "operators.txt").read_text()
-    assert "convolution_backward" in table
-    assert table.count("\n") < 20
+    assert 5 <= table.count("aten::") <= 10
 
 
 def test_gaps_between_kernels_count_overlapping_ones_once() -> None:
