@@ -125,12 +125,12 @@ def test_real_photographs_of_any_size_get_our_probabilities(photographs: Path, t
     """Decoded as a whole and as predict decodes them; and stored ones as evaluation saw them."""
     folder = photographs / "food101-10-classes"
     settings = PrepareSettings(
-        source=f"folder:{folder}", out=tmp_path / "shards", size=96, workers=1, duplicates="keep"
+        source=f"folder:{folder}", out=tmp_path / "shards", size=96, workers=1, duplicates="keep", limit=400
     )
     prepare(settings)
     shards, run = ShardSet.open(tmp_path / "shards"), tmp_path / "run"
     recipe = Recipe(
-        model="shufflenet_v2_x0_5", weights="none", image_size=80, epochs=4, batch_size=32, learning_rate=3e-3
+        model="shufflenet_v2_x0_5", weights="none", image_size=80, epochs=6, batch_size=16, learning_rate=3e-3
     )
     train(shards, run, recipe, device="cpu")
     evaluate(run, device="cpu")
