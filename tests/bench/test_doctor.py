@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import orjson
 import pytest
+import torch
 from fsspec.implementations.local import LocalFileSystem
+from PIL import Image
 
 from food101_fast.bench import diagnose
 from food101_fast.prepare import PrepareSettings, prepare
-from tests.conftest import write_folder
+from tests.conftest import encoded, write_folder
 
 Command = Callable[..., tuple[int, str, str]]
 QUICK = ["--device", "cpu", "--seconds", "0.02", "--repetitions", "5", "--batch-size", "16"]
@@ -39,11 +42,25 @@ class LimitedFileSystem(LocalFileSystem):  # type: ignore[misc]
         return file
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Beside other programs torch's threads wait for each other so long that this would be what bounds every case."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Images of 256 px, as JPEG and as raw shards."""
+    """Images of 256 px, as JPEG and as raw shards: noise, which takes JPEG long."""
     folder = tmp_path_factory.mktemp("large")
-    write_folder(folder / "images", {"a": 40, "b": 40}, width=256, height=256)
+    rng = np.random.default_rng(0)
+    for label in ("a", "b"):
+        (folder / "images" / label).mkdir(parents=True)
+        for number in range(40):
+            noise = Image.fromarray(rng.integers(0, 256, (256, 256, 3), np.uint8))
+            (folder / "images" / label / f"{number}.jpg").write_bytes(encoded(noise, quality=95))
     made = {}
     for encoding in ("raw", "jpeg"):
         made[encoding] = folder / encoding
