@@ -17,6 +17,7 @@ from typing import Any
 
 import orjson
 
+from food101_fast.bench.ceilings import share_text
 from food101_fast.bench.measure import median_of_ratios
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
@@ -108,14 +109,10 @@ def transforms() -> str:
 
 def stages() -> str:
     """Each stage of a training step, and its share of what the machine can do."""
-    rows = []
-    for name, stage in result("stages-cpu")["stages"].items():
-        own = ""
-        if "ceiling" in stage:
-            unit = "GFLOP/s" if stage["ceiling"] == "matrix product" else "GB/s"
-            used = stage["images_per_second"] * stage["amount_per_image"] / 1e9
-            own = f"{used:,.1f} {unit}, {stage['share_of_ceiling']:.0%} of {stage['ceiling']}"
-        rows.append([name, *_spread(stage["repetitions"]), own])
+    rows = [
+        [name, *_spread(stage["repetitions"]), share_text(stage)]
+        for name, stage in result("stages-cpu")["stages"].items()
+    ]
     return table(["stage", "images/s", "lowest to highest", "of the machine's own"], rows)
 
 
@@ -137,6 +134,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "transforms": transforms,
     "stages": stages,
     "stage-sums": stage_sums,
+    "verdict": lambda: f"```text\n{result('stages-cpu')['verdict']['sentence']}\n```",
 }
 
 

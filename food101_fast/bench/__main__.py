@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 import tyro
 
+from food101_fast.bench.ceilings import MATRIX, share_text
 from food101_fast.bench.compare import compare, differing_settings, read_result
 from food101_fast.bench.doctor import diagnose
 from food101_fast.bench.profile import TRACE_NAME, profile_steps
@@ -94,14 +95,10 @@ def format_table(result: dict[str, Any]) -> str:
         f"{'stage':<26}{'images/s':>12}{'lowest':>12}{'highest':>12}   of the machine's own",
     ]
     for name, stage in result["stages"].items():
-        rates, own = stage["repetitions"], ""
-        if "ceiling" in stage:
-            used = stage["images_per_second"] * stage["amount_per_image"] / 1e9
-            unit = "GFLOP/s" if stage["ceiling"] == "matrix product" else "GB/s"
-            own = f"   {used:,.1f} {unit}, {stage['share_of_ceiling']:.0%} of {stage['ceiling']}"
+        rates, own = stage["repetitions"], f"   {share_text(stage)}".rstrip()
         lines.append(f"{name:<26}{stage['images_per_second']:>12,.1f}{min(rates):>12,.1f}{max(rates):>12,.1f}{own}")
     for name, ceiling in result["ceilings"].items():
-        unit = "GFLOP/s" if name == "matrix product" else "GB/s"
+        unit = "GFLOP/s" if name == MATRIX else "GB/s"
         lines.append(f"{name}: {ceiling['per_second'] / 1e9:,.1f} {unit}")
     if result["cold_read"] is not None:
         lines.append(f"shards that are not in memory: {result['cold_read']['bytes_per_second'] / 1e9:,.2f} GB/s")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -13,6 +15,15 @@ MEMORY, MATRIX, HOST_TO_DEVICE, DEVICE = "memory copy", "matrix product", "host 
 # Larger than any cache, and small enough to be copied many times in a repetition.
 _HOST_BYTES, _DEVICE_BYTES = 64 << 20, 256 << 20
 _MATRIX_SIDE = {"cpu": 1024, "cuda": 8192}
+
+
+def share_text(stage: dict[str, Any]) -> str:
+    """What a measured stage uses of its ceiling, in words; empty if it has none."""
+    if "ceiling" not in stage:
+        return ""
+    unit = "GFLOP/s" if stage["ceiling"] == MATRIX else "GB/s"
+    used = stage["images_per_second"] * stage["amount_per_image"] / 1e9
+    return f"{used:,.1f} {unit}, {stage['share_of_ceiling']:.0%} of {stage['ceiling']}"
 
 
 def ceilings(device: torch.device, dtype: torch.dtype) -> dict[str, Work]:

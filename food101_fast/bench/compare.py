@@ -94,15 +94,9 @@ def _shares(result: dict[str, Any], name: str) -> list[float]:
 def differing_settings(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What the two results were not measured alike with, as texts."""
     notes = []
-    for title, place in (
-        ("", ("settings", "recipe")),
-        ("", ("provenance", "machine")),
-        ("", ("provenance", "versions")),
-    ):
-        one, two = before, after
-        for key in place:
-            one, two = one[key], two[key]
-        notes += [f"{title}{key}: {one.get(key)} and {two.get(key)}" for key in one if one.get(key) != two.get(key)]
+    for part, name in (("settings", "recipe"), ("provenance", "machine"), ("provenance", "versions")):
+        one, two = before[part][name], after[part][name]
+        notes += [f"{key}: {one.get(key)} and {two.get(key)}" for key in one if one.get(key) != two.get(key)]
     keys = ("encoding", "stored_size", "threads", "residence", "verify")
     notes += [
         f"{key}: {before['loading'][key]} and {after['loading'][key]}"

@@ -25,9 +25,10 @@ def diagnose(result: dict[str, Any]) -> dict[str, Any]:
     kind = max(free, key=lambda name: free[name])
     stage = _loading_stage(result) if kind == "loading" else kind
     rate = result["stages"][WHOLE]["images_per_second"]
-    setting, predicted = {"loading": _change_loading, "transforms": _change_transforms, "model": _change_model}[kind](
-        result, stage
-    )
+    if kind == "loading":
+        setting, predicted = _change_loading(result, stage)
+    else:
+        setting, predicted = (_change_transforms if kind == "transforms" else _change_model)(result)
     sentence = f"{_NAMES[stage]} bounds this run: {rate:,.0f} images/s, and {free[kind]:.1f} times that if it were free"
     if setting is None:
         sentence += "; no setting would help, only another machine"
@@ -119,7 +120,7 @@ def _faster_loader(result: dict[str, Any], factor: float) -> float:
     return max(1.0, min(_rate(result, LOADER) * factor / _rate(result, WHOLE), float(result["free"]["loading"])))
 
 
-def _change_transforms(result: dict[str, Any], stage: str) -> tuple[str | None, float | None]:
+def _change_transforms(result: dict[str, Any]) -> tuple[str | None, float | None]:
     recipe, machine = result["settings"]["recipe"], result["provenance"]["machine"]
     gain = result["free"]["transforms"]
     if recipe["preset"] != "baseline":
@@ -136,7 +137,7 @@ def _change_transforms(result: dict[str, Any], stage: str) -> tuple[str | None, 
     return None, None
 
 
-def _change_model(result: dict[str, Any], stage: str) -> tuple[str | None, float | None]:
+def _change_model(result: dict[str, Any]) -> tuple[str | None, float | None]:
     recipe, gain = result["settings"]["recipe"], result["free"]["model"]
     size = recipe["image_size"]
     smaller = max(size - 32, 32)

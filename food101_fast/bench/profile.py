@@ -91,11 +91,11 @@ def profile_steps(settings: BenchSettings, folder: Path) -> dict[str, Any]:
     profiler.export_chrome_trace(str(trace))
     events = orjson.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
     zero = next(event["ts"] for event in events if event.get("name") == "step 0" and "ts" in event) / 1e6
-    for lane, categories in (("kernels on the device", ("kernel",)), ("copies on the device", ("gpu_memcpy",))):
+    for lane, category in (("kernels on the device", "kernel"), ("copies on the device", "gpu_memcpy")):
         spans[lane] = [
             (event["ts"] / 1e6 - zero, (event["ts"] + event["dur"]) / 1e6 - zero)
             for event in events
-            if event.get("cat") in categories
+            if event.get("cat") == category
         ]
     for lane in (LOADER, WAIT, TRANSFORMS, BACKWARD, OPTIMISER):
         spans[lane] = [(start - begun, end - begun) for start, end in spans[lane] if end > begun and start < ended]

@@ -8,7 +8,6 @@ gain, whatever runs beside what.
 from __future__ import annotations
 
 import itertools
-import os
 import statistics
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -31,9 +30,8 @@ from food101_fast.loader.pipeline import use_one_openmp_thread
 from food101_fast.loader.residence import free_host_memory
 from food101_fast.shards import ShardSet
 from food101_fast.shards.reader import Split
-from food101_fast.train.device import choose_device, set_up_device
+from food101_fast.train.device import choose_device, machine, set_up_device
 from food101_fast.train.model import build_model
-from food101_fast.train.recipes import Recipe
 from food101_fast.train.step import TrainStep
 
 RESULT_VERSION = 2
@@ -123,7 +121,7 @@ def run_bench(settings: BenchSettings, stages: tuple[str, ...] | None = None) ->
     loader, step, recipe, device = subject.loader, subject.step, subject.recipe, subject.device
     all_of_them = {**_loading_stages(loader), **_computing_stages(loader, step, settings.loading.prefetch)}
     chosen = {name: stage for name, stage in all_of_them.items() if stages is None or name in stages}
-    limits = ceilings(device, _multiplied(recipe, device))
+    limits = ceilings(device, step.precision.dtype)
     works = {**{name: stage.work for name, stage in chosen.items()}, **limits}
     rates = measure(
         works,
@@ -148,12 +146,6 @@ def run_bench(settings: BenchSettings, stages: tuple[str, ...] | None = None) ->
         "cold_read": subject.cold,
         **_derived(rates),
     }
-
-
-def _multiplied(recipe: Recipe, device: torch.device) -> torch.dtype:
-    """The type in which the model's matrices are multiplied."""
-    amp = recipe.amp if recipe.amp != "auto" else "fp16" if device.type == "cuda" else "off"
-    return {"fp16": torch.float16, "bf16": torch.bfloat16, "off": torch.float32}[amp]
 
 
 def _summary(stage: Stage, rates: list[float], all_rates: dict[str, list[float]]) -> dict[str, Any]:
@@ -193,18 +185,13 @@ def _loading(loader: ShardLoader, settings: BenchSettings) -> dict[str, Any]:
         "decoded_bytes": len(loader.split) * loader.split.row_bytes,
         "free_memory": free_host_memory(),
         "threads": loader.threads,
-        "cores": usable_cores(),
+        "cores": machine(loader.device)["cores"],
         "verify": settings.loading.verify,
         "residence": loader.residence,
         "residence_reason": loader.residence_reason,
         "window": loader.window,
         "counters": asdict(loader.counters),
     }
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _loading_stages(loader: ShardLoader) -> dict[str, Stage]:

@@ -20,6 +20,9 @@ class Precision:
     Args:
         amp: `fp16`, `bf16`, `off` (float32), or `auto`: fp16 on CUDA and off elsewhere.
         device: where it is computed.
+
+    Attributes:
+        dtype: in which matrices are multiplied.
     """
 
     def __init__(self, amp: str, device: torch.device) -> None:
@@ -27,6 +30,7 @@ class Precision:
             amp = "fp16" if device.type == "cuda" else "off"
         self._device = device.type
         self._dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "off": None}[amp]
+        self.dtype = self._dtype or torch.float32
         self.scales = amp == "fp16"
         self.scaler = torch.amp.GradScaler(device.type, init_scale=_FP16_SCALE if self.scales else 1.0)
 
