@@ -6,6 +6,7 @@ A forkserver that has imported everything makes a process start in a moment.
 from __future__ import annotations
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import resource
@@ -14,6 +15,7 @@ import socket
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,14 @@ from food101_fast.train.loop import Trainer
 from food101_fast.train.step import TrainStep
 
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload(["tests.train.launch"])
+
+
+@functools.cache
+def _preload() -> None:
+    """Once, before the first job: there is one forkserver in a process, and `prepare` has begun it with less."""
+    forkserver._forkserver._stop()
+    context.set_forkserver_preload(["tests.train.launch"])
+    forkserver.ensure_running()
 
 
 @dataclass(kw_only=True)
@@ -62,6 +71,7 @@ def plain_model(*_: object) -> nn.Module:
 
 def start(job: Job, ranks: int = 1) -> list[int]:
     """Run a job on so many ranks; returns their exit codes (negative: the signal that killed them)."""
+    _preload()
     port = free_port()
     processes = [context.Process(target=_rank, args=(job, rank, ranks, port)) for rank in range(ranks)]
     for process in processes:
