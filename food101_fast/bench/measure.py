@@ -24,7 +24,8 @@ def measure(
     """Rates per second of each work, `repetitions` of them.
 
     The works take turns, so that whatever else the machine does meets them all, and figures of one repetition can be
-    compared with each other. The device is waited for before each reading of the clock and nowhere else. Each work is
+    compared with each other; every other repetition goes through them backwards, so that none always follows the same
+    one. The device is waited for before each reading of the clock and nowhere else. Each work is
     done once, and then for one repetition, before anything counts.
 
     Args:
@@ -40,7 +41,7 @@ def measure(
         work()
     rates: dict[str, list[float]] = {name: [] for name in works}
     for repetition in range(repetitions + 1):
-        for name, work in works.items():
+        for name, work in list(works.items())[:: -1 if repetition % 2 else 1]:
             if name in primes:
                 primes[name]()
             wait_for(device)
