@@ -15,16 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
 import torch
+from published import publish
 
+from food101_fast.bench.provenance import Watch
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.loader import ShardLoader
 from food101_fast.shards import ShardSet
-from food101_fast.shards.folder import write_atomically
-from food101_fast.train.device import machine
-from food101_fast.train.run import versions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +100,7 @@ def main(argv: Sequence[str]) -> None:
     device = torch.device(settings.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("torch finds no CUDA device here; give --device cpu")
+    watch = Watch(device)
     sets = {"raw": ShardSet.open(settings.raw), "jpeg": ShardSet.open(settings.jpeg)}
     results: dict[str, Any] = {"copies alone, page-locked (the bus)": bus(sets["raw"], device, settings)}
     for encoding, shards in sets.items():
@@ -117,16 +116,13 @@ def main(argv: Sequence[str]) -> None:
         size = sets["raw" if "jpeg" not in name else "jpeg"].split("train").row_bytes
         median = statistics.median(rates)
         print(f"{name:<40}{median:>12,.0f}{min(rates):>12,.0f}{max(rates):>12,.0f}{median * size / 1e9:>8.2f}")
-    if settings.json is not None:
-        document = {
-            "version": 1,
-            "machine": machine(device),
-            "versions": versions(),
-            "settings": {name: getattr(settings, name) for name in ("batch_size", "repetitions", "seconds")},
-            "samples": {name: shards.manifest.splits["train"].samples for name, shards in sets.items()},
-            "images_per_second": results,
-        }
-        write_atomically(settings.json, orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    publish(
+        settings.json,
+        watch,
+        {name: getattr(settings, name) for name in ("batch_size", "repetitions", "seconds")},
+        samples={name: shards.manifest.splits["train"].samples for name, shards in sets.items()},
+        images_per_second=results,
+    )
 
 
 if __name__ == "__main__":

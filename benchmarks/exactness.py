@@ -2,28 +2,34 @@
 
     python benchmarks/exactness.py --shards DIR [--json FILE]
 
-Image by image is torchvision's own functional with the same parameters, to the bit, which the tests check.
+Image by image is torchvision's own functional with the same parameters, to the bit, which the tests check. Then ways to
+crop and resize each image at a place of its own are compared, by their speed and by how far they are from torchvision.
 """
 
 from __future__ import annotations
 
+import statistics
+import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import torch
+from environments import ENVIRONMENTS, HERE, environment, reported
+from published import publish
 from torch import Tensor
 
 from food101_fast import transforms as T
+from food101_fast.bench.provenance import Watch
 from food101_fast.cli import exit_with, parse
+from food101_fast.errors import UserError
 from food101_fast.shards import ShardSet
-from food101_fast.shards.folder import write_atomically
-from food101_fast.train.device import machine
-from food101_fast.train.run import versions
 from food101_fast.transforms.geometry import resized_crop_products
+
+RESIZE = HERE / "resize.py"
 
 TRANSFORMS: dict[str, T.PerSampleTransform] = {
     "RandomResizedCrop": T.RandomResizedCrop(160),
@@ -49,6 +55,14 @@ class Settings:
     """Folder of shards."""
     images: int = 400
     """Photographs to compare."""
+    resized: int = 64
+    """Of them, those that ways to resize are timed on."""
+    repetitions: int = 7
+    """Repetitions of that, after one that is not counted."""
+    device: str = "cpu"
+    """Where ways to resize are compared; transforms are compared on the CPU."""
+    envs: Path = ENVIRONMENTS
+    """Folder for kornia's environment; kept for the next run."""
     json: Path | None = None
     """File to write the results to."""
 
@@ -59,9 +73,25 @@ def error(got: Tensor, expected: Tensor) -> dict[str, float]:
     return {"largest": steps.max().item(), "share_above_one": (steps > 1.001).double().mean().item()}
 
 
+def resizes(images: Tensor, settings: Settings) -> dict[str, Any]:
+    """Errors and rates of ways to resize; kornia's is left out where it can't be installed."""
+    try:
+        python = environment(RESIZE, settings.envs)
+    except UserError as reason:
+        print(f"kornia {reason}", file=sys.stderr)
+        python = Path(sys.executable)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "images.pt"
+        torch.save(images.contiguous(), file)
+        return reported(
+            RESIZE, python, {"images": file, "device": settings.device, "repetitions": settings.repetitions}
+        )
+
+
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(Settings, "benchmarks/exactness", argv)
+    watch = Watch(torch.device(settings.device))
     split = ShardSet.open(settings.shards).split("train")
     chosen = np.random.default_rng(0).permutation(len(split))[: settings.images]
     pixels = np.stack([split[int(sample)] for sample in chosen])
@@ -83,15 +113,13 @@ def main(argv: Sequence[str]) -> None:
         half = f"{of['float16']['largest']:.4f}" if "float16" in of else ""
         share = f"{of['uint8']['share_above_one']:.5%}"
         print(f"{name:<42}{of['uint8']['largest']:>8.0f}{share:>10}{of['float32']['largest']:>10.4f}{half:>10}")
-    if settings.json is not None:
-        document = {
-            "version": 1,
-            "machine": machine(torch.device("cpu")),
-            "versions": versions(),
-            "images": len(chosen),
-            "errors": results,
-        }
-        write_atomically(settings.json, orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    resizing = resizes(images[: settings.resized], settings)
+    print(f"\n{'crop and resize to 160 px, float32':<42}{'largest':>10}{'mean':>10}{'images/s':>12}")
+    for name, of in resizing["errors"].items():
+        rate = statistics.median(resizing["images_per_second"][name])
+        print(f"{name:<42}{of['largest']:>10.4f}{of['mean']:>10.4f}{rate:>12,.0f}")
+    chosen_settings = {name: getattr(settings, name) for name in ("images", "resized", "repetitions", "device")}
+    publish(settings.json, watch, chosen_settings, images=len(chosen), errors=results, resizing=resizing)
 
 
 if __name__ == "__main__":

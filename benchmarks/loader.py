@@ -19,17 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import simplejpeg
 import torch
+from published import publish
 
+from food101_fast.bench.provenance import Watch
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.loader import ShardLoader
 from food101_fast.shards import ShardSet
-from food101_fast.shards.folder import write_atomically
-from food101_fast.train.device import machine
-from food101_fast.train.run import versions
 
 # Images of one measurement at the least: an epoch of few images is over too soon to be timed.
 _RAW_IMAGES, _JPEG_IMAGES = 200_000, 12_000
@@ -140,6 +138,7 @@ def measure(run: Callable[[], int]) -> tuple[float, float]:
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(Settings, "benchmarks/loader", argv)
+    watch = Watch(torch.device("cpu"))
     runs = dict(contenders(settings))
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for _ in range(settings.repetitions + 1):
@@ -150,26 +149,21 @@ def main(argv: Sequence[str]) -> None:
         speeds = [speed for speed, _ in values[1:]]
         cores = statistics.median(busy for _, busy in values[1:])
         print(f"{name:<52}{statistics.median(speeds):>10,.0f}{min(speeds):>10,.0f}{max(speeds):>10,.0f}{cores:>7.2f}")
-    if settings.json is not None:
-        result = {
-            "version": 2,
-            "machine": machine(torch.device("cpu")),
-            "versions": versions(),
-            "settings": {"batch_size": settings.batch_size, "repetitions": settings.repetitions},
-            "samples": {
-                name: ShardSet.open(place).manifest.splits["train"].samples
-                for name, place in (("raw", settings.raw), ("jpeg", settings.jpeg))
-            },
-            "stored_size": ShardSet.open(settings.raw).manifest.image_size,
-            "results": {
-                name: {
-                    "images_per_second": [speed for speed, _ in values[1:]],
-                    "busy_cores": [busy for _, busy in values[1:]],
-                }
-                for name, values in rates.items()
-            },
-        }
-        write_atomically(settings.json, orjson.dumps(result, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    sets = {"raw": ShardSet.open(settings.raw), "jpeg": ShardSet.open(settings.jpeg)}
+    publish(
+        settings.json,
+        watch,
+        {"batch_size": settings.batch_size, "repetitions": settings.repetitions},
+        samples={name: shards.manifest.splits["train"].samples for name, shards in sets.items()},
+        stored_size=sets["raw"].manifest.image_size,
+        results={
+            name: {
+                "images_per_second": [speed for speed, _ in values[1:]],
+                "busy_cores": [busy for _, busy in values[1:]],
+            }
+            for name, values in rates.items()
+        },
+    )
 
 
 if __name__ == "__main__":

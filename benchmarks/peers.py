@@ -1,11 +1,14 @@
-"""Images per second of our loader and of every other that a user could pick, in one run on the same pictures.
+"""Everything of ours that others do too, against all of them that a user could pick, in one run on the same pictures.
 
     make bench-peers PHOTOS=DIR        or        python benchmarks/peers.py --photos DIR [--json FILE]
 
-Photographs, repeated until there are enough, are prepared as raw and as JPEG shards of 192 px; each peer writes its own
-format from those. Every peer is a script with an environment of its own, in which torch is that of this one. They take
-turns, and each turn is a warm-up and some repetitions that are timed: shuffled batches of uint8 images with labels, in
-the page cache, with two threads or worker processes. The medians and ranges over all turns are printed.
+Five parts, each with its contestants in turns: loading (here), preparing (prepare.py), augmentation (transforms.py),
+training steps (steps.py) and whole pipelines (pipelines.py). The last four can also be run by themselves.
+
+Loading: photographs, repeated until there are enough, are prepared as raw and as JPEG shards of 192 px; each peer
+writes its own format from those. Every peer is a script with an environment of its own, in which torch is that of this
+one. A turn is a warm-up and some repetitions that are timed: shuffled batches of uint8 images with labels, in the page
+cache, with two threads or worker processes. The medians and ranges over all turns are printed.
 
 FFCV is compiled when it is installed, which needs Debian's libopencv-dev, libturbojpeg0-dev and pkg-config; SPDL needs
 FFmpeg's libraries (libavdevice59, libavfilter8). A peer that can't be installed is listed with the reason.
@@ -13,16 +16,11 @@ FFmpeg's libraries (libavdevice59, libavfilter8). A peer that can't be installed
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import site
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-import tomllib
-import venv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,89 +29,58 @@ from typing import Any
 import numpy as np
 import orjson
 import torch
+from environments import ENVIRONMENTS, HERE, environment, reported
 from photographs import repeat_files
+from published import publish
 
+from food101_fast.bench.provenance import Watch
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
-from food101_fast.shards.folder import write_atomically
-from food101_fast.train.device import machine
-from food101_fast.train.run import versions
 
-HERE = Path(__file__).parent / "peers"
 PEERS = (
-    *(
-        "ours",
-        "ours_threads",
-        "ffcv",
-        "webdataset",
-        "webdataset_samples",
-        "mosaicml",
-        "litdata",
-        "spdl",
-        "huggingface",
-        "imagefolder",
-    ),
+    "ours",
+    "ours_threads",
+    "ffcv",
+    "dali",
+    "webdataset",
+    "webdataset_samples",
+    "mosaicml",
+    "litdata",
+    "spdl",
+    "huggingface",
+    "imagefolder",
     "notebook",
 )
 ENCODINGS = ("raw", "jpeg")
+PARTS = ("loading", "preparing", "augmentation", "steps", "pipelines")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Images per second of our loader and of all others."""
+    """Loading, preparing, augmentation, training steps and whole pipelines: ours against all others."""
 
     photos: Path
     """Class folders with photographs."""
     files: int = 12000
-    """Photographs to prepare; those that there are are repeated."""
-    work: Path = HERE / ".envs" / "work"
+    """Photographs to load; those that there are are repeated. Half of them are prepared."""
+    work: Path = ENVIRONMENTS / "work"
     """Folder for shards and for the peers' own formats; kept for the next run."""
-    envs: Path = HERE / ".envs"
+    envs: Path = ENVIRONMENTS
     """Folder for the peers' environments; kept for the next run."""
+    parts: tuple[str, ...] = PARTS
+    """Which parts."""
     only: tuple[str, ...] = PEERS
-    """Which peers."""
+    """Which peers of loading."""
     json: Path | None = None
     """File to write the results to."""
     workers: int = 2
     """Threads or worker processes of each peer."""
     batch_size: int = 256
-    """Images per batch."""
+    """Images per batch, in loading."""
     repetitions: int = 2
-    """Timed repetitions in each turn, after one that is not counted; a second each at the least."""
+    """Timed repetitions in each turn of loading, after one that is not counted; a second each at the least."""
     rounds: int = 3
-    """Turns of each peer."""
-
-
-def environment(script: Path, envs: Path) -> Path:
-    """The interpreter of a script's environment, which is made if it is not there.
-
-    Raises:
-        subprocess.CalledProcessError: something can't be installed.
-    """
-    block = re.search(r"^# /// script\n(.*?)^# ///$", script.read_text(), re.MULTILINE | re.DOTALL)
-    assert block is not None
-    described = tomllib.loads(re.sub(r"^# ?", "", block[1], flags=re.MULTILINE))
-    dependencies = described["dependencies"]
-    if not dependencies:
-        return Path(sys.executable)
-    folder = envs / script.stem.removeprefix("peer_")
-    python = folder / "bin" / "python"
-    if not (folder / "complete").exists():
-        venv.create(folder, with_pip=True, clear=True)
-        packages = next(folder.glob("lib/python*/site-packages"))
-        (packages / "base.pth").write_text("\n".join(site.getsitepackages()))  # torch and all the rest
-        install = [str(python), "-m", "pip", "install", "--quiet", "--prefer-binary"]
-        alone = described.get("tool", {}).get("peers", {}).get("without-dependencies", [])
-        for packages_of_one in (dependencies, [*alone, "--no-deps"] if alone else []):
-            if packages_of_one:
-                subprocess.run([*install, *packages_of_one], check=True, capture_output=True, text=True)
-        (folder / "complete").touch()
-    return python
-
-
-def script(peer: str) -> Path:
-    """The file of a peer."""
-    return HERE / f"peer_{peer}.py"
+    """Turns of each peer in loading; the other parts have repetitions of their own, five or more."""
 
 
 def photographs(settings: Settings) -> Path:
@@ -138,31 +105,6 @@ def shards(encoding: str, photos: Path, settings: Settings) -> Path:
     return folder
 
 
-def turn(peer: str, encoding: str, python: Path, data: Path, photos: Path, settings: Settings) -> dict[str, Any]:
-    """One turn of a peer: what it reports, or `error`."""
-    options = {
-        "encoding": encoding,
-        "data": data,
-        "photos": photos,
-        "work": settings.work,
-        "workers": settings.workers,
-        "batch-size": settings.batch_size,
-        "repetitions": settings.repetitions,
-    }
-    command = [str(python), str(script(peer)), *(f"--{name}={value}" for name, value in options.items())]
-    process = subprocess.run(command, capture_output=True, text=True, env=variables(), check=False)
-    if process.returncode:
-        return {"error": (process.stderr.strip().splitlines() or ["it ended without a word"])[-1]}
-    report: dict[str, Any] = json.loads(process.stdout.strip().splitlines()[-1])
-    return report
-
-
-def variables() -> dict[str, str]:
-    """Environment variables of a script that runs in an environment of its own: it imports this project."""
-    path = os.pathsep.join([str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "PYTHONPATH": path.rstrip(os.pathsep), "PYTHONWARNINGS": "ignore"}
-
-
 def memcpy(settings: Settings, seconds: float = 2.0) -> float:
     """Rows of 192 px copied in random order from one array into batch buffers that take turns, in one thread."""
     rng = np.random.default_rng(0)
@@ -177,34 +119,63 @@ def memcpy(settings: Settings, seconds: float = 2.0) -> float:
     return images / (time.perf_counter() - begun)
 
 
-def run(settings: Settings) -> dict[str, Any]:
-    """All turns; for each encoding and peer its reports joined, or why there are none."""
+def loading(settings: Settings) -> dict[str, Any]:
+    """All turns of all loaders: for each encoding and peer its reports joined, or why there are none."""
     photos = photographs(settings)
     data = {encoding: shards(encoding, photos, settings) for encoding in ENCODINGS}
-    pythons: dict[str, Path] = {}
+    options = {
+        "photos": photos,
+        "work": settings.work,
+        "workers": settings.workers,
+        "batch_size": settings.batch_size,
+        "repetitions": settings.repetitions,
+    }
     results: dict[str, dict[str, dict[str, Any]]] = {encoding: {} for encoding in ENCODINGS}
-    for peer in settings.only:
-        try:
-            pythons[peer] = environment(script(peer), settings.envs)
-        except subprocess.CalledProcessError as error:
-            reason = (error.stderr.strip().splitlines() or ["pip failed"])[-1]
-            for encoding in ENCODINGS:
-                results[encoding][peer] = {"name": peer, "error": f"can't be installed: {reason}"}
     ceiling = []
     for _ in range(settings.rounds):
         ceiling.append(memcpy(settings))
         for encoding in ENCODINGS:
-            for peer, python in pythons.items():
-                so_far = results[encoding].get(peer)
-                if so_far is not None and "error" in so_far:
+            for peer in settings.only:
+                so_far = results[encoding].get(peer, {})
+                if "error" in so_far:
                     continue
-                report = turn(peer, encoding, python, data[encoding], photos, settings)
-                if so_far is not None and "error" not in report:
+                script = HERE / f"peer_{peer}.py"
+                asked = {"encoding": encoding, "data": data[encoding], **options}
+                try:
+                    report = reported(script, environment(script, settings.envs), asked)
+                except UserError as error:
+                    report = {"error": str(error)}
+                else:
                     for measured in ("images_per_second", "busy_cores"):
-                        report[measured] = so_far[measured] + report[measured]
+                        report[measured] = so_far.get(measured, []) + report[measured]
                 results[encoding][peer] = {"name": peer, **report}
-                print(f"{encoding:<5} {peer:<12} {summary(results[encoding][peer])}", file=sys.stderr, flush=True)
-    return {"memcpy_images_per_second": ceiling, **results}
+                print(f"{encoding:<5} {peer:<18} {summary(results[encoding][peer])}", file=sys.stderr, flush=True)
+    asked_for = {name: getattr(settings, name) for name in ("files", "workers", "batch_size", "repetitions", "rounds")}
+    return {"settings": asked_for, "stored_size": 192, "memcpy_images_per_second": ceiling, **results}
+
+
+def other_part(part: str, settings: Settings) -> dict[str, Any]:
+    """What another script of this folder measures, run as a user would; its own table goes to the terminal.
+
+    Raises:
+        UserError: it fails.
+    """
+    photos, envs, workers = str(settings.photos), str(settings.envs), str(settings.workers)
+    half = str(settings.files // 2)
+    flags = {
+        "preparing": ["prepare", "--source", photos, "--files", half, "--workers", workers, "--envs", envs],
+        "augmentation": ["transforms", "--envs", envs],
+        "steps": ["steps", "--models", "mobilenet_v2:160", "resnet50:160", "--batch-sizes", "32"],
+        "pipelines": ["pipelines", "--source", photos, "--workers", workers],
+    }
+    script, *rest = flags[part]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "result.json"
+        command = [sys.executable, str(HERE.parent / f"{script}.py"), *rest, "--json", str(path)]
+        if subprocess.run(command, check=False).returncode:
+            raise UserError(f"benchmarks/{script}.py failed; what it said stands above")
+        result: dict[str, Any] = orjson.loads(path.read_bytes())
+    return result
 
 
 def summary(report: dict[str, Any]) -> str:
@@ -217,7 +188,7 @@ def summary(report: dict[str, Any]) -> str:
 
 
 def table(results: dict[str, Any]) -> str:
-    """The results for the terminal."""
+    """Loading for the terminal."""
     ceiling = statistics.median(results["memcpy_images_per_second"])
     lines = [f"memcpy of rows in one thread: {ceiling:,.0f} images/s"]
     for encoding in ENCODINGS:
@@ -236,22 +207,21 @@ def table(results: dict[str, Any]) -> str:
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(Settings, "benchmarks/peers", argv)
-    if unknown := set(settings.only) - set(PEERS):
-        raise UserError(f"--only {' '.join(sorted(unknown))}: there are {', '.join(PEERS)}")
+    for flag, given, there in (("--only", settings.only, PEERS), ("--parts", settings.parts, PARTS)):
+        if unknown := set(given) - set(there):
+            raise UserError(f"{flag} {' '.join(sorted(unknown))}: there are {', '.join(there)}")
     if not settings.photos.is_dir():
         raise UserError(f"there is no folder {settings.photos}; give class folders with photographs to --photos")
-    results = run(settings)
-    print(table(results))
-    if settings.json is not None:
-        document = {
-            "version": 1,
-            "machine": machine(torch.device("cpu")),
-            "versions": versions(),
-            "settings": {name: getattr(settings, name) for name in ("workers", "batch_size", "repetitions", "rounds")},
-            "stored_size": 192,
-            **results,
-        }
-        write_atomically(settings.json, orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    watch = Watch(torch.device("cpu"))
+    parts: dict[str, Any] = {}
+    for part in settings.parts:
+        print(f"\n== {part}", flush=True)
+        if part == "loading":
+            parts[part] = loading(settings)
+            print(table(parts[part]))
+        else:
+            parts[part] = other_part(part, settings)
+    publish(settings.json, watch, {"parts": settings.parts}, **parts)
 
 
 if __name__ == "__main__":

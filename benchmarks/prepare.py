@@ -11,8 +11,10 @@ What is compared, each from the call to the last byte on the disk, with as many 
 - `pillow`: decode, convert, crop, resize, and write the same samples with webdataset's TarWriter.
 - `pillow, draft`: the same with Pillow's own way to decode at a reduced size.
 - `decode`: simplejpeg at the same reduced size and the same resize, nothing written. The ceiling.
+- FFCV's writer, LitData's optimize and the map of datasets, each in an environment of its own: Pillow's reduced
+  decoding and the same resize, written in their own formats.
 
-The same processes' start is in all of them; importing scikit-learn and matplotlib, once per command, is in none.
+The start of the processes is in all of them; importing packages, once per command, is in none.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from __future__ import annotations
 import os
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -28,16 +31,19 @@ from dataclasses import dataclass
 from io import BytesIO
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import orjson
 import simplejpeg
-from photographs import repeat_files
+from environments import ENVIRONMENTS, HERE, environment, reported
+from photographs import centre_square, repeat_files, square
 from PIL import Image
 
 from food101_fast.cli import exit_with, parse
+from food101_fast.errors import UserError
 from food101_fast.prepare import PrepareSettings, prepare
-from food101_fast.shards.folder import write_atomically
+
+PEERS = ("ffcv", "litdata", "huggingface")
 
 _PER_SHARD = 500
 
@@ -58,12 +64,8 @@ class Settings:
     """Processes of each."""
     repetitions: int = 5
     """Repetitions, after one that is not counted."""
-
-
-def _box(width: int, height: int) -> tuple[float, float, float, float]:
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    return left, top, left + side, top + side
+    envs: Path = ENVIRONMENTS
+    """Folder for the peers' environments; kept for the next run."""
 
 
 def pillow_shard(files: Sequence[tuple[str, int]], size: int, out: str, draft: bool) -> int:
@@ -72,13 +74,8 @@ def pillow_shard(files: Sequence[tuple[str, int]], size: int, out: str, draft: b
 
     with webdataset.TarWriter(out, user="", group="", mtime=0, encoder=False) as tar:
         for path, label in files:
-            with Image.open(path) as image:
-                if draft:
-                    image.draft("RGB", (size, size))
-                picture = image.convert("RGB")
-            picture = picture.resize((size, size), Image.Resampling.BILINEAR, box=_box(*picture.size))
             stream = BytesIO()
-            np.save(stream, np.asarray(picture))
+            np.save(stream, square(path, size, draft=draft))
             tar.write({"__key__": f"{label}/{Path(path).stem}", "cls": str(label).encode(), "npy": stream.getvalue()})
     return len(files)
 
@@ -88,7 +85,7 @@ def decode_shard(files: Sequence[tuple[str, int]], size: int) -> int:
     for path, _ in files:
         data = Path(path).read_bytes()
         picture = Image.fromarray(simplejpeg.decode_jpeg(data, "RGB", min_height=size, min_width=size, strict=True))
-        picture.resize((size, size), Image.Resampling.BILINEAR, box=_box(*picture.size))
+        picture.resize((size, size), Image.Resampling.BILINEAR, box=centre_square(*picture.size))
     return len(files)
 
 
@@ -98,17 +95,35 @@ def in_pool(workers: int, function: Callable[..., int], tasks: Sequence[tuple[ob
         return sum(pool.map(function, *zip(*tasks, strict=True)))
 
 
-def contestants(settings: Settings, folder: Path) -> dict[str, Callable[[], int]]:
-    """What is timed, by name; each returns the number of images it has done."""
-    files = repeat_files(settings.source, folder / "photos", settings.files)
+def timed(run: Callable[[], int]) -> dict[str, Any]:
+    """Images and seconds of a job, until its files are on the disk."""
+    os.sync()
+    begun = time.perf_counter()
+    images = run()
+    os.sync()
+    return {"images": images, "seconds": time.perf_counter() - begun}
+
+
+def of_peer(peer: str, settings: Settings, photos: Path, out: Path) -> dict[str, Any]:
+    """What a script in an environment of its own reports: images and seconds without its imports.
+
+    Raises:
+        UserError: it can't be installed, or fails.
+    """
+    script = HERE / f"prepare_{peer}.py"
+    options = {"photos": photos, "out": out, "size": settings.size, "workers": settings.workers}
+    return reported(script, environment(script, settings.envs), options)
+
+
+def contestants(settings: Settings, folder: Path) -> dict[str, Callable[[], dict[str, Any]]]:
+    """What is timed, by name."""
+    photos, out = folder / "photos", folder / "out"
+    files = repeat_files(settings.source, photos, settings.files)
     order = np.random.default_rng(0).permutation(len(files))
     chunks = [[files[i] for i in part] for part in np.array_split(order, -(-len(files) // _PER_SHARD))]
-    out = folder / "out"
 
     def ours() -> int:
-        job = PrepareSettings(
-            source=f"folder:{folder / 'photos'}", out=out, size=settings.size, workers=settings.workers
-        )
+        job = PrepareSettings(source=f"folder:{photos}", out=out, size=settings.size, workers=settings.workers)
         return prepare(job).read
 
     def pillow(draft: bool) -> int:
@@ -116,54 +131,69 @@ def contestants(settings: Settings, folder: Path) -> dict[str, Callable[[], int]
         tasks = [(chunk, settings.size, str(out / f"{i:06d}.tar"), draft) for i, chunk in enumerate(chunks)]
         return in_pool(settings.workers, pillow_shard, tasks)
 
+    def decode() -> int:
+        return in_pool(settings.workers, decode_shard, [(chunk, settings.size) for chunk in chunks])
+
     return {
-        "prepare": ours,
-        "pillow": lambda: pillow(False),
-        "pillow, draft": lambda: pillow(True),
-        "decode": lambda: in_pool(settings.workers, decode_shard, [(chunk, settings.size) for chunk in chunks]),
+        "prepare": lambda: timed(ours),
+        "pillow": lambda: timed(lambda: pillow(False)),
+        "pillow, draft": lambda: timed(lambda: pillow(True)),
+        "decode": lambda: timed(decode),
+        **{peer: lambda peer=peer: of_peer(peer, settings, photos, out) for peer in PEERS},  # type: ignore[misc]
     }
+
+
+def compare(settings: Settings) -> dict[str, Any]:
+    """Rates of all contestants, which take turns; one that fails is listed with the reason."""
+    rates: dict[str, list[float]] = {}
+    reasons: dict[str, str] = {}
+    about: dict[str, dict[str, str]] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        runs = contestants(settings, folder)
+        images = None
+        for repetition in range(settings.repetitions + 1):
+            for name, run in runs.items():
+                if name in reasons:
+                    continue
+                shutil.rmtree(folder / "out", ignore_errors=True)
+                try:
+                    done = run()
+                except UserError as error:
+                    reasons[name] = str(error)
+                    continue
+                images = images or done["images"]
+                if done["images"] != images:
+                    raise RuntimeError(f"{name} did {done['images']} images and not {images}")
+                about[name] = {key: done[key] for key in ("name", "version", "how", "source") if key in done}
+                if repetition:
+                    rates.setdefault(name, []).append(done["images"] / done["seconds"])
+                print(f"{name:<16}{done['images'] / done['seconds']:>10,.0f} images/s", file=sys.stderr, flush=True)
+    return {"images": images, "images_per_second": rates, "not_run": reasons, "about": about}
 
 
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
-    settings = parse(Settings, "prepare", argv)
-    with tempfile.TemporaryDirectory() as temporary:
-        runs = contestants(settings, Path(temporary))
-        rates: dict[str, list[float]] = {name: [] for name in runs}
-        images = None
-        for repetition in range(settings.repetitions + 1):
-            for name, run in runs.items():
-                shutil.rmtree(Path(temporary) / "out", ignore_errors=True)
-                os.sync()
-                start = time.perf_counter()
-                done = run()
-                os.sync()
-                seconds = time.perf_counter() - start
-                images = images or done
-                if done != images:
-                    raise RuntimeError(f"{name} did {done} images and not {images}")
-                if repetition:
-                    rates[name].append(done / seconds)
-    medians = {name: statistics.median(of_one) for name, of_one in rates.items()}
-    for name, of_one in rates.items():
-        print(f"{name:<16}{medians[name]:>10,.0f} images/s  ({min(of_one):,.0f} to {max(of_one):,.0f})")
-    for name in ("pillow", "pillow, draft", "decode"):
-        print(f"prepare / {name}: {medians['prepare'] / medians[name]:.2f}")
-    if settings.json is not None:
-        import torch
+    import torch  # here and below, since the workers import this file and do without torch
+    from published import publish
 
-        from food101_fast.train.device import machine  # here, since the workers do without torch
-        from food101_fast.train.run import versions
+    from food101_fast.bench.measure import median_of_ratios
+    from food101_fast.bench.provenance import Watch
 
-        result = {
-            "machine": machine(torch.device("cpu")),
-            "versions": versions(),
-            "settings": {name: value for name, value in vars(settings).items() if name not in ("json", "source")},
-            "images": images,
-            "images_per_second": medians,
-            "repetitions": rates,
-        }
-        write_atomically(settings.json, orjson.dumps(result, option=orjson.OPT_INDENT_2))
+    settings = parse(Settings, "benchmarks/prepare", argv)
+    watch = Watch(torch.device("cpu"))
+    result = compare(settings)
+    rates = result["images_per_second"]
+    for name, values in rates.items():
+        ratio = median_of_ratios(rates["prepare"], values)
+        spread = f"({min(values):,.0f} to {max(values):,.0f})"
+        print(
+            f"{name:<16}{statistics.median(values):>10,.0f} images/s  {spread:<20} prepare is {ratio:.2f} times as fast"
+        )
+    for name, reason in result["not_run"].items():
+        print(f"{name:<16}{reason}")
+    kept = {name: getattr(settings, name) for name in ("files", "size", "workers", "repetitions")}
+    publish(settings.json, watch, kept, **result)
 
 
 if __name__ == "__main__":

@@ -13,28 +13,27 @@ from __future__ import annotations
 
 import copy
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
 import torch
+from published import publish
 from torch import Tensor, nn
 from torch.nn import functional
 
+from food101_fast.bench.measure import measure, median_of_ratios
+from food101_fast.bench.provenance import Watch
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
-from food101_fast.shards.folder import write_atomically
 from food101_fast.train import Recipe
-from food101_fast.train.device import machine
 from food101_fast.train.model import build_model
 from food101_fast.train.precision import Precision
-from food101_fast.train.run import versions
 from food101_fast.train.step import TrainStep
 
-Step = Callable[[], object]
+Step = Callable[[Tensor, Tensor], object]
+"""Trains on normalised images and their labels, which lie on the device."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +60,13 @@ class Settings:
     """File to write the results to."""
 
 
-def ours(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> Step:
+def ours(model: nn.Module, recipe: Recipe, device: torch.device) -> Step:
     """What `train` does in each step, without data and augmentation."""
-    step = TrainStep(recipe, model, images.device)
+    step = TrainStep(recipe, model, device)
     step.train_mode()
     numbers = iter(range(1 << 40))
 
-    def run() -> object:
+    def run(images: Tensor, labels: Tensor) -> object:
         step.prepare(next(numbers), 1.0)
         return step.update(images, labels)
 
@@ -85,13 +84,13 @@ def descend(loss: Tensor, optimizer: torch.optim.Optimizer, precision: Precision
         optimizer.step()
 
 
-def bare(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> Step:
+def bare(model: nn.Module, recipe: Recipe, device: torch.device) -> Step:
     """Forward, backward, step; for fp16 with torch's scaler. Gradients are freed where that is fastest, as in ours."""
     optimizer = torch.optim.Adam(model.parameters(), recipe.learning_rate, fused=True)
-    precision = Precision(recipe.amp, images.device)
+    precision = Precision(recipe.amp, device)
     forward = torch.compile(model, dynamic=False) if recipe.compile == "on" else model
 
-    def run() -> object:
+    def run(images: Tensor, labels: Tensor) -> object:
         with precision.autocast():
             loss = functional.cross_entropy(forward(images), labels)
         optimizer.zero_grad(set_to_none=True)
@@ -101,18 +100,18 @@ def bare(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> St
     return run
 
 
-def timms(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> Step:
+def timms(model: nn.Module, recipe: Recipe, device: torch.device) -> Step:
     """timm's own optimiser factory, loss and scaler, called as its train.py calls them."""
     from timm.optim import create_optimizer_v2
     from timm.utils import NativeScaler
 
     optimizer = create_optimizer_v2(model, opt="adam", lr=recipe.learning_rate, weight_decay=0.0)
-    precision = Precision(recipe.amp, images.device)
-    scaler = NativeScaler(device=images.device.type) if precision.scales else None
+    precision = Precision(recipe.amp, device)
+    scaler = NativeScaler(device=device.type) if precision.scales else None
     forward = torch.compile(model) if recipe.compile == "on" else model
-    loss_of = nn.CrossEntropyLoss().to(images.device)
+    loss_of = nn.CrossEntropyLoss().to(device)
 
-    def run() -> object:
+    def run(images: Tensor, labels: Tensor) -> object:
         with precision.autocast():
             loss = loss_of(forward(images), labels)
         if scaler is not None:
@@ -126,14 +125,14 @@ def timms(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> S
     return run
 
 
-def torchvisions(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recipe) -> Step:
+def torchvisions(model: nn.Module, recipe: Recipe, device: torch.device) -> Step:
     """The loop of torchvision's references/classification, which reads loss and accuracies in each step."""
     optimizer = torch.optim.Adam(model.parameters(), recipe.learning_rate)
-    precision = Precision(recipe.amp, images.device)
+    precision = Precision(recipe.amp, device)
     criterion = nn.CrossEntropyLoss()
     forward = torch.compile(model) if recipe.compile == "on" else model
 
-    def run() -> object:
+    def run(images: Tensor, labels: Tensor) -> object:
         with precision.autocast():
             output = forward(images)
             loss = criterion(output, labels)
@@ -146,24 +145,12 @@ def torchvisions(model: nn.Module, images: Tensor, labels: Tensor, recipe: Recip
     return run
 
 
-CONTENDERS: dict[str, Callable[[nn.Module, Tensor, Tensor, Recipe], Step]] = {
+CONTENDERS: dict[str, Callable[[nn.Module, Recipe, torch.device], Step]] = {
     "food101_fast": ours,
     "bare": bare,
     "timm": timms,
     "torchvision": torchvisions,
 }
-
-
-def rate(step: Step, images: int, steps: int, device: torch.device) -> float:
-    """Images per second of `steps` steps."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    begun = time.perf_counter()
-    for _ in range(steps):
-        step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return images * steps / (time.perf_counter() - begun)
 
 
 def compare(model: str, size: int, batch: int, amp: str, compiled: str, settings: Settings) -> dict[str, Any]:
@@ -179,18 +166,23 @@ def compare(model: str, size: int, batch: int, amp: str, compiled: str, settings
     for name, make in CONTENDERS.items():
         own = copy.deepcopy(first).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         try:
-            steps[name] = make(own, images, labels, recipe)
+            steps[name] = make(own, recipe, device)
             for _ in range(3):
-                steps[name]()
+                steps[name](images, labels)
         except (ImportError, RuntimeError) as error:
             steps.pop(name, None)
             reasons[name] = f"{type(error).__name__}: {error}".splitlines()[0]
-    rates: dict[str, list[float]] = {name: [] for name in steps}
-    for repetition in range(settings.repetitions + 1):
-        names = list(steps) if repetition % 2 else list(steps)[::-1]  # so that nobody always comes first
-        for name in names:
-            rates[name].append(rate(steps[name], batch, settings.steps, device))
-    rates = {name: values[1:] for name, values in rates.items()}
+
+    def work(step: Step) -> Callable[[], float]:
+        def run() -> float:
+            for _ in range(settings.steps):
+                step(images, labels)
+            return batch * settings.steps
+
+        return run
+
+    works = {name: work(step) for name, step in steps.items()}
+    rates = measure(works, seconds=0, repetitions=settings.repetitions, device=device)
     reference = rates.get("food101_fast", [])
     return {
         "model": model,
@@ -200,7 +192,7 @@ def compare(model: str, size: int, batch: int, amp: str, compiled: str, settings
         "compile": compiled,
         "images_per_second": {name: statistics.median(values) for name, values in rates.items()},
         "ours_over": {
-            name: statistics.median(own / other for own, other in zip(reference, values, strict=True))
+            name: median_of_ratios(reference, values)
             for name, values in rates.items()
             if reference and name != "food101_fast"
         },
@@ -213,6 +205,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(Settings, "benchmarks/steps", argv)
     device = torch.device(settings.device)
+    watch = Watch(device)
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError("torch finds no CUDA device here; give --device cpu")
@@ -236,15 +229,8 @@ def main(argv: Sequence[str]) -> None:
                         + "".join(f"{'-' if cell is None else format(cell, ',.1f'):>14}" for cell in cells)
                         + f"   {ratios}"
                     )
-    if settings.json is not None:
-        document = {
-            "version": 1,
-            "machine": machine(device),
-            "versions": versions(),
-            "settings": {"steps": settings.steps, "repetitions": settings.repetitions, "classes": settings.classes},
-            "results": results,
-        }
-        write_atomically(settings.json, orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    kept = {name: getattr(settings, name) for name in ("steps", "repetitions", "classes")}
+    publish(settings.json, watch, kept, results=results)
 
 
 if __name__ == "__main__":

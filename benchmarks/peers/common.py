@@ -10,6 +10,7 @@ import argparse
 import io
 import json
 import os
+import random
 import sys
 import tarfile
 import time
@@ -90,13 +91,16 @@ def once(job: Job, name: str, write: Callable[[Path], None]) -> Path:
     return folder
 
 
-def report(name: str, version: str, how: str, job: Job, epoch: Callable[[], int], expected: int | None = None) -> None:
+def report(
+    name: str, version: str, how: str, source: str, job: Job, epoch: Callable[[], int], expected: int | None = None
+) -> None:
     """Time whole epochs, a second of them at the least, after as many that are not counted; print what came out.
 
     Args:
         name: of the peer.
         version: of the peer.
         how: it was set up, in a few words.
+        source: where these settings are recommended.
         job: what was asked for.
         epoch: goes through one epoch, and returns the number of images that arrived.
         expected: images in an epoch; by default the whole train split.
@@ -114,7 +118,7 @@ def report(name: str, version: str, how: str, job: Job, epoch: Callable[[], int]
         if number:
             rates.append(images / lasted)
             cores.append((cpu_seconds() - busy) / lasted)
-    result = {"name": name, "version": version, "how": how, "images": expected}
+    result = {"name": name, "version": version, "how": how, "source": source, "images": expected}
     print(json.dumps({**result, "images_per_second": rates, "busy_cores": cores}))
 
 
@@ -130,3 +134,33 @@ def cpu_seconds() -> float:
         except OSError:  # it has ended in this moment
             continue
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def report_prepared(
+    name: str, version: str, how: str, source: str, write: Callable[[list[tuple[str, int]], Path, int, int], None]
+) -> None:
+    """Time how long a peer takes to prepare photographs once, until they are on the disk; print what came out.
+
+    Args:
+        name: of the peer.
+        version: of the peer.
+        how: it was set up, in a few words.
+        source: where these settings are recommended.
+        write: prepares files, given as paths and labels, into a folder, at a size in pixels, with so many workers.
+    """
+    parser = argparse.ArgumentParser()
+    for name_of_path in ("photos", "out"):
+        parser.add_argument(f"--{name_of_path}", type=Path, required=True)
+    for number in ("size", "workers"):
+        parser.add_argument(f"--{number}", type=int, required=True)
+    job = parser.parse_args()
+    classes = sorted(path.name for path in job.photos.iterdir())
+    files = [(str(path), classes.index(path.parent.name)) for path in sorted(job.photos.glob("*/*.jpg"))]
+    random.Random(0).shuffle(files)
+    os.sync()
+    begun = time.perf_counter()
+    write(files, job.out, job.size, job.workers)
+    os.sync()
+    lasted = time.perf_counter() - begun
+    result = {"name": name, "version": version, "how": how, "source": source}
+    print(json.dumps({**result, "images": len(files), "seconds": lasted}))

@@ -18,6 +18,8 @@ from ffcv.loader import Loader, OrderOption
 from ffcv.transforms import ToTensor
 from ffcv.writer import DatasetWriter
 
+_SOURCE = "https://docs.ffcv.io/performance_guide.html"
+
 
 class Pictures:
     """The pictures as arrays, which is what FFCV encodes by itself."""
@@ -52,7 +54,7 @@ def main(job: Job) -> None:
         pipelines={"image": [SimpleRGBImageDecoder(), ToTensor()], "label": [IntDecoder(), ToTensor()]},
     )
     how = f"Loader, random order, {job.workers} threads"
-    report("FFCV", version("ffcv"), how, job, lambda: sum(len(images) for images, _ in loader))
+    report("FFCV", version("ffcv"), how, _SOURCE, job, lambda: sum(len(images) for images, _ in loader))
 
 
 if __name__ == "__main__":

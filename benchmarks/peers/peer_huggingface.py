@@ -16,6 +16,8 @@ from common import Job, once, parse_job, pixels, report, samples
 from torch.utils.data import DataLoader
 from torchvision.io import ImageReadMode, decode_jpeg
 
+_SOURCE = "https://huggingface.co/docs/datasets/use_with_pytorch"
+
 
 def tensor(content: bytes, encoding: str) -> torch.Tensor:
     """A picture out of its bytes; torchvision decodes faster than the Image feature (Pillow)."""
@@ -43,7 +45,7 @@ def main(job: Job) -> None:
         dataset, job.batch_size, shuffle=True, num_workers=job.workers, persistent_workers=True, prefetch_factor=4
     )
     how = f"Arrow on the disk, DataLoader, {job.workers} workers"
-    report("datasets", datasets.__version__, how, job, lambda: sum(len(batch["image"]) for batch in loader))
+    report("datasets", datasets.__version__, how, _SOURCE, job, lambda: sum(len(batch["image"]) for batch in loader))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_image
 
+_SOURCE = "https://docs.pytorch.org/vision/stable/generated/torchvision.datasets.ImageFolder.html"
+
 
 def read(path: str) -> torch.Tensor:
     """torchvision's own decoder, which is faster than ImageFolder's default, Pillow."""
@@ -36,7 +38,7 @@ def main(job: Job) -> None:
     dataset = ImageFolder(str(once(job, "imagefolder", write) / "train"), loader=read)
     loader = DataLoader(dataset, job.batch_size, shuffle=True, num_workers=job.workers, persistent_workers=True)
     how = f"ImageFolder, torchvision's decode_image, {job.workers} workers"
-    report("ImageFolder", torchvision.__version__, how, job, lambda: sum(len(images) for images, _ in loader))
+    report("ImageFolder", torchvision.__version__, how, _SOURCE, job, lambda: sum(len(images) for images, _ in loader))
 
 
 if __name__ == "__main__":

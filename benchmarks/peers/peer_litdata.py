@@ -16,6 +16,8 @@ import torch
 from common import Job, once, parse_job, pixels, report, samples
 from torchvision.io import ImageReadMode, decode_jpeg
 
+_SOURCE = "https://github.com/Lightning-AI/litData#readme"
+
 
 def sample_of(encoding: str, sample: tuple[bytes, int]) -> Any:
     """What is stored of a sample."""
@@ -54,7 +56,7 @@ def main(job: Job) -> None:
         dataset, batch_size=job.batch_size, num_workers=job.workers, persistent_workers=True
     )
     how = f"StreamingDataLoader, shuffled, {job.workers} workers"
-    report("LitData", litdata.__version__, how, job, lambda: sum(len(images) for images, _ in loader))
+    report("LitData", litdata.__version__, how, _SOURCE, job, lambda: sum(len(images) for images, _ in loader))
 
 
 if __name__ == "__main__":

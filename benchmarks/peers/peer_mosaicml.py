@@ -18,6 +18,8 @@ from common import Job, once, parse_job, pixels, report, samples
 from torch.utils.data import DataLoader
 from torchvision.io import ImageReadMode, decode_jpeg
 
+_SOURCE = "https://docs.mosaicml.com/projects/streaming/"
+
 
 class Decoded(streaming.StreamingDataset):  # type: ignore[misc]
     """Samples as tensors."""
@@ -45,7 +47,7 @@ def main(job: Job) -> None:
     loader = DataLoader(dataset, job.batch_size, num_workers=job.workers, persistent_workers=True)
     how = f"StreamingDataset, shuffled, {job.workers} workers"
     name = "MosaicML streaming"
-    report(name, version("mosaicml-streaming"), how, job, lambda: sum(len(images) for images, _ in loader))
+    report(name, version("mosaicml-streaming"), how, _SOURCE, job, lambda: sum(len(images) for images, _ in loader))
     shutil.rmtree(folder / "__epoch__", ignore_errors=True)
 
 

@@ -18,6 +18,8 @@ from torchvision.datasets import ImageFolder
 # So many are enough to time it: an epoch of all would take minutes.
 _PHOTOGRAPHS = 2000
 
+_SOURCE = "its transforms at their defaults"
+
 
 def main(job: Job) -> None:
     """ImageFolder on the original files, with the notebook's transforms image by image."""
@@ -38,7 +40,7 @@ def main(job: Job) -> None:
     )
     how = f"Pillow, 512 px to 160 px with its augmentation, {job.workers} workers"
     version = torchvision.__version__
-    report("the notebook", version, how, job, lambda: sum(len(images) for images, _ in loader), len(chosen))
+    report("the notebook", version, how, _SOURCE, job, lambda: sum(len(images) for images, _ in loader), len(chosen))
 
 
 if __name__ == "__main__":

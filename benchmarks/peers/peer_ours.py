@@ -11,12 +11,16 @@ from common import Job, parse_job, report
 import food101_fast
 from food101_fast.loader import ShardLoader
 
+_SOURCE = "README.md"
+
 
 def main(job: Job, threads: int) -> None:
     """The defaults, with so many threads."""
     loader = ShardLoader(job.data, split="train", batch_size=job.batch_size, drop_last=False, threads=threads)
     name = f"food101_fast, {threads} thread{'s' * (threads > 1)}"
-    report(name, food101_fast.__version__, "ShardLoader", job, lambda: sum(len(batch.images) for batch in loader))
+    report(
+        name, food101_fast.__version__, "ShardLoader", _SOURCE, job, lambda: sum(len(batch.images) for batch in loader)
+    )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ import spdl.io
 from common import Job, once, parse_job, report, samples
 from spdl.pipeline import PipelineBuilder
 
+_SOURCE = "https://facebookresearch.github.io/spdl/main/"
+
 
 def main(job: Job) -> None:
     """A shuffled list of files, batches of them decoded by `load_image_batch` in threads."""
@@ -41,7 +43,7 @@ def main(job: Job) -> None:
         with (pipeline := builder.build(num_threads=job.workers)).auto_stop():
             return sum(pipeline)
 
-    report("SPDL", version("spdl"), f"load_image_batch, {job.workers} threads", job, epoch)
+    report("SPDL", version("spdl"), f"load_image_batch, {job.workers} threads", _SOURCE, job, epoch)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from common import Job, parse_job, report, tars
 from torch.utils.data import DataLoader
 from torchvision.io import ImageReadMode, decode_jpeg
 
+_SOURCE = "https://github.com/webdataset/webdataset#readme"
+
 
 def with_torchvision(data: bytes) -> torch.Tensor:
     """torchvision's own decoder, which is faster than Pillow."""
@@ -34,7 +36,7 @@ def main(job: Job) -> None:
 
     loader = DataLoader(dataset, batch_size=None, num_workers=job.workers, persistent_workers=True)
     how = f"{how} in {job.workers} workers"
-    report("webdataset", webdataset.__version__, how, job, lambda: sum(len(batch[0]) for batch in loader))
+    report("webdataset", webdataset.__version__, how, _SOURCE, job, lambda: sum(len(batch[0]) for batch in loader))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from common import Job, parse_job, report, tars
 from peer_webdataset import with_torchvision
 from torch.utils.data import DataLoader
 
+_SOURCE = "https://github.com/webdataset/webdataset#readme"
+
 
 def main(job: Job) -> None:
     """For raw arrays webdataset's own decoder; for JPEG torchvision's."""
@@ -27,7 +29,7 @@ def main(job: Job) -> None:
     loader = DataLoader(dataset, job.batch_size, num_workers=job.workers, persistent_workers=True)
     how = f"{how}, {job.workers} workers"
     name = "webdataset, by sample"
-    report(name, webdataset.__version__, how, job, lambda: sum(len(images) for images, _ in loader))
+    report(name, webdataset.__version__, how, _SOURCE, job, lambda: sum(len(images) for images, _ in loader))
 
 
 if __name__ == "__main__":
