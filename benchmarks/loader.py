@@ -127,6 +127,12 @@ def contenders(settings: Settings) -> Iterator[tuple[str, Callable[[], int]]]:
     yield "jpeg: 1 thread, residence host", epochs(jpeg, settings, _RAW_IMAGES, threads=1, residence="host")
 
 
+def bytes_per_image(shards: ShardSet) -> float:
+    """What an image of the train split takes on the disk, with all headers."""
+    split = shards.manifest.splits["train"]
+    return sum(shard.bytes for shard in split.shards) / split.samples
+
+
 def measure(run: Callable[[], int]) -> tuple[float, float]:
     """Images per second, and busy cores."""
     begun, busy = time.perf_counter(), time.process_time()
@@ -155,6 +161,7 @@ def main(argv: Sequence[str]) -> None:
         watch,
         {"batch_size": settings.batch_size, "repetitions": settings.repetitions},
         samples={name: shards.manifest.splits["train"].samples for name, shards in sets.items()},
+        bytes_per_image={name: bytes_per_image(shards) for name, shards in sets.items()},
         stored_size=sets["raw"].manifest.image_size,
         results={
             name: {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from food101_fast.bench.measure import wait_for
 from food101_fast.bench.settings import BenchSettings
-from food101_fast.bench.stages import Subject
+from food101_fast.bench.stages import Subject, endless
 from food101_fast.errors import UserError
 from food101_fast.shards.folder import write_atomically
 
@@ -72,21 +71,7 @@ def profile_steps(settings: BenchSettings, folder: Path) -> dict[str, Any]:
         raise UserError(f"cannot write into {folder} ({error.strerror}); give another --profile") from error
     subject = Subject(settings)
     spans: Spans = {lane: [] for lane in _COLOURS}
-    activities = [ProfilerActivity.CPU]
-    if subject.device.type == "cuda":
-        activities.append(ProfilerActivity.CUDA)
-    batches = itertools.chain.from_iterable(itertools.repeat(subject.loader))
-    with _gathering_noted(subject, spans[LOADER]):
-        for _ in range(_WARM_UP):
-            subject.step(next(batches), 0)
-        wait_for(subject.device)
-        with profile(activities=activities, profile_memory=True) as profiler:
-            begun = time.perf_counter()
-            for number in range(STEPS):
-                with record_function(f"step {number}"):
-                    _step(subject, batches, spans)
-            wait_for(subject.device)
-            ended = time.perf_counter()
+    profiler, begun, ended = _recorded(subject, spans)
     trace = folder / TRACE_NAME
     profiler.export_chrome_trace(str(trace))
     events = orjson.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
@@ -97,8 +82,6 @@ def profile_steps(settings: BenchSettings, folder: Path) -> dict[str, Any]:
             for event in events
             if event.get("cat") == category
         ]
-    for lane in (LOADER, WAIT, TRANSFORMS, BACKWARD, OPTIMISER):
-        spans[lane] = [(start - begun, end - begun) for start, end in spans[lane] if end > begun and start < ended]
     device = "cuda" if subject.device.type == "cuda" else "cpu"
     table = profiler.key_averages().table(
         sort_by=f"self_{device}_time_total", row_limit=_OPERATORS, max_name_column_width=40
@@ -114,6 +97,28 @@ def profile_steps(settings: BenchSettings, folder: Path) -> dict[str, Any]:
     write_atomically(folder / "profile.json", orjson.dumps(result, option=orjson.OPT_INDENT_2))
     _draw(spans, result, folder / "timeline.png")
     return result
+
+
+def _recorded(subject: Subject, spans: Spans) -> tuple[profile, float, float]:
+    """Ten steps under the profiler, noted in `spans` from their beginning; the profiler, begin and end."""
+    activities = [ProfilerActivity.CPU]
+    if subject.device.type == "cuda":
+        activities.append(ProfilerActivity.CUDA)
+    batches = endless(subject.loader)
+    with _gathering_noted(subject, spans[LOADER]):
+        for _ in range(_WARM_UP):
+            subject.step(next(batches), 0)
+        wait_for(subject.device)
+        with profile(activities=activities, profile_memory=True) as profiler:
+            begun = time.perf_counter()
+            for number in range(STEPS):
+                with record_function(f"step {number}"):
+                    _step(subject, batches, spans)
+            wait_for(subject.device)
+            ended = time.perf_counter()
+    for lane in (LOADER, WAIT, TRANSFORMS, BACKWARD, OPTIMISER):
+        spans[lane] = [(start - begun, end - begun) for start, end in spans[lane] if end > begun and start < ended]
+    return profiler, begun, ended
 
 
 def _step(subject: Subject, batches: Iterator[Any], spans: Spans) -> None:

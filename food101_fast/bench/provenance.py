@@ -72,7 +72,7 @@ def _processor_seconds() -> float | None:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this package lies in, with a plus sign where it was changed."""
+    """The commit of the checkout that this package lies in, with a plus sign where its code was changed."""
     git, here = shutil.which("git"), Path(__file__).parent
     if git is None:
         return None
@@ -81,7 +81,7 @@ def _commit() -> str | None:
         return subprocess.run([git, "-C", here, *arguments], capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return ask("rev-parse", "HEAD") + ("+" if ask("status", "--porcelain", "--untracked-files=no") else "")
+        return ask("rev-parse", "HEAD") + ("+" if ask("status", "--porcelain", "--", ":/*.py") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 

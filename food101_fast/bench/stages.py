@@ -41,6 +41,10 @@ LOADER, FIXED, WHOLE = "loader", "step, fixed batch", "step from shards"
 NO_TRANSFORMS, NO_MODEL = "step without transforms", "step without the model"
 PARTS = ("transforms", "forward + backward", "optimiser")
 """What a step on a fixed batch consists of, one after the other."""
+_ORDER = ("host to device", LOADER, "transforms", "forward", *PARTS[1:], FIXED, NO_TRANSFORMS, NO_MODEL, WHOLE)
+"""In which the stages that compute take turns."""
+_TRAINING = 3
+"""Operations of a training step over those of its forward pass: as is the convention, a backward pass counts twice."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "loader": ("read", "gather", "decode", "checksum", LOADER, "host to device"),
@@ -234,34 +238,38 @@ def _payload_bytes(split: Split, pool: np.ndarray[Any, np.dtype[np.int64]]) -> f
 
 def _computing_stages(loader: ShardLoader, step: TrainStep, prefetch: int) -> dict[str, Stage]:
     """What the device does with a batch, and the loader with it."""
-
-    def loads() -> Iterator[Batch]:
-        return itertools.chain.from_iterable(itertools.repeat(loader))
-
     ready = next(iter(loader))
     images, labels = step.augment(ready, epoch=0)
-    size = len(ready.labels)
-    flop_forward = _flop_per_image(step, images)
-    # As is the convention: a backward pass multiplies twice what the forward pass does.
-    flop = 3 * flop_forward
+    flop = _flop_per_image(step, images)
     # Read once as bytes, written once as floating numbers.
-    moved = (ready.images.nbytes + images.nbytes) / size
-    batches = loads()  # one loader iterates once at a time
+    moved = (ready.images.nbytes + images.nbytes) / len(labels)
+    on_device = MEMORY if loader.device.type == "cpu" else DEVICE
+    stages = {
+        **_with_the_loader(loader, step, (images, labels), prefetch, flop),
+        **_on_one_batch(step, ready, (images, labels), moved, on_device, flop),
+    }
+    if loader.device.type == "cuda":
+        rows = torch.empty(len(labels), loader.split.row_bytes, dtype=torch.uint8).pin_memory()
 
-    def drain() -> None:
-        """Take what was loaded ahead while other stages ran, which would count as loaded in no time."""
-        for _ in range(prefetch + 1):
-            next(batches)
+        def send() -> float:
+            rows.to(loader.device, non_blocking=True)
+            return len(rows)
 
-    def primed(work: Work) -> Callable[[], None]:
-        def prime() -> None:
-            drain()
-            work()  # meanwhile as much is loaded ahead as there is time for
+        stages["host to device"] = Stage(send, loader.split.row_bytes, HOST_TO_DEVICE)
+    return {name: stages[name] for name in _ORDER if name in stages}
 
-        return prime
 
-    def load() -> float:
-        return len(next(batches).labels)
+def _on_one_batch(
+    step: TrainStep,
+    ready: Batch,
+    augmented: tuple[torch.Tensor, torch.Tensor],
+    moved: float,
+    on_device: str,
+    flop: float,
+) -> dict[str, Stage]:
+    """A step and its parts on a batch that is there already."""
+    images, labels = augmented
+    size = len(ready.labels)
 
     def transform() -> float:
         step.augment(ready, epoch=0)
@@ -284,6 +292,37 @@ def _computing_stages(loader: ShardLoader, step: TrainStep, prefetch: int) -> di
         step(ready, 0)
         return size
 
+    return {
+        "transforms": Stage(transform, moved, on_device),
+        "forward": Stage(forward, flop, MATRIX),
+        "forward + backward": Stage(backward, _TRAINING * flop, MATRIX),
+        "optimiser": Stage(optimise),
+        FIXED: Stage(fixed, _TRAINING * flop, MATRIX),
+    }
+
+
+def _with_the_loader(
+    loader: ShardLoader, step: TrainStep, augmented: tuple[torch.Tensor, torch.Tensor], prefetch: int, flop: float
+) -> dict[str, Stage]:
+    """The loader alone, the whole step with it, and that step without one of its parts."""
+    images, labels = augmented
+    batches = endless(loader)  # one loader iterates once at a time
+
+    def drain() -> None:
+        """Take what was loaded ahead while other stages ran, which would count as loaded in no time."""
+        for _ in range(prefetch + 1):
+            next(batches)
+
+    def primed(work: Work) -> Callable[[], None]:
+        def prime() -> None:
+            drain()
+            work()  # meanwhile as much is loaded ahead as there is time for
+
+        return prime
+
+    def load() -> float:
+        return len(next(batches).labels)
+
     def without_transforms() -> float:
         loaded = len(next(batches).labels)
         step.update(images, labels)
@@ -299,27 +338,17 @@ def _computing_stages(loader: ShardLoader, step: TrainStep, prefetch: int) -> di
         step(batch, 0)
         return len(batch.labels)
 
-    on_device = MEMORY if loader.device.type == "cpu" else DEVICE
-    stages = {
+    return {
         LOADER: Stage(load, loader.split.row_bytes, MEMORY, drain),
-        "transforms": Stage(transform, moved, on_device),
-        "forward": Stage(forward, flop_forward, MATRIX),
-        "forward + backward": Stage(backward, flop, MATRIX),
-        "optimiser": Stage(optimise),
-        FIXED: Stage(fixed, flop, MATRIX),
         NO_TRANSFORMS: Stage(without_transforms, prime=primed(without_transforms)),
         NO_MODEL: Stage(without_model, prime=primed(without_model)),
-        WHOLE: Stage(whole, flop, MATRIX, primed(whole)),
+        WHOLE: Stage(whole, _TRAINING * flop, MATRIX, primed(whole)),
     }
-    if loader.device.type == "cuda":
-        rows = torch.empty(size, loader.split.row_bytes, dtype=torch.uint8).pin_memory()
 
-        def send() -> float:
-            rows.to(loader.device, non_blocking=True)
-            return size
 
-        stages = {"host to device": Stage(send, loader.split.row_bytes, HOST_TO_DEVICE), **stages}
-    return stages
+def endless(loader: ShardLoader) -> Iterator[Batch]:
+    """A loader's batches, epoch after epoch."""
+    return itertools.chain.from_iterable(itertools.repeat(loader))
 
 
 def _flop_per_image(step: TrainStep, images: torch.Tensor) -> float:

@@ -58,7 +58,7 @@ def sweep_table(name: str, values: Sequence[int | str], results: Sequence[dict[s
     return "\n".join(lines)
 
 
-def plot_sweep(name: str, values: Sequence[int | str], results: Sequence[dict[str, Any]], path: Path) -> None:
+def sweep_figure(name: str, values: Sequence[int | str], results: Sequence[dict[str, Any]]) -> Figure:
     """Images per second of each stage over the values, with the range of the repetitions."""
     figure = Figure(figsize=(8, 5), layout="constrained", dpi=120)
     axes = figure.subplots()
@@ -81,5 +81,11 @@ def plot_sweep(name: str, values: Sequence[int | str], results: Sequence[dict[st
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False)
+    return figure
+
+
+def plot_sweep(name: str, values: Sequence[int | str], results: Sequence[dict[str, Any]], path: Path) -> None:
+    """`sweep_figure` as a PNG file."""
+    figure = sweep_figure(name, values, results)
     with path.open("wb") as file:
         figure.savefig(file, format="png")
