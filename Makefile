@@ -55,7 +55,7 @@ bench: $(READY) ## which stage bounds training on SHARDS, and what each can do
 profile: $(READY) ## a trace and a timeline of ten steps on SHARDS, into profiles/
 	$(BIN)/python -m food101_fast.bench train --shards $(SHARDS) --profile profiles
 
-bench-peers: $(READY) ## our loader against all others on PHOTOS (class folders), each in an environment of its own
+bench-peers: $(READY) ## ours against all others on PHOTOS (class folders), from loading to training; half an hour
 	$(BIN)/python benchmarks/peers.py --photos $(PHOTOS)
 
 test: $(READY) ## run the tests (those on real photographs need FOOD101_FAST_DATA)

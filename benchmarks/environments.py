@@ -23,14 +23,20 @@ HERE = Path(__file__).parent / "peers"
 ENVIRONMENTS = HERE / ".envs"
 
 
-def environment(script: Path, envs: Path) -> Path:
+def environment(script: Path, envs: Path | None) -> Path:
     """The interpreter of a script's environment, which is made if it is not there.
 
     Scripts that need the same share one.
 
+    Args:
+        script: with a PEP 723 block.
+        envs: folder for environments; None for this interpreter, with whatever is installed.
+
     Raises:
         UserError: something can't be installed.
     """
+    if envs is None:
+        return Path(sys.executable)
     block = re.search(r"^# /// script\n(.*?)^# ///$", script.read_text(), re.MULTILINE | re.DOTALL)
     assert block is not None
     described = tomllib.loads(re.sub(r"^# ?", "", block[1], flags=re.MULTILINE))

@@ -61,8 +61,8 @@ class Settings:
     """Repetitions of that, after one that is not counted."""
     device: str = "cpu"
     """Where ways to resize are compared; transforms are compared on the CPU."""
-    envs: Path = ENVIRONMENTS
-    """Folder for kornia's environment; kept for the next run."""
+    envs: Path | None = ENVIRONMENTS
+    """Folder for kornia's environment; kept for the next run. None: what is installed beside this project."""
     json: Path | None = None
     """File to write the results to."""
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import orjson
 import torch
-from published import publish
+from published import adopt_orphans, publish
 
 from food101_fast.bench.provenance import Watch
 from food101_fast.cli import exit_with, parse
@@ -98,6 +98,7 @@ def watched(settings: Settings, limit: int, out: Path) -> dict[str, Any]:
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(Settings, "benchmarks/memory", argv)
+    adopt_orphans()
     watch = Watch(torch.device("cpu"))
     results = []
     with tempfile.TemporaryDirectory() as folder:

@@ -31,7 +31,7 @@ import orjson
 import torch
 from environments import ENVIRONMENTS, HERE, environment, reported
 from photographs import repeat_files
-from published import publish
+from published import adopt_orphans, publish
 
 from food101_fast.bench.provenance import Watch
 from food101_fast.cli import exit_with, parse
@@ -65,8 +65,8 @@ class Settings:
     """Photographs to load; those that there are are repeated. Half of them are prepared."""
     work: Path = ENVIRONMENTS / "work"
     """Folder for shards and for the peers' own formats; kept for the next run."""
-    envs: Path = ENVIRONMENTS
-    """Folder for the peers' environments; kept for the next run."""
+    envs: Path | None = ENVIRONMENTS
+    """Folder for the peers' environments; kept for the next run. None: what is installed beside this project."""
     parts: tuple[str, ...] = PARTS
     """Which parts."""
     only: tuple[str, ...] = PEERS
@@ -212,6 +212,7 @@ def main(argv: Sequence[str]) -> None:
             raise UserError(f"{flag} {' '.join(sorted(unknown))}: there are {', '.join(there)}")
     if not settings.photos.is_dir():
         raise UserError(f"there is no folder {settings.photos}; give class folders with photographs to --photos")
+    adopt_orphans()
     watch = Watch(torch.device("cpu"))
     parts: dict[str, Any] = {}
     for part in settings.parts:

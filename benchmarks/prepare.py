@@ -64,8 +64,8 @@ class Settings:
     """Processes of each."""
     repetitions: int = 5
     """Repetitions, after one that is not counted."""
-    envs: Path = ENVIRONMENTS
-    """Folder for the peers' environments; kept for the next run."""
+    envs: Path | None = ENVIRONMENTS
+    """Folder for the peers' environments; kept for the next run. None: what is installed beside this project."""
 
 
 def pillow_shard(files: Sequence[tuple[str, int]], size: int, out: str, draft: bool) -> int:

@@ -40,8 +40,8 @@ class Settings:
     """Repetitions, after one that is not counted."""
     seconds: float = 0.3
     """Length of one, at the least; a batch is not broken off."""
-    envs: Path = ENVIRONMENTS
-    """Folder for the environment; kept for the next run."""
+    envs: Path | None = ENVIRONMENTS
+    """Folder for the environment; kept for the next run. None: what is installed beside this project."""
     json: Path | None = None
     """File to write the results to."""
 

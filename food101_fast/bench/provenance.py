@@ -36,7 +36,8 @@ class Watch:
         self._own, self._all = _own_seconds(), _processor_seconds()
 
     def notes(self) -> dict[str, Any]:
-        """Commit, versions, machine, time, load, and `busy`: whether others took a tenth of the processors or more."""
+        """Commit, versions, machine, time, load, clocks, and `busy`: whether others took a tenth of the processors or
+        more."""
         cores = machine(self._device)["cores"]
         available = (time.perf_counter() - self._begun) * cores
         own, everything = _own_seconds() - self._own, _processor_seconds()
@@ -51,13 +52,30 @@ class Watch:
             "load_before": self._load,
             "others_share": others,
             "busy": others is not None and others >= _BUSY,
+            "cpu_state": _cpu_state(),
             "gpu_state": _gpu_state() if self._device.type == "cuda" else None,
         }
 
 
 def _own_seconds() -> float:
+    """Processor time of this process and all that it has started; of those that ended, what somebody has waited for."""
     times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
+    return times.user + times.system + times.children_user + times.children_system + _seconds_of_living_children()
+
+
+def _seconds_of_living_children() -> float:
+    """Processor time of descendants that still run, with what they have waited for; 0 where it can't be read."""
+    ticks, pids = 0, [os.getpid()]
+    for pid in pids:
+        try:
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                pids += map(int, (task / "children").read_text().split())
+            if pid != pids[0]:
+                # utime, stime, cutime and cstime, see proc(5); the name before them may hold anything.
+                ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]))
+        except OSError:  # it has ended in this moment
+            continue
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _processor_seconds() -> float | None:
@@ -84,6 +102,20 @@ def _commit() -> str | None:
         return ask("rev-parse", "HEAD") + ("+" if ask("status", "--porcelain", "--", ":/*.py") else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _cpu_state() -> dict[str, Any]:
+    """Clocks of the processors now in MHz, and what governs them; None where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    clocks = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
+    try:
+        governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
+    except OSError:
+        governor = None
+    return {"mhz": clocks or None, "governor": governor}
 
 
 def _gpu_state() -> dict[str, str] | None:

@@ -41,6 +41,7 @@ def test_the_json_holds_stages_ceilings_and_provenance(tiny_path: Path, tmp_path
     assert provenance["machine"]["cores"] >= 1
     assert provenance["versions"]["torch"] == torch.__version__
     assert isinstance(provenance["busy"], bool)
+    assert set(provenance["cpu_state"]) == {"mhz", "governor"}
     assert result["settings"]["recipe"]["batch_size"] == 8
     assert result["loading"]["threads"] == 1
     assert result["verdict"]["sentence"] in out

@@ -1,0 +1,49 @@
+"""The script that measures everything on a GPU, in the reduced form that runs on any machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import orjson
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.sh"
+pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+
+
+def run(**variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if name not in ("OUT", "FOOD101_64PX")}
+    environment |= {"PYTHON": sys.executable, "DEVICE": "cpu"} | variables
+    return subprocess.run(["bash", str(SCRIPT)], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_it_runs_to_its_end_and_sums_up(tmp_path: Path) -> None:
+    done = run(OUT=str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    parts = {"device", "stages-mobilenet_v2", "steps", "transforms", "pipelines", "peers"}
+    assert {path.name for path in tmp_path.iterdir()} == {f"{part}-cpu.json" for part in parts}
+    for path in tmp_path.iterdir():
+        found = orjson.loads(path.read_bytes())
+        assert found["provenance"]["machine"]["device"] == "cpu"
+        assert found["settings"]
+    before, _, summary = done.stdout.partition("== in short")
+    titles = {line[:57].strip() for line in summary.splitlines()}
+    assert {
+        "loader: raw, residence stream",
+        "mobilenet_v2: step from shards",
+        "step: mobilenet_v2 64 px, off, eager",
+        "preset baseline",
+        "pipeline, training: food101_fast",
+        "loading, raw: food101_fast, 1 thread",
+    } <= titles
+    assert "no time was left" not in before
+
+
+def test_results_of_the_reduced_form_never_go_where_the_real_ones_are() -> None:
+    done = run()
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: DEVICE=cpu measures nothing worth keeping; set OUT")
