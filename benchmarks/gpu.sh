@@ -19,13 +19,13 @@ budget=${BUDGET:-520}
 if [ "$device" = cpu ]; then
   pictures=200 files=200 batch=16 workers=2 size=64 many=("mobilenet_v2:64") few=("mobilenet_v2:64")
   quick=(--repetitions 1) timed=(--seconds 0.02 --repetitions 1) staged=(--seconds 0.02 --repetitions 2)
-  peers=(--only ours webdataset imagefolder --rounds 1 --repetitions 1)
+  peers=(--only ours imagefolder --rounds 1 --repetitions 1) small=(--model shufflenet_v2_x0_5)
   models=(mobilenet_v2) steps=1 images=32
 else
   pictures=1000 files=12000 batch=${BATCH:-512} workers=${WORKERS:-14} size=160
   many=(mobilenet_v2:160 mobilenet_v2:224 resnet50:224 efficientnet_b3:224) few=(mobilenet_v2:160 resnet50:224)
   quick=(--repetitions 5) timed=(--seconds 0.1 --repetitions 5) staged=(--seconds 0.3 --repetitions 5)
-  peers=(--rounds 2 --repetitions 2)
+  peers=(--rounds 2 --repetitions 2) small=()
   models=(mobilenet_v2 resnet50) steps=10 images=8192
 fi
 export PYTHONPATH=$PWD:$PWD/benchmarks${PYTHONPATH:+:$PYTHONPATH}
@@ -83,7 +83,7 @@ part "training steps" "$python" benchmarks/steps.py --device "$device" --models 
 part "transforms" "$python" benchmarks/transforms.py --device "$device" --batch-size "$batch" "${timed[@]}" \
   --envs None --json "$out/transforms-$device.json"
 part "whole pipelines" "$python" benchmarks/pipelines.py --source "$work/many" --device "$device" --images "$images" \
-  --batch-size "$batch" --workers "$workers" "${quick[@]}" --json "$out/pipelines-$device.json"
+  --batch-size "$batch" --workers "$workers" "${small[@]}" "${quick[@]}" --json "$out/pipelines-$device.json"
 if [ "$device" != cpu ]; then
   part "compiled training steps" "$python" benchmarks/steps.py --device "$device" --models "${few[@]}" \
     --batch-sizes "$batch" --amps fp16 --compiles on --steps "$steps" "${quick[@]}" --json "$out/steps-compiled-$device.json"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import NullFormatter, NullLocator
 
 from food101_fast.bench.settings import BenchSettings
 from food101_fast.bench.stages import run_bench
@@ -76,7 +76,9 @@ def sweep_figure(name: str, values: Sequence[int | str], results: Sequence[dict[
         axes.set_xscale("log", base=2)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.yaxis.set_minor_formatter("{x:,.0f}")
+    everything = [rate for result in results for stage in result["stages"].values() for rate in stage["repetitions"]]
+    # Over less than two decades there is room, and need, for figures between the powers of ten.
+    axes.yaxis.set_minor_formatter("{x:,.0f}" if max(everything) < 100 * min(everything) else NullFormatter())
     axes.set_xticks(numbers, [str(value) for value in values])
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)

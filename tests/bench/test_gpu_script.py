@@ -21,6 +21,7 @@ def run(**variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["bash", str(SCRIPT)], env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow  # one and a half minutes; the gate runs it beside the suite
 def test_it_runs_to_its_end_and_sums_up(tmp_path: Path) -> None:
     done = run(OUT=str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
