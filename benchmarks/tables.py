@@ -24,7 +24,7 @@ from food101_fast.shards.folder import write_atomically
 ROOT = Path(__file__).resolve().parents[1]
 FILES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md", ROOT / "benchmarks" / "SCALING.md")
 
-BLOCK = re.compile(r"(<!-- from results: ([\w-]+) -->\n?)(.*?)(\n?<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"<!-- from results: ([\w-]+) -->(\n?).*?\n?<!-- end -->", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +43,10 @@ def filled(text: str, path: Path) -> str:
     """
 
     def block(found: re.Match[str]) -> str:
-        if found[2] not in BLOCKS:
-            raise UserError(f"{path} asks for the table {found[2]!r}; there are {', '.join(BLOCKS)}")
-        return f"{found[1]}{BLOCKS[found[2]]()}{found[4]}"
+        name, line = found[1], found[2]  # a table has lines of its own, a figure stands in one
+        if name not in BLOCKS:
+            raise UserError(f"{path} asks for the table {name!r}; there are {', '.join(BLOCKS)}")
+        return f"<!-- from results: {name} -->{line}{BLOCKS[name]()}{line}<!-- end -->"
 
     return BLOCK.sub(block, text)
 
