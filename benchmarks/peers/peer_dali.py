@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from common import Job, count, parse_job, report, tars
+from common import Job, parse_job, report, tars
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.base_iterator import LastBatchPolicy
 from nvidia.dali.plugin.pytorch import DALIGenericIterator
@@ -50,7 +50,7 @@ def main(job: Job) -> None:
     )
     how = f"readers.webdataset, {job.workers} threads, CPU"
     dali = version("nvidia-dali-cuda130")
-    report("DALI", dali, how, _SOURCE, job, lambda: sum(len(batch[0]["image"]) for batch in loader), count(job))
+    report("DALI", dali, how, _SOURCE, job, lambda: sum(len(batch[0]["image"]) for batch in loader))
 
 
 if __name__ == "__main__":
