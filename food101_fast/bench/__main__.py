@@ -14,7 +14,7 @@ from food101_fast.bench.ceilings import MATRIX, share_text
 from food101_fast.bench.compare import compare, differing_settings, read_result
 from food101_fast.bench.doctor import diagnose
 from food101_fast.bench.profile import TRACE_NAME, profile_steps
-from food101_fast.bench.settings import BenchSettings
+from food101_fast.bench.settings import BenchSettings, check_folder
 from food101_fast.bench.stages import GROUPS, run_bench
 from food101_fast.bench.sweep import parse_sweep, plot_sweep, run_sweep, sweep_table
 from food101_fast.cli import exit_with, parse
@@ -38,6 +38,7 @@ class DoctorSettings(BenchSettings):
         super().__post_init__()
         if self.plot is not None and self.sweep is None:
             raise UserError("--plot goes with --sweep")
+        check_folder(self.plot, "--plot")
         if self.profile is not None and self.sweep is not None:
             raise UserError("--profile and --sweep exclude each other; leave one out")
 

@@ -44,6 +44,8 @@ def read_result(path: Path) -> dict[str, Any]:
     """
     try:
         result: dict[str, Any] = orjson.loads(path.read_bytes())
+        if not isinstance(result, dict):
+            raise TypeError("of a sweep, perhaps")
         version = result["version"]
         if not isinstance(result["stages"], dict) or not isinstance(result["ceilings"], dict):
             raise TypeError("no stages")

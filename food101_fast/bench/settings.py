@@ -13,6 +13,12 @@ from food101_fast.train.recipes import Recipe
 from food101_fast.train.run import read_run
 
 
+def check_folder(path: Path | None, flag: str) -> None:
+    """Raise UserError if a file that is to be written lies in a folder that is not there."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise UserError(f"there is no folder {path.absolute().parent} for {flag}; make it first")
+
+
 @dataclass(frozen=True, kw_only=True)
 class BenchSettings:
     """Measure each stage of training alone and all together, and name the one that bounds it."""
@@ -53,8 +59,7 @@ class BenchSettings:
             raise UserError(
                 f"--seconds {self.seconds} should be above 0 and --repetitions {self.repetitions} at least 1"
             )
-        if self.json is not None and not self.json.absolute().parent.is_dir():
-            raise UserError(f"there is no folder {self.json.absolute().parent} for --json; make it first")
+        check_folder(self.json, "--json")
 
     def chosen(self) -> tuple[str, Recipe]:
         """Where the shards lie, and the recipe that is measured.

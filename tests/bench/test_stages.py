@@ -88,6 +88,7 @@ def test_a_sweep_is_a_table_and_a_plot(tiny_path: Path, tmp_path: Path, command:
     [
         (["--shards", "nowhere"], "there is no shards folder"),
         (["--json", "nowhere/bench.json"], "for --json"),
+        (["--sweep", "batch_size=8", "--plot", "nowhere/sweep.png"], "for --plot"),
         (["--seconds", "0"], "--seconds 0.0 should be above 0"),
         (["--sweep", "colour=1"], "--sweep colour=1 should be like batch_size=64,128"),
         (["--sweep", "threads=a"], "values of threads are whole numbers above 0"),
