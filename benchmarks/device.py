@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from published import publish
+from published import begin, publish
 
-from food101_fast.bench.provenance import Watch
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.loader import ShardLoader
@@ -100,7 +99,7 @@ def main(argv: Sequence[str]) -> None:
     device = torch.device(settings.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("torch finds no CUDA device here; give --device cpu")
-    watch = Watch(device)
+    watch = begin(settings.json, device)
     sets = {"raw": ShardSet.open(settings.raw), "jpeg": ShardSet.open(settings.jpeg)}
     results: dict[str, Any] = {"copies alone, page-locked (the bus)": bus(sets["raw"], device, settings)}
     for encoding, shards in sets.items():

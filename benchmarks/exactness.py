@@ -19,11 +19,10 @@ from typing import Any
 import numpy as np
 import torch
 from environments import ENVIRONMENTS, HERE, environment, reported
-from published import publish
+from published import begin, publish
 from torch import Tensor
 
 from food101_fast import transforms as T
-from food101_fast.bench.provenance import Watch
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.shards import ShardSet
@@ -91,7 +90,9 @@ def resizes(images: Tensor, settings: Settings) -> dict[str, Any]:
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(Settings, "benchmarks/exactness", argv)
-    watch = Watch(torch.device(settings.device))
+    if min(settings.images, settings.resized, settings.repetitions) < 1:
+        raise UserError("--images, --resized and --repetitions should be at least 1")
+    watch = begin(settings.json, torch.device(settings.device))
     split = ShardSet.open(settings.shards).split("train")
     chosen = np.random.default_rng(0).permutation(len(split))[: settings.images]
     pixels = np.stack([split[int(sample)] for sample in chosen])

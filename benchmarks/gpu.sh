@@ -16,6 +16,10 @@ if [ "$device" = cpu ] && [ -z "${OUT:-}" ]; then
   exit 2
 fi
 budget=${BUDGET:-520}
+if [ "$device" = cuda ] && ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+  echo "error: torch finds no CUDA device here; DEVICE=cpu OUT=DIR runs a reduced form" >&2
+  exit 2
+fi
 if [ "$device" = cpu ]; then
   pictures=200 files=200 batch=16 workers=2 size=64 many=("mobilenet_v2:64") few=("mobilenet_v2:64")
   quick=(--repetitions 1) timed=(--seconds 0.02 --repetitions 1) staged=(--seconds 0.02 --repetitions 2)
@@ -30,7 +34,9 @@ else
 fi
 export PYTHONPATH=$PWD:$PWD/benchmarks${PYTHONPATH:+:$PYTHONPATH}
 work=$(mktemp -d)
+child=
 trap 'rm -rf "$work"' EXIT
+trap '[ -z "$child" ] || { kill "$child" && wait "$child"; } 2>/dev/null; exit 130' INT TERM
 mkdir -p "$out"
 failed=() left_out=()
 
@@ -44,7 +50,9 @@ part() {
   fi
   echo "== $name ($SECONDS s)"
   local code=0
-  timeout "$left" "$@" || code=$?
+  timeout "$left" "$@" &
+  child=$!
+  wait "$child" || code=$?
   if [ "$code" = 124 ]; then
     left_out+=("$name")
   elif [ "$code" != 0 ]; then

@@ -21,9 +21,8 @@ from typing import Any
 import numpy as np
 import simplejpeg
 import torch
-from published import publish
+from published import begin, publish
 
-from food101_fast.bench.provenance import Watch
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.loader import ShardLoader
@@ -144,7 +143,7 @@ def measure(run: Callable[[], int]) -> tuple[float, float]:
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(Settings, "benchmarks/loader", argv)
-    watch = Watch(torch.device("cpu"))
+    watch = begin(settings.json, torch.device("cpu"))
     runs = dict(contenders(settings))
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for _ in range(settings.repetitions + 1):

@@ -21,9 +21,8 @@ from typing import Any
 
 import orjson
 import torch
-from published import adopt_orphans, publish
+from published import adopt_orphans, begin, publish
 
-from food101_fast.bench.provenance import Watch
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 
@@ -99,7 +98,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(Settings, "benchmarks/memory", argv)
     adopt_orphans()
-    watch = Watch(torch.device("cpu"))
+    watch = begin(settings.json, torch.device("cpu"))
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for number, limit in enumerate(settings.limits):

@@ -31,9 +31,8 @@ import orjson
 import torch
 from environments import ENVIRONMENTS, HERE, environment, reported
 from photographs import repeat_files
-from published import adopt_orphans, publish
+from published import adopt_orphans, begin, publish
 
-from food101_fast.bench.provenance import Watch
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 
@@ -193,7 +192,8 @@ def table(results: dict[str, Any]) -> str:
     lines = [f"memcpy of rows in one thread: {ceiling:,.0f} images/s"]
     for encoding in ENCODINGS:
         reports = results[encoding]
-        ours = statistics.median(reports["ours"]["images_per_second"]) if "ours" in reports else None
+        rates = reports.get("ours", {}).get("images_per_second")
+        ours = statistics.median(rates) if rates else None
         lines.append(f"\n{encoding:<32}{'images/s':>10}{'lowest':>10}{'highest':>10}{'cores':>7}{'ours is':>10}")
         for report in reports.values():
             name = f"{report['name']} {report.get('version', '')}"
@@ -213,7 +213,7 @@ def main(argv: Sequence[str]) -> None:
     if not settings.photos.is_dir():
         raise UserError(f"there is no folder {settings.photos}; give class folders with photographs to --photos")
     adopt_orphans()
-    watch = Watch(torch.device("cpu"))
+    watch = begin(settings.json, torch.device("cpu"))
     parts: dict[str, Any] = {}
     for part in settings.parts:
         print(f"\n== {part}", flush=True)

@@ -29,7 +29,7 @@ from typing import Any
 
 import steps
 import torch
-from published import publish
+from published import begin, publish
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms as v1
@@ -38,7 +38,6 @@ from torchvision.transforms import v2
 
 from food101_fast import transforms as T
 from food101_fast.bench.measure import measure, median_of_ratios
-from food101_fast.bench.provenance import Watch
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.loader import ShardLoader
@@ -263,7 +262,7 @@ def compare(settings: Settings, folder: Path) -> dict[str, Any]:
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(Settings, "benchmarks/pipelines", argv)
-    watch = Watch(torch.device(settings.device))
+    watch = begin(settings.json, torch.device(settings.device))
     with tempfile.TemporaryDirectory() as folder:
         result = compare(settings, Path(folder))
     for kind, of in result["images_per_second"].items():

@@ -175,13 +175,14 @@ def compare(settings: Settings) -> dict[str, Any]:
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     import torch  # here and below, since the workers import this file and do without torch
-    from published import publish
+    from published import begin, publish
 
     from food101_fast.bench.measure import median_of_ratios
-    from food101_fast.bench.provenance import Watch
 
     settings = parse(Settings, "benchmarks/prepare", argv)
-    watch = Watch(torch.device("cpu"))
+    if min(settings.files, settings.repetitions) < 1:
+        raise UserError("--files and --repetitions should be at least 1")
+    watch = begin(settings.json, torch.device("cpu"))
     result = compare(settings)
     rates = result["images_per_second"]
     for name, values in rates.items():

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from published import publish
+from published import begin, publish
 from torch import Tensor, nn
 from torch.nn import functional
 
 from food101_fast.bench.measure import measure, median_of_ratios
-from food101_fast.bench.provenance import Watch
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.train import Recipe
@@ -205,7 +204,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(Settings, "benchmarks/steps", argv)
     device = torch.device(settings.device)
-    watch = Watch(device)
+    watch = begin(settings.json, device)
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError("torch finds no CUDA device here; give --device cpu")

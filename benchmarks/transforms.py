@@ -17,10 +17,9 @@ from pathlib import Path
 
 import torch
 from environments import ENVIRONMENTS, HERE, environment, reported
-from published import publish
+from published import begin, publish
 
 from food101_fast.bench.measure import median_of_ratios
-from food101_fast.bench.provenance import Watch
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 
@@ -61,7 +60,9 @@ def table(rates: dict[str, dict[str, list[float]]]) -> str:
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(Settings, "benchmarks/transforms", argv)
-    watch = Watch(torch.device(settings.device))
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("torch finds no CUDA device here; give --device cpu")
+    watch = begin(settings.json, torch.device(settings.device))
     try:
         python = environment(SCRIPT, settings.envs)
     except UserError as error:

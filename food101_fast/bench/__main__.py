@@ -41,6 +41,8 @@ class DoctorSettings(BenchSettings):
         check_folder(self.plot, "--plot")
         if self.profile is not None and self.sweep is not None:
             raise UserError("--profile and --sweep exclude each other; leave one out")
+        if self.profile is not None and self.json is not None:
+            raise UserError("--profile writes a profile.json of its own; leave --json out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,8 @@ def main(argv: Sequence[str]) -> None:
     settings = parse(DoctorSettings, "bench" if name is None else f"bench {name}", arguments)
     stages = GROUPS.get(name or "")
     if settings.profile is not None:
+        if name in ("loader", "transforms"):
+            raise UserError(f"--profile looks at training steps; use it with bench train, not with bench {name}")
         _profile(settings, settings.profile)
         return
     result: Any

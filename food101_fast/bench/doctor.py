@@ -50,6 +50,9 @@ def diagnose(result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+_SMALL = 96
+"""Height and width in pixels below which a model's time no longer goes with the number of pixels (measured)."""
+
 _NAMES = {
     "read": "Reading the shards",
     "decode": "Decoding",
@@ -144,7 +147,9 @@ def _change_model(result: dict[str, Any]) -> tuple[str | None, float | None]:
     if smaller == size:
         return None, None
     spent = 1 - 1 / gain
+    # Work goes with the number of pixels, but of small images the device does not do as many operations per second.
+    at_the_most = " (at the most)" if smaller < _SMALL else ""
     return (
-        f"--image-size {smaller}, if it is as accurate",
+        f"--image-size {smaller}, if it is as accurate{at_the_most}",
         1 / (1 - spent * (1 - (smaller / size) ** 2)),
     )

@@ -14,7 +14,9 @@ from food101_fast.train.run import read_run
 
 
 def check_folder(path: Path | None, flag: str) -> None:
-    """Raise UserError if a file that is to be written lies in a folder that is not there."""
+    """Raise UserError if a file that is to be written is a folder, or lies in one that is not there."""
+    if path is not None and path.is_dir():
+        raise UserError(f"{path} is a folder; name a file for {flag}")
     if path is not None and not path.absolute().parent.is_dir():
         raise UserError(f"there is no folder {path.absolute().parent} for {flag}; make it first")
 
@@ -55,10 +57,10 @@ class BenchSettings:
     def __post_init__(self) -> None:
         if self.shards is None and self.run is None:
             raise UserError("bench needs --shards, or --run with the folder of a run")
-        if self.seconds <= 0 or self.repetitions < 1:
-            raise UserError(
-                f"--seconds {self.seconds} should be above 0 and --repetitions {self.repetitions} at least 1"
-            )
+        if self.seconds <= 0:
+            raise UserError(f"--seconds {self.seconds} should be above 0")
+        if self.repetitions < 1:
+            raise UserError(f"--repetitions {self.repetitions} should be at least 1")
         check_folder(self.json, "--json")
 
     def chosen(self) -> tuple[str, Recipe]:

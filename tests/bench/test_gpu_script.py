@@ -10,6 +10,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+import torch
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.sh"
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
@@ -42,6 +43,13 @@ def test_it_runs_to_its_end_and_sums_up(tmp_path: Path) -> None:
         "loading, raw: food101_fast, 1 thread",
     } <= titles
     assert "no time was left" not in before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu_it_says_so_at_once(tmp_path: Path) -> None:
+    done = run(OUT=str(tmp_path), DEVICE="cuda")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "torch finds no CUDA device" in done.stderr
 
 
 def test_results_of_the_reduced_form_never_go_where_the_real_ones_are() -> None:
