@@ -45,6 +45,17 @@ def spread(rates: Rates) -> list[str]:
     return [median(rates), f"{whole(min(rates))} to {whole(max(rates))}"]
 
 
+def fastest_first(rates: dict[str, Rates]) -> list[str]:
+    """Names by their medians."""
+    return sorted(rates, key=lambda name: -statistics.median(rates[name]))
+
+
+def loaders(encoding: str) -> list[dict[str, Any]]:
+    """The reports of all loaders that read an encoding, the fastest first."""
+    reports = [report for report in result("peers-cpu")["loading"][encoding].values() if "error" not in report]
+    return sorted(reports, key=lambda report: -statistics.median(report["images_per_second"]))
+
+
 def loading(encoding: str, peer: str) -> Rates:
     """Images per second of a loader."""
     rates: Rates = result("peers-cpu")["loading"][encoding][peer]["images_per_second"]
@@ -61,21 +72,16 @@ def named(report: dict[str, Any]) -> str:
 def peers(encoding: str) -> str:
     """Every loader on one encoding, the fastest first; what can't read it comes last."""
     found = result("peers-cpu")["loading"]
-    reports = found[encoding].values()
-    measured = sorted(
-        (report for report in reports if "error" not in report),
-        key=lambda report: -statistics.median(report["images_per_second"]),
-    )
     rows = []
     if encoding == "raw":
         ceiling = found["memcpy_images_per_second"]
         rows.append(["rows copied one by one (memcpy), 1 thread: the ceiling of one core", *spread(ceiling), "1.0", ""])
-    for report in measured:
+    for report in loaders(encoding):
         cores = f"{statistics.median(report['busy_cores']):.1f}"
         rows.append([named(report), *spread(report["images_per_second"]), cores, report["how"]])
     rows += [
         [report["name"], "", "", "", report["error"]]
-        for report in reports
+        for report in found[encoding].values()
         if "error" in report and not report["name"].startswith("ours")
     ]
     return table(["loader", "images/s", "lowest to highest", "busy cores", "how"], rows)
@@ -111,7 +117,7 @@ def preparing() -> str:
     found = result("peers-cpu")["preparing"]
     rates = found["images_per_second"]
     rows = []
-    for name in sorted(rates, key=lambda name: -statistics.median(rates[name])):
+    for name in fastest_first(rates):
         about = found["about"].get(name, {})
         title = PREPARING.get(name) or f"{named(about)}: {about['how']}"
         ratio = f"{median_of_ratios(rates['prepare'], rates[name]):.2f}"
@@ -124,7 +130,7 @@ def pipelines(kind: str) -> str:
     """Whole pipelines, without a model (`input`) or with one (`training`)."""
     rates = result("peers-cpu")["pipelines"]["images_per_second"][kind]
     rows = []
-    for name in sorted(rates, key=lambda name: -statistics.median(rates[name])):
+    for name in fastest_first(rates):
         title = f"**{name}**" if name == "food101_fast" else name
         rows.append([title, *spread(rates[name]), f"{median_of_ratios(rates['food101_fast'], rates[name]):.2f}"])
     rows += [[name, "", "", reason] for name, reason in result("peers-cpu")["pipelines"]["not_run"].items()]
@@ -269,73 +275,56 @@ def encodings() -> str:
     return table(["encoding", "bytes per image", "all of Food-101", "loader, images/s"], rows)
 
 
-def _others(encoding: str) -> str:
-    """The other loaders, the fastest first: names and rates."""
-    reports = [
-        report
-        for report in result("peers-cpu")["loading"][encoding].values()
-        if "error" not in report and not report["name"].startswith("food101_fast") and "notebook" not in report["name"]
+def _listed(rates: Iterable[tuple[str, Rates]]) -> str:
+    """Names and medians, of others than ours."""
+    return "; ".join(f"{name} {median(of)}" for name, of in rates if not name.startswith("food101_fast"))
+
+
+def _loader_rows(encoding: str, title: str) -> list[list[str]]:
+    others = ((report["name"], report["images_per_second"]) for report in loaders(encoding))
+    return [
+        [title, median(loading(encoding, "ours"))],
+        [
+            "the same pictures and two threads or processes each, in the same run",
+            _listed((name, rates) for name, rates in others if name != "the notebook"),
+        ],
     ]
-    reports.sort(key=lambda report: -statistics.median(report["images_per_second"]))
-    return "; ".join(f"{report['name']} {median(report['images_per_second'])}" for report in reports)
 
 
-def headline() -> str:
-    """The figures that a reader looks for first."""
-    found = result("peers-cpu")
+def _training_rows() -> list[list[str]]:
+    found, stage = result("peers-cpu"), result("stages-cpu")["stages"]
     fed, trained = (found["pipelines"]["images_per_second"][kind] for kind in ("input", "training"))
-    prepared = found["preparing"]["images_per_second"]
-    stage = result("stages-cpu")["stages"]
-    every = result("prepare-64px-cpu")["results"][-1]
-    held = result("loader-cpu")["results"]["jpeg: 1 thread, residence host"]["images_per_second"]
+    others = [name for name in trained if name != "food101_fast"]
+    fixed = median(stage["step, fixed batch"]["repetitions"])
+    ratios = ", ".join(f"{median_of_ratios(trained['food101_fast'], trained[name]):.2f}" for name in others)
     rows = [
-        [
-            "loader: raw 192 px rows, shuffled, warm cache, one thread (two threads: "
-            f"{median(loading('raw', 'ours_threads'))})",
-            median(loading("raw", "ours")),
-        ],
-        ["the same pictures and two threads or processes each, in the same run", _others("raw")],
-        [
-            f"loader: JPEG of 192 px, quality 90, two threads (held in RAM after the first epoch: {median(held)})",
-            median(loading("jpeg", "ours")),
-        ],
-        ["the same in the same run", _others("jpeg")],
         [
             "photographs to augmented, normalised batches of 160 px, two threads or processes",
             median(fed["food101_fast"]),
         ],
+        ["the same, in the same run", _listed(fed.items())],
         [
-            "the same in the same run",
-            "; ".join(f"{name} {median(rates)}" for name, rates in fed.items() if name != "food101_fast"),
-        ],
-        [
-            "MobileNetV2 trained at 160 px from shards (with a batch that is there already: "
-            f"{median(stage['step, fixed batch']['repetitions'])})",
+            f"MobileNetV2 trained at 160 px from shards (with a batch that is there already: {fixed})",
             median(stage["step from shards"]["repetitions"]),
         ],
-        [
-            "an epoch of MobileNetV2 at 160 px, ours as a multiple of: "
-            + ", ".join(name for name in trained if name != "food101_fast"),
-            ", ".join(
-                f"{median_of_ratios(trained['food101_fast'], rates):.2f}"
-                for name, rates in trained.items()
-                if name != "food101_fast"
-            ),
-        ],
+        [f"an epoch of MobileNetV2 at 160 px, ours as a multiple of: {', '.join(others)}", ratios],
     ]
     for one in found["steps"]["results"]:
-        ratios = ", ".join(f"{one['ours_over'][name]:.2f}" for name in CONTENDERS[1:])
         title = f"one training step of `{one['model']}` on a batch that is there already"
+        ratios = ", ".join(f"{one['ours_over'][name]:.2f}" for name in CONTENDERS[1:])
         rows.append([f"{title}, as a multiple of bare, timm's, torchvision's", ratios])
-    rows += [
+    return rows
+
+
+def _preparing_rows() -> list[list[str]]:
+    prepared = result("peers-cpu")["preparing"]["images_per_second"]
+    others = [name for name in ("pillow", "pillow, draft", "ffcv", "litdata", "huggingface") if name in prepared]
+    every = result("prepare-64px-cpu")["results"][-1]
+    return [
         ["`prepare`, photographs of 512 px to raw 192 px, 2 workers", median(prepared["prepare"])],
         [
             "in the same run: a pool with Pillow, the same with `draft`, FFCV's writer, LitData, datasets",
-            ", ".join(
-                median(prepared[name])
-                for name in ("pillow", "pillow, draft", "ffcv", "litdata", "huggingface")
-                if name in prepared
-            ),
+            ", ".join(median(prepared[name]) for name in others),
         ],
         ["simplejpeg and resize alone, nothing written: the ceiling, in the same run", median(prepared["decode"])],
         [
@@ -343,6 +332,20 @@ def headline() -> str:
             f"included: {every['seconds']:.0f} s",
             whole(every["written"] / every["seconds"]),
         ],
+    ]
+
+
+def headline() -> str:
+    """The figures that a reader looks for first."""
+    held = median(result("loader-cpu")["results"]["jpeg: 1 thread, residence host"]["images_per_second"])
+    two = median(loading("raw", "ours_threads"))
+    rows = [
+        *_loader_rows("raw", f"loader: raw 192 px rows, shuffled, warm cache, one thread (two threads: {two})"),
+        *_loader_rows(
+            "jpeg", f"loader: JPEG of 192 px, quality 90, two threads (held in RAM after the first epoch: {held})"
+        ),
+        *_training_rows(),
+        *_preparing_rows(),
     ]
     return table(["what", "images/s"], rows)
 

@@ -9,15 +9,15 @@ run: copies of a batch from page-locked memory. What needs something that is not
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from published import begin, publish
+from published import Measurement
 
+from food101_fast.bench.measure import Work, measure
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.loader import ShardLoader
@@ -32,7 +32,7 @@ class Settings:
     """Folder of raw shards."""
     jpeg: Path
     """Folder of JPEG shards."""
-    device: str = "cuda"
+    device: Literal["cpu", "cuda"] = "cuda"
     """Where batches go."""
     batch_size: int = 512
     """Images per batch."""
@@ -44,24 +44,9 @@ class Settings:
     """File to write the results to."""
 
 
-def wait(device: torch.device) -> None:
-    """Until all that was queued on the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def timed(run: Any, device: torch.device, settings: Settings) -> list[float]:
+def timed(run: Work, device: torch.device, settings: Settings) -> list[float]:
     """Images per second of `run`, which returns a number of images, in each repetition."""
-    run()
-    rates = []
-    for _ in range(settings.repetitions):
-        wait(device)
-        images, begun = 0, time.perf_counter()
-        while not images or time.perf_counter() - begun < settings.seconds:
-            images += run()
-        wait(device)
-        rates.append(images / (time.perf_counter() - begun))
-    return rates
+    return measure({"": run}, seconds=settings.seconds, repetitions=settings.repetitions, device=device)[""]
 
 
 def bus(shards: ShardSet, device: torch.device, settings: Settings) -> list[float]:
@@ -96,10 +81,8 @@ def contender(shards: ShardSet, residence: str, decode: str, device: torch.devic
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(Settings, "benchmarks/device", argv)
-    device = torch.device(settings.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UserError("torch finds no CUDA device here; give --device cpu")
-    watch = begin(settings.json, device)
+    measurement = Measurement(settings.json, settings.device)
+    device = measurement.device
     sets = {"raw": ShardSet.open(settings.raw), "jpeg": ShardSet.open(settings.jpeg)}
     results: dict[str, Any] = {"copies alone, page-locked (the bus)": bus(sets["raw"], device, settings)}
     for encoding, shards in sets.items():
@@ -115,9 +98,7 @@ def main(argv: Sequence[str]) -> None:
         size = sets["raw" if "jpeg" not in name else "jpeg"].split("train").row_bytes
         median = statistics.median(rates)
         print(f"{name:<40}{median:>12,.0f}{min(rates):>12,.0f}{max(rates):>12,.0f}{median * size / 1e9:>8.2f}")
-    publish(
-        settings.json,
-        watch,
+    measurement.publish(
         {name: getattr(settings, name) for name in ("batch_size", "repetitions", "seconds")},
         samples={name: shards.manifest.splits["train"].samples for name, shards in sets.items()},
         images_per_second=results,

@@ -14,12 +14,12 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from environments import ENVIRONMENTS, HERE, environment, reported
-from published import begin, publish
+from published import Measurement
 from torch import Tensor
 
 from food101_fast import transforms as T
@@ -58,7 +58,7 @@ class Settings:
     """Of them, those that ways to resize are timed on."""
     repetitions: int = 7
     """Repetitions of that, after one that is not counted."""
-    device: str = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
     """Where ways to resize are compared; transforms are compared on the CPU."""
     envs: Path | None = ENVIRONMENTS
     """Folder for kornia's environment; kept for the next run. None: what is installed beside this project."""
@@ -92,7 +92,7 @@ def main(argv: Sequence[str]) -> None:
     settings = parse(Settings, "benchmarks/exactness", argv)
     if min(settings.images, settings.resized, settings.repetitions) < 1:
         raise UserError("--images, --resized and --repetitions should be at least 1")
-    watch = begin(settings.json, torch.device(settings.device))
+    measurement = Measurement(settings.json, settings.device)
     split = ShardSet.open(settings.shards).split("train")
     chosen = np.random.default_rng(0).permutation(len(split))[: settings.images]
     pixels = np.stack([split[int(sample)] for sample in chosen])
@@ -120,7 +120,7 @@ def main(argv: Sequence[str]) -> None:
         rate = statistics.median(resizing["images_per_second"][name])
         print(f"{name:<42}{of['largest']:>10.4f}{of['mean']:>10.4f}{rate:>12,.0f}")
     chosen_settings = {name: getattr(settings, name) for name in ("images", "resized", "repetitions", "device")}
-    publish(settings.json, watch, chosen_settings, images=len(chosen), errors=results, resizing=resizing)
+    measurement.publish(chosen_settings, images=len(chosen), errors=results, resizing=resizing)
 
 
 if __name__ == "__main__":

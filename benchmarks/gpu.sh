@@ -21,12 +21,12 @@ if [ "$device" = cuda ] && ! "$python" -c 'import sys, torch; sys.exit(not torch
   exit 2
 fi
 if [ "$device" = cpu ]; then
-  pictures=200 files=200 batch=16 workers=2 size=64 many=("mobilenet_v2:64") few=("mobilenet_v2:64")
+  pictures=200 files=200 batch=16 workers=2 size=64 amp=off many=(mobilenet_v2:64)
   quick=(--repetitions 1) timed=(--seconds 0.02 --repetitions 1) staged=(--seconds 0.02 --repetitions 2)
   peers=(--only ours imagefolder --rounds 1 --repetitions 1) small=(--model shufflenet_v2_x0_5)
   models=(mobilenet_v2) steps=1 images=32
 else
-  pictures=1000 files=12000 batch=${BATCH:-512} workers=${WORKERS:-14} size=160
+  pictures=1000 files=12000 batch=${BATCH:-512} workers=${WORKERS:-14} size=160 amp=fp16
   many=(mobilenet_v2:160 mobilenet_v2:224 resnet50:224 efficientnet_b3:224) few=(mobilenet_v2:160 resnet50:224)
   quick=(--repetitions 5) timed=(--seconds 0.1 --repetitions 5) staged=(--seconds 0.3 --repetitions 5)
   peers=(--rounds 2 --repetitions 2) small=()
@@ -87,7 +87,7 @@ for model in "${models[@]}"; do
     --image-size "$size" --batch-size "$batch" "${staged[@]}" --json "$out/stages-$model-$device.json"
 done
 part "training steps" "$python" benchmarks/steps.py --device "$device" --models "${many[@]}" --batch-sizes "$batch" \
-  --amps "$([ "$device" = cpu ] && echo off || echo fp16)" --steps "$steps" "${quick[@]}" --json "$out/steps-$device.json"
+  --amps "$amp" --steps "$steps" "${quick[@]}" --json "$out/steps-$device.json"
 part "transforms" "$python" benchmarks/transforms.py --device "$device" --batch-size "$batch" "${timed[@]}" \
   --envs None --json "$out/transforms-$device.json"
 part "whole pipelines" "$python" benchmarks/pipelines.py --source "$work/many" --device "$device" --images "$images" \
@@ -104,7 +104,7 @@ if [ -n "${FOOD101_64PX:-}" ]; then
     --epochs 8 --workers "$workers" --json "$out/accuracy-$device.json" --plot "$out/accuracy-$device.png"
 fi
 part "loaders that are installed" "$python" benchmarks/peers.py --parts loading --photos "$work/pictures" \
-  --files "$files" --work "$work/peers" --envs None --workers "$([ "$workers" -gt 8 ] && echo 8 || echo "$workers")" \
+  --files "$files" --work "$work/peers" --envs None --workers "$workers" \
   "${peers[@]}" --json "$out/peers-$device.json"
 if [ "$device" != cpu ] && "$python" -c 'import pytest, hypothesis' 2>/dev/null; then
   part "tests on CUDA" "$python" -m pytest -q tests/loader/test_cuda.py tests/transforms/test_cuda.py \

@@ -20,8 +20,7 @@ from typing import Any
 
 import numpy as np
 import simplejpeg
-import torch
-from published import begin, publish
+from published import Measurement
 
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
@@ -143,7 +142,7 @@ def measure(run: Callable[[], int]) -> tuple[float, float]:
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(Settings, "benchmarks/loader", argv)
-    watch = begin(settings.json, torch.device("cpu"))
+    measurement = Measurement(settings.json)
     runs = dict(contenders(settings))
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for _ in range(settings.repetitions + 1):
@@ -155,9 +154,7 @@ def main(argv: Sequence[str]) -> None:
         cores = statistics.median(busy for _, busy in values[1:])
         print(f"{name:<52}{statistics.median(speeds):>10,.0f}{min(speeds):>10,.0f}{max(speeds):>10,.0f}{cores:>7.2f}")
     sets = {"raw": ShardSet.open(settings.raw), "jpeg": ShardSet.open(settings.jpeg)}
-    publish(
-        settings.json,
-        watch,
+    measurement.publish(
         {"batch_size": settings.batch_size, "repetitions": settings.repetitions},
         samples={name: shards.manifest.splits["train"].samples for name, shards in sets.items()},
         bytes_per_image={name: bytes_per_image(shards) for name, shards in sets.items()},

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import torch
-from published import adopt_orphans, begin, publish
+from published import Measurement
 
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
+from food101_fast.processes import family
 
 _EVERY = 0.05
 """Seconds from one look to the next."""
@@ -44,18 +44,6 @@ class Settings:
     """Processes of prepare."""
     json: Path | None = None
     """File to write the results to."""
-
-
-def family(pid: int) -> list[int]:
-    """A process and all that descend from it."""
-    pids = [pid]
-    for member in pids:
-        try:
-            for task in Path(f"/proc/{member}/task").iterdir():
-                pids += map(int, (task / "children").read_text().split())
-        except OSError:  # it has ended in this moment
-            continue
-    return pids
 
 
 def memory(pids: Sequence[int]) -> tuple[int, int]:
@@ -97,8 +85,7 @@ def watched(settings: Settings, limit: int, out: Path) -> dict[str, Any]:
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(Settings, "benchmarks/memory", argv)
-    adopt_orphans()
-    watch = begin(settings.json, torch.device("cpu"))
+    measurement = Measurement(settings.json)
     results = []
     with tempfile.TemporaryDirectory() as folder:
         for number, limit in enumerate(settings.limits):
@@ -109,7 +96,7 @@ def main(argv: Sequence[str]) -> None:
                 f" private {result['pss_bytes'] / 1e6:>8,.0f} MB in all"
             )
     kept = {name: getattr(settings, name) for name in ("limits", "size", "workers")}
-    publish(settings.json, watch, kept, results=results)
+    measurement.publish(kept, results=results)
 
 
 if __name__ == "__main__":

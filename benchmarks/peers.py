@@ -28,10 +28,9 @@ from typing import Any
 
 import numpy as np
 import orjson
-import torch
 from environments import ENVIRONMENTS, HERE, environment, reported
 from photographs import repeat_files
-from published import adopt_orphans, begin, publish
+from published import Measurement
 
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
@@ -212,8 +211,7 @@ def main(argv: Sequence[str]) -> None:
             raise UserError(f"{flag} {' '.join(sorted(unknown))}: there are {', '.join(there)}")
     if not settings.photos.is_dir():
         raise UserError(f"there is no folder {settings.photos}; give class folders with photographs to --photos")
-    adopt_orphans()
-    watch = begin(settings.json, torch.device("cpu"))
+    measurement = Measurement(settings.json)
     parts: dict[str, Any] = {}
     for part in settings.parts:
         print(f"\n== {part}", flush=True)
@@ -222,7 +220,7 @@ def main(argv: Sequence[str]) -> None:
             print(table(parts[part]))
         else:
             parts[part] = other_part(part, settings)
-    publish(settings.json, watch, {"parts": settings.parts}, **parts)
+    measurement.publish({"parts": settings.parts}, **parts)
 
 
 if __name__ == "__main__":

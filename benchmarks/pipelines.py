@@ -25,11 +25,11 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import steps
 import torch
-from published import begin, publish
+from published import Measurement
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms as v1
@@ -44,8 +44,8 @@ from food101_fast.loader import ShardLoader
 from food101_fast.prepare import PrepareSettings, prepare
 from food101_fast.train import Recipe
 from food101_fast.train.model import build_model
+from food101_fast.transforms.presets import MEAN, STD
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE, STORED = 160, 192
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -62,7 +62,7 @@ class Settings:
     """File to write the results to."""
     model: str = "mobilenet_v2"
     """torchvision model, with random weights."""
-    device: str = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
     """Where to train."""
     images: int = 768
     """Photographs of an epoch; whole batches of them."""
@@ -262,7 +262,7 @@ def compare(settings: Settings, folder: Path) -> dict[str, Any]:
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(Settings, "benchmarks/pipelines", argv)
-    watch = begin(settings.json, torch.device(settings.device))
+    measurement = Measurement(settings.json, settings.device)
     with tempfile.TemporaryDirectory() as folder:
         result = compare(settings, Path(folder))
     for kind, of in result["images_per_second"].items():
@@ -273,7 +273,7 @@ def main(argv: Sequence[str]) -> None:
     for name, reason in result["not_run"].items():
         print(f"{name:<24}{reason}")
     kept = {name: value for name, value in vars(settings).items() if name not in ("json", "source")}
-    publish(settings.json, watch, kept, **result)
+    measurement.publish(kept, **result)
 
 
 if __name__ == "__main__":

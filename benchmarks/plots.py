@@ -10,8 +10,9 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import blocks
 import xxhash
 from blocks import RESULTS, result
 from matplotlib.axes import Axes
@@ -19,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
+from food101_fast.bench.ceilings import MATRIX, MEMORY, shares
 from food101_fast.bench.sweep import sweep_figure
 from food101_fast.shards.folder import write_atomically
 
@@ -45,6 +47,13 @@ def _figure(height: float, columns: int = 1) -> tuple[Figure, Any]:
     return figure, figure.subplots(1, columns)
 
 
+def _plain(axes: Axes, grid: Literal["x", "both"] = "both") -> None:
+    """No frame, a faint grid behind everything."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis=grid, alpha=0.3)
+    axes.set_axisbelow(True)
+
+
 def _bars(axes: Axes, names: list[str], rates: list[list[float]], colors: list[str], unit: str) -> None:
     """Horizontal bars of medians with the range of the repetitions."""
     medians = [statistics.median(values) for values in rates]
@@ -58,23 +67,20 @@ def _bars(axes: Axes, names: list[str], rates: list[list[float]], colors: list[s
     axes.set_xlabel(unit)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:g}k" if x >= 1000 else f"{x:g}")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="x", alpha=0.3)
-    axes.set_axisbelow(True)
+    _plain(axes, "x")
 
 
 def loaders() -> Figure:
     """Images per second of every loader."""
     figure, both = _figure(4.6, 2)
-    found = result("peers-cpu")["loading"]
+    ceiling = result("peers-cpu")["loading"]["memcpy_images_per_second"]
     for axes, encoding in zip(both, ("raw", "jpeg"), strict=True):
-        reports = [report for report in found[encoding].values() if "error" not in report]
-        reports.sort(key=lambda report: -statistics.median(report["images_per_second"]))
+        reports = blocks.loaders(encoding)
         names = [report["name"] for report in reports]
         rates = [report["images_per_second"] for report in reports]
         colors = [OURS if name.startswith("food101_fast") else OTHERS for name in names]
         if encoding == "raw":
-            names, rates = ["memcpy, 1 thread", *names], [found["memcpy_images_per_second"], *rates]
+            names, rates = ["memcpy, 1 thread", *names], [ceiling, *rates]
             colors = [CEILING, *colors]
         _bars(axes, names, rates, colors, "images per second")
         axes.set_title({"raw": "raw rows of 192 px", "jpeg": "JPEG of 192 px"}[encoding], loc="left")
@@ -111,8 +117,7 @@ def resizing() -> Figure:
     axes.set_xlim(left=0)
     axes.margins(x=0.15)
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.3)
+    _plain(axes)
     return figure
 
 
@@ -121,17 +126,18 @@ def ceilings() -> Figure:
     figure, axes = _figure(3.8)
     found = result("stages-cpu")
     stages = {name: stage for name, stage in found["stages"].items() if "share_of_ceiling" in stage}
-    own = {"memory copy": OURS, "matrix product": CEILING}
-    names = list(stages)
-    shares = [
+    own = {MEMORY: OURS, MATRIX: CEILING}
+    percent = [
         [
-            100 * rate * stage["amount_per_image"] / most
-            for rate, most in zip(stage["repetitions"], found["ceilings"][stage["ceiling"]]["repetitions"], strict=True)
+            100 * share
+            for share in shares(
+                stage["repetitions"], stage["amount_per_image"], found["ceilings"][stage["ceiling"]]["repetitions"]
+            )
         ]
         for stage in stages.values()
     ]
     colors = [own.get(stage["ceiling"], OTHERS) for stage in stages.values()]
-    _bars(axes, names, shares, colors, "% of the machine's own")
+    _bars(axes, list(stages), percent, colors, "% of the machine's own")
     axes.axvline(100, color="#333333", linewidth=1)
     for name, color in own.items():
         axes.plot([], [], "s", color=color, label=name)
@@ -148,13 +154,12 @@ def threads() -> Figure:
         rates = [run["stages"]["loader"]["repetitions"] for run in runs]
         axes.fill_between(numbers, [min(of) for of in rates], [max(of) for of in rates], color=OURS, alpha=0.15, lw=0)
         axes.plot(numbers, [statistics.median(of) for of in rates], "o-", color=OURS)
-        axes.axvline(2, color=CEILING, linestyle="--", linewidth=1)
+        axes.axvline(runs[0]["loading"]["cores"], color=CEILING, linestyle="--", linewidth=1)
         axes.set(title=encoding, xlabel="threads (dashed: cores)", ylabel="images per second")
         axes.set_xticks(numbers)
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter("{x:,.0f}")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3)
+        _plain(axes)
     return figure
 
 

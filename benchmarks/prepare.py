@@ -174,15 +174,14 @@ def compare(settings: Settings) -> dict[str, Any]:
 
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
-    import torch  # here and below, since the workers import this file and do without torch
-    from published import begin, publish
+    from published import Measurement
 
     from food101_fast.bench.measure import median_of_ratios
 
     settings = parse(Settings, "benchmarks/prepare", argv)
     if min(settings.files, settings.repetitions) < 1:
         raise UserError("--files and --repetitions should be at least 1")
-    watch = begin(settings.json, torch.device("cpu"))
+    measurement = Measurement(settings.json)
     result = compare(settings)
     rates = result["images_per_second"]
     for name, values in rates.items():
@@ -194,7 +193,7 @@ def main(argv: Sequence[str]) -> None:
     for name, reason in result["not_run"].items():
         print(f"{name:<16}{reason}")
     kept = {name: getattr(settings, name) for name in ("files", "size", "workers", "repetitions")}
-    publish(settings.json, watch, kept, **result)
+    measurement.publish(kept, **result)
 
 
 if __name__ == "__main__":

@@ -16,16 +16,15 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from published import begin, publish
+from published import Measurement
 from torch import Tensor, nn
 from torch.nn import functional
 
 from food101_fast.bench.measure import measure, median_of_ratios
 from food101_fast.cli import exit_with, parse
-from food101_fast.errors import UserError
 from food101_fast.train import Recipe
 from food101_fast.train.model import build_model
 from food101_fast.train.precision import Precision
@@ -39,7 +38,7 @@ Step = Callable[[Tensor, Tensor], object]
 class Settings:
     """A training step of ours against others, on one fixed batch."""
 
-    device: str = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
     """Where to compute."""
     models: tuple[str, ...] = ("mobilenet_v2:160",)
     """Models, each with the size of its images in pixels."""
@@ -152,9 +151,10 @@ CONTENDERS: dict[str, Callable[[nn.Module, Recipe, torch.device], Step]] = {
 }
 
 
-def compare(model: str, size: int, batch: int, amp: str, compiled: str, settings: Settings) -> dict[str, Any]:
+def compare(
+    model: str, size: int, batch: int, amp: str, compiled: str, settings: Settings, device: torch.device
+) -> dict[str, Any]:
     """All contenders on one setting; one that can't run is listed with the reason."""
-    device = torch.device(settings.device)
     recipe = Recipe(model=model, weights="none", image_size=size, batch_size=batch, amp=amp, compile=compiled)  # type: ignore[arg-type]
     torch.manual_seed(0)
     first = build_model(model, "none", settings.classes).train()
@@ -203,13 +203,7 @@ def compare(model: str, size: int, batch: int, amp: str, compiled: str, settings
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(Settings, "benchmarks/steps", argv)
-    device = torch.device(settings.device)
-    watch = begin(settings.json, device)
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise UserError("torch finds no CUDA device here; give --device cpu")
-        torch.backends.cudnn.benchmark = True
-        torch.set_float32_matmul_precision("high")
+    measurement = Measurement(settings.json, settings.device)
     results = []
     print(f"{'':<46}" + "".join(f"{name:>14}" for name in CONTENDERS) + "   ours / bare, timm, torchvision")
     for name in settings.models:
@@ -218,7 +212,7 @@ def main(argv: Sequence[str]) -> None:
             for amp in settings.amps:
                 for compiled in settings.compiles:
                     torch.compiler.reset()
-                    result = compare(model, int(size), batch, amp, compiled, settings)
+                    result = compare(model, int(size), batch, amp, compiled, settings, measurement.device)
                     results.append(result)
                     title = f"{model} {size} px, batch {batch}, {amp}, {'compiled' if compiled == 'on' else 'eager'}"
                     cells = (result["images_per_second"].get(name) for name in CONTENDERS)
@@ -229,7 +223,7 @@ def main(argv: Sequence[str]) -> None:
                         + f"   {ratios}"
                     )
     kept = {name: getattr(settings, name) for name in ("steps", "repetitions", "classes")}
-    publish(settings.json, watch, kept, results=results)
+    measurement.publish(kept, results=results)
 
 
 if __name__ == "__main__":

@@ -101,7 +101,6 @@ def main(argv: Sequence[str]) -> None:
         file: lines
         for part, lines in PARTS.items()
         for file in sorted(settings.results.glob(f"{part}-*{settings.device}.json"))
-        if file.name.partition("-")[0] == part
     }
     if not files:
         raise UserError(f"{settings.results} has no results of {settings.device}; run benchmarks/gpu.sh first")

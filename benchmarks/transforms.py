@@ -14,10 +14,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-import torch
 from environments import ENVIRONMENTS, HERE, environment, reported
-from published import begin, publish
+from published import Measurement
 
 from food101_fast.bench.measure import median_of_ratios
 from food101_fast.cli import exit_with, parse
@@ -31,7 +31,7 @@ LIBRARIES = ("ours", "ours, compiled", "torchvision, loop", "torchvision, one dr
 class Settings:
     """Images per second of transforms."""
 
-    device: str = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
     """Where to compute."""
     batch_size: int = 64
     """Images per batch."""
@@ -60,9 +60,7 @@ def table(rates: dict[str, dict[str, list[float]]]) -> str:
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(Settings, "benchmarks/transforms", argv)
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("torch finds no CUDA device here; give --device cpu")
-    watch = begin(settings.json, torch.device(settings.device))
+    measurement = Measurement(settings.json, settings.device)
     try:
         python = environment(SCRIPT, settings.envs)
     except UserError as error:
@@ -71,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
     options = {name: getattr(settings, name) for name in ("device", "batch_size", "repetitions", "seconds")}
     result = reported(SCRIPT, python, options)
     print(table(result["images_per_second"]))
-    publish(settings.json, watch, options, **result)
+    measurement.publish(options, **result)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the peers share: their command line, the pictures, and how an epoch is timed. Needs NumPy only.
+"""What the peers share: their command line, the pictures, and how an epoch is timed. Needs NumPy and this project.
 
 A peer is a script that peers.py calls in an environment of its own, which its PEP 723 block names. It prints one line
 of JSON.
@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from food101_fast.processes import family, processor_seconds
 
 # An epoch of few images is over too soon to be timed.
 _LEAST_SECONDS = 1.0
@@ -124,16 +126,7 @@ def report(
 
 def cpu_seconds() -> float:
     """Processor time of this process and all that it has started and that still run (Linux)."""
-    ticks, pids = 0, [os.getpid()]
-    for pid in pids:
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            ticks += int(fields[11]) + int(fields[12])  # utime and stime, see proc(5)
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                pids += map(int, (task / "children").read_text().split())
-        except OSError:  # it has ended in this moment
-            continue
-    return ticks / os.sysconf("SC_CLK_TCK")
+    return sum(map(processor_seconds, family(os.getpid())))
 
 
 def report_prepared(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,17 @@ def share_text(stage: dict[str, Any]) -> str:
     return f"{used:,.1f} {unit}, {stage['share_of_ceiling']:.0%} of {stage['ceiling']}"
 
 
+def shares(rates: Sequence[float], amount: float, most: Sequence[float]) -> list[float]:
+    """What a stage uses of its ceiling, repetition by repetition.
+
+    Args:
+        rates: images per second.
+        amount: bytes or floating point operations per image.
+        most: of those, what the machine did per second.
+    """
+    return [rate * amount / limit for rate, limit in zip(rates, most, strict=True)]
+
+
 def ceilings(device: torch.device, dtype: torch.dtype) -> dict[str, Work]:
     """For each ceiling what measures it; each returns bytes, or floating point operations for the matrix product.
 
@@ -34,7 +46,7 @@ def ceilings(device: torch.device, dtype: torch.dtype) -> dict[str, Work]:
         dtype: in which it multiplies.
     """
     if device.type == "cpu" and dtype == torch.float16:
-        dtype = torch.float32  # of half precision processors multiply a hundredth: that is no ceiling
+        dtype = torch.float32  # there are processors that multiply half precision far slower: no ceiling
     source, target = np.ones(_HOST_BYTES, np.uint8), np.ones(_HOST_BYTES, np.uint8)
 
     def copy_memory() -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from food101_fast.bench.stages import FIXED, LOADER, WHOLE
+from food101_fast.bench.works import FIXED, LOADER, WHOLE
 
 
 def diagnose(result: dict[str, Any]) -> dict[str, Any]:
@@ -18,8 +18,8 @@ def diagnose(result: dict[str, Any]) -> dict[str, Any]:
 
     Returns:
         `stage`; `kind`, loading, transforms or model; `headspace`, how many times as fast the run would be if that were
-        free; `setting`, what to change, and `predicted`, how many times as fast the run is then by the rates measured
-        here, both None where there is nothing to change; `sentence`, all of it.
+        free; `setting`, what to change, and `predicted`, how many times as fast the run is then, reckoned from the
+        rates measured here, both None where there is nothing to change; `sentence`, all of it.
     """
     free = result["free"]
     kind = max(free, key=lambda name: free[name])
@@ -51,7 +51,9 @@ def diagnose(result: dict[str, Any]) -> dict[str, Any]:
 
 
 _SMALL = 96
-"""Height and width in pixels below which a model's time no longer goes with the number of pixels (measured)."""
+"""Height and width in pixels below which a model gains less than its pixels promise. MobileNetV2 on 2 cores did 1.8
+times the images at 128 px that it did at 160, 1.7 times at 96 against 128, and then no more than 1.8 and 2.0 at 64 and
+32 px, where pixels promise 2.2 and 4."""
 
 _NAMES = {
     "read": "Reading the shards",

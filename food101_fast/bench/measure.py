@@ -25,8 +25,8 @@ def measure(
 
     The works take turns, so that whatever else the machine does meets them all, and figures of one repetition can be
     compared with each other; every other repetition goes through them backwards, so that none always follows the same
-    one. The device is waited for before each reading of the clock and nowhere else. Each work is
-    done once, and then for one repetition, before anything counts.
+    one. The device is waited for before each reading of the clock and nowhere else. Each work is done once, and then
+    for one repetition, before anything counts.
 
     Args:
         works: by name.
@@ -41,7 +41,8 @@ def measure(
         work()
     rates: dict[str, list[float]] = {name: [] for name in works}
     for repetition in range(repetitions + 1):
-        for name, work in list(works.items())[:: -1 if repetition % 2 else 1]:
+        turns = list(works.items())
+        for name, work in reversed(turns) if repetition % 2 else turns:
             if name in primes:
                 primes[name]()
             wait_for(device)

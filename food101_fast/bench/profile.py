@@ -16,7 +16,8 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from food101_fast.bench.measure import wait_for
 from food101_fast.bench.settings import BenchSettings
-from food101_fast.bench.stages import Subject, endless
+from food101_fast.bench.stages import Subject
+from food101_fast.bench.works import endless
 from food101_fast.errors import UserError
 from food101_fast.shards.folder import write_atomically
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from food101_fast.processes import family, processor_seconds
 from food101_fast.train.device import machine
 from food101_fast.train.run import versions
 
@@ -60,22 +61,8 @@ class Watch:
 def _own_seconds() -> float:
     """Processor time of this process and all that it has started; of those that ended, what somebody has waited for."""
     times = os.times()
-    return times.user + times.system + times.children_user + times.children_system + _seconds_of_living_children()
-
-
-def _seconds_of_living_children() -> float:
-    """Processor time of descendants that still run, with what they have waited for; 0 where it can't be read."""
-    ticks, pids = 0, [os.getpid()]
-    for pid in pids:
-        try:
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                pids += map(int, (task / "children").read_text().split())
-            if pid != pids[0]:
-                # utime, stime, cutime and cstime, see proc(5); the name before them may hold anything.
-                ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:15]))
-        except OSError:  # it has ended in this moment
-            continue
-    return ticks / os.sysconf("SC_CLK_TCK")
+    own = times.user + times.system + times.children_user + times.children_system
+    return own + sum(processor_seconds(pid, waited=True) for pid in family(os.getpid())[1:])
 
 
 def _processor_seconds() -> float | None:

@@ -1,0 +1,215 @@
+"""What is measured: the stages of a training step, each alone, some together, and all from shards.
+
+What bounds a step is found by doing without: the step is also measured with a batch that is there already (loading is
+free), with images that are transformed already, and without a model.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from torch.utils.flop_counter import FlopCounterMode
+
+from food101_fast.bench.ceilings import DEVICE, HOST_TO_DEVICE, MATRIX, MEMORY
+from food101_fast.bench.measure import Work
+from food101_fast.bench.reading import read_work
+from food101_fast.loader import Batch, ShardLoader
+from food101_fast.loader.pipeline import use_one_openmp_thread
+from food101_fast.shards.reader import Split
+from food101_fast.train.step import TrainStep
+
+# Names of the stages that are put together of others.
+LOADER, FIXED, WHOLE = "loader", "step, fixed batch", "step from shards"
+NO_TRANSFORMS, NO_MODEL = "step without transforms", "step without the model"
+PARTS = ("transforms", "forward + backward", "optimiser")
+"""What a step on a fixed batch consists of, one after the other."""
+_ORDER = ("host to device", LOADER, "transforms", "forward", *PARTS[1:], FIXED, NO_TRANSFORMS, NO_MODEL, WHOLE)
+"""In which the stages that compute take turns."""
+_TRAINING = 3
+"""Operations of a training step over those of its forward pass: as is the convention, a backward pass counts twice."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Something that is done with a batch at a time.
+
+    Attributes:
+        work: returns how many images it was done with.
+        amount: bytes or floating point operations per image, in the unit of the ceiling.
+        ceiling: what the machine can do of those at the most; None if nothing measured is one.
+        prime: what brings it into the state that it stays in, before each repetition.
+    """
+
+    work: Work
+    amount: float | None = None
+    ceiling: str | None = None
+    prime: Callable[[], object] | None = None
+
+
+def loading_stages(loader: ShardLoader) -> dict[str, Stage]:
+    """What a loader's threads do, in one thread each, on samples in random order."""
+    split = loader.shards.split("train", verify="never")
+    size = min(loader.batch_size, len(split))
+    rng = np.random.default_rng(0)
+    out = torch.empty(size, split.row_bytes, dtype=torch.uint8)
+    mean_bytes = float(split.shard_bytes.sum()) / len(split)
+    # Of a remote folder not everything need fit into the cache at a time.
+    pool = np.arange(int(split.shard_samples[0]) if not split.is_local else len(split))
+
+    def some() -> np.ndarray[Any, np.dtype[np.int64]]:
+        return rng.choice(pool, size)
+
+    # As the loader's threads are: with more than one OpenMP thread copying takes another way.
+    thread = ThreadPoolExecutor(1, initializer=use_one_openmp_thread)
+
+    def gather() -> float:
+        thread.submit(split.gather, some(), out).result()
+        return size
+
+    def check() -> float:
+        for payload in split.payloads(some())[0]:
+            xxhash.xxh3_64_intdigest(payload.numpy().data)
+        return size
+
+    name = "gather" if split.encoding == "raw" else "decode"
+    return {
+        "read": Stage(read_work(loader.shards), mean_bytes, MEMORY),
+        name: Stage(gather, split.row_bytes, MEMORY),
+        "checksum": Stage(check, _payload_bytes(split, pool), MEMORY),
+    }
+
+
+def _payload_bytes(split: Split, pool: np.ndarray[Any, np.dtype[np.int64]]) -> float:
+    files, _ = split.payloads(pool[:256])
+    return sum(file.numel() for file in files) / len(files)
+
+
+def computing_stages(loader: ShardLoader, step: TrainStep, prefetch: int) -> dict[str, Stage]:
+    """What the device does with a batch, and the loader with it."""
+    ready = next(iter(loader))
+    images, labels = step.augment(ready, epoch=0)
+    flop = _flop_per_image(step, images)
+    # Read once as bytes, written once as floating numbers.
+    moved = (ready.images.nbytes + images.nbytes) / len(labels)
+    on_device = MEMORY if loader.device.type == "cpu" else DEVICE
+    stages = {
+        **_with_the_loader(loader, step, (images, labels), prefetch, flop),
+        **_on_one_batch(step, ready, (images, labels), moved, on_device, flop),
+    }
+    if loader.device.type == "cuda":
+        rows = torch.empty(len(labels), loader.split.row_bytes, dtype=torch.uint8).pin_memory()
+
+        def send() -> float:
+            rows.to(loader.device, non_blocking=True)
+            return len(rows)
+
+        stages["host to device"] = Stage(send, loader.split.row_bytes, HOST_TO_DEVICE)
+    return {name: stages[name] for name in _ORDER if name in stages}
+
+
+def _on_one_batch(
+    step: TrainStep,
+    ready: Batch,
+    augmented: tuple[torch.Tensor, torch.Tensor],
+    moved: float,
+    on_device: str,
+    flop: float,
+) -> dict[str, Stage]:
+    """A step and its parts on a batch that is there already."""
+    images, labels = augmented
+    size = len(ready.labels)
+
+    def transform() -> float:
+        step.augment(ready, epoch=0)
+        return size
+
+    def forward() -> float:
+        with torch.no_grad():
+            step.logits(images)
+        return size
+
+    def backward() -> float:
+        step.backward(images, labels)
+        return size
+
+    def optimise() -> float:
+        step.apply()
+        return size
+
+    def fixed() -> float:
+        step(ready, 0)
+        return size
+
+    return {
+        "transforms": Stage(transform, moved, on_device),
+        "forward": Stage(forward, flop, MATRIX),
+        "forward + backward": Stage(backward, _TRAINING * flop, MATRIX),
+        "optimiser": Stage(optimise),
+        FIXED: Stage(fixed, _TRAINING * flop, MATRIX),
+    }
+
+
+def _with_the_loader(
+    loader: ShardLoader, step: TrainStep, augmented: tuple[torch.Tensor, torch.Tensor], prefetch: int, flop: float
+) -> dict[str, Stage]:
+    """The loader alone, the whole step with it, and that step without one of its parts."""
+    images, labels = augmented
+    batches = endless(loader)  # one loader iterates once at a time
+
+    def drain() -> None:
+        """Take what was loaded ahead while other stages ran, which would count as loaded in no time."""
+        for _ in range(prefetch + 1):
+            next(batches)
+
+    def primed(work: Work) -> Callable[[], None]:
+        def prime() -> None:
+            drain()
+            work()  # meanwhile as much is loaded ahead as there is time for
+
+        return prime
+
+    def load() -> float:
+        return len(next(batches).labels)
+
+    def without_transforms() -> float:
+        loaded = len(next(batches).labels)
+        step.update(images, labels)
+        return loaded
+
+    def without_model() -> float:
+        batch = next(batches)
+        step.augment(batch, epoch=0)
+        return len(batch.labels)
+
+    def whole() -> float:
+        batch = next(batches)
+        step(batch, 0)
+        return len(batch.labels)
+
+    return {
+        LOADER: Stage(load, loader.split.row_bytes, MEMORY, drain),
+        NO_TRANSFORMS: Stage(without_transforms, prime=primed(without_transforms)),
+        NO_MODEL: Stage(without_model, prime=primed(without_model)),
+        WHOLE: Stage(whole, _TRAINING * flop, MATRIX, primed(whole)),
+    }
+
+
+def endless(loader: ShardLoader) -> Iterator[Batch]:
+    """A loader's batches, epoch after epoch."""
+    return itertools.chain.from_iterable(itertools.repeat(loader))
+
+
+def _flop_per_image(step: TrainStep, images: torch.Tensor) -> float:
+    """Floating point operations of a forward pass, counted by torch. (It counts the backward pass of convolutions in
+    groups as if they had none.)"""
+    few = images[:2]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        step.model(few)
+    return float(counter.get_total_flops()) / len(few)

@@ -1,0 +1,34 @@
+"""Processes and what they have used, read from /proc (Linux; elsewhere there is nothing to read)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def family(pid: int) -> list[int]:
+    """A process, and then all that descend from it and still run."""
+    pids = [pid]
+    for member in pids:
+        try:
+            for task in Path(f"/proc/{member}/task").iterdir():
+                pids += map(int, (task / "children").read_text().split())
+        except OSError:  # it has ended in this moment
+            continue
+    return pids
+
+
+def processor_seconds(pid: int, *, waited: bool = False) -> float:
+    """Processor time of a process; 0 if it has ended.
+
+    Args:
+        pid: its number.
+        waited: count that of its children, too, which have ended and which it has waited for.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0.0
+    # utime, stime, cutime and cstime, see proc(5); the name before them may hold anything.
+    ticks = stat.rpartition(")")[2].split()[11 : 15 if waited else 13]
+    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
