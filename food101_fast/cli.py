@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from food101_fast import __version__
 from food101_fast.errors import UserError
+from food101_fast.openmp import set_up_openmp
 
 COMMANDS = {
     "prepare": "decode every image once and write shards",
@@ -73,5 +74,6 @@ def main() -> None:
     if arguments[0] not in COMMANDS:
         print(f"error: no command {arguments[0]!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(USER_ERROR_CODE)
+    set_up_openmp()
     module = importlib.import_module(f"food101_fast.{arguments[0]}.__main__")
     exit_with(module.main, arguments[1:])

@@ -1,4 +1,4 @@
-"""Processes and what they have used, read from /proc (Linux; elsewhere there is nothing to read)."""
+"""Processes: the cores they may use, and what they have used (from /proc, so on Linux only)."""
 
 from __future__ import annotations
 
@@ -32,3 +32,10 @@ def processor_seconds(pid: int, *, waited: bool = False) -> float:
     # utime, stime, cutime and cstime, see proc(5); the name before them may hold anything.
     ticks = stat.rpartition(")")[2].split()[11 : 15 if waited else 13]
     return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

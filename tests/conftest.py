@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+
+# Read when torch is loaded: beside other programs the tests would otherwise take many times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 import shutil
 from collections.abc import Callable
 from io import BytesIO

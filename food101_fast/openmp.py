@@ -1,0 +1,54 @@
+"""How torch's OpenMP threads wait for each other, and how many there are: settings that are read when torch is loaded.
+
+By default a thread that waits for the others of its team keeps its core busy. Beside any other program the one that it
+waits for then gets no core, and training is several times slower. Commands therefore let waiting threads sleep, which
+is no slower on a quiet machine. A program that imports this package keeps its own settings.
+
+Source: OpenMP 5.2, sections 21.1.2 (OMP_NUM_THREADS) and 21.2.5 (OMP_WAIT_POLICY).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import MutableMapping, Sequence
+
+from food101_fast.processes import usable_cores
+
+
+def set_up_openmp(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Set what the user has not set: waiting threads sleep, and the ranks of a machine share its cores.
+
+    Must be called before torch is imported.
+
+    Args:
+        environment: is changed. torchrun's `LOCAL_WORLD_SIZE` says how many ranks share the machine.
+    """
+    environment.setdefault("OMP_WAIT_POLICY", "passive")
+    ranks = int(environment.get("LOCAL_WORLD_SIZE", "1"))
+    # torchrun sets 1 where the user has set nothing. Another number is the user's own.
+    if ranks > 1 and environment.get("OMP_NUM_THREADS", "1") == "1":
+        environment["OMP_NUM_THREADS"] = str(max(1, usable_cores() // ranks))
+
+
+def runs_as_command(package: str, arguments: Sequence[str], original: Sequence[str]) -> bool:
+    """Whether this process was started as `python -m package` or `python -m package.command`.
+
+    Must be asked while the package is imported: Python has `-m` as its first argument only as long as it looks for the
+    module.
+
+    Args:
+        package: its name.
+        arguments: `sys.argv`.
+        original: `sys.orig_argv`.
+    """
+    if list(arguments[:1]) != ["-m"] or len(original) < len(arguments):
+        return False
+    module = original[-len(arguments)].removeprefix("-m")
+    return module == package or module.startswith(f"{package}.")
+
+
+def set_up_command(package: str) -> None:
+    """Call `set_up_openmp` if this process is a command of the package."""
+    if runs_as_command(package, sys.argv, sys.orig_argv):
+        set_up_openmp()

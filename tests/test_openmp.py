@@ -1,0 +1,75 @@
+"""Waiting threads sleep in every command, as torch's OpenMP library itself says; nobody else's process is changed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from food101_fast.openmp import runs_as_command, set_up_openmp
+from food101_fast.processes import usable_cores
+
+SCRIPT = ["-c", "import sys; sys.argv[0] = 'food101-fast'; from food101_fast.cli import main; main()"]
+
+
+def displayed(*arguments: str, **variables: str) -> dict[str, str]:
+    """What the OpenMP library prints of its settings when torch is loaded by a Python process."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "LOCAL_"))}
+    path = os.pathsep.join(filter(None, sys.path))
+    environment = kept | {"OMP_DISPLAY_ENV": "VERBOSE", "PYTHONPATH": path} | variables
+    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=True)
+    pairs = (line.partition("=") for line in done.stderr.splitlines() if "OMP_" in line and "=" in line)
+    return {name.split()[-1]: value.strip(" '") for name, _, value in pairs}
+
+
+@pytest.fixture(autouse=True)
+def _needs_an_openmp_that_tells() -> None:
+    if sys.platform != "linux":
+        pytest.skip("asks the OpenMP library of torch's Linux builds")
+
+
+@pytest.mark.parametrize("arguments", [["-m", "food101_fast.train"], [*SCRIPT, "train"]])
+def test_a_command_lets_waiting_threads_sleep(arguments: list[str]) -> None:
+    assert displayed(*arguments, "--help")["GOMP_SPINCOUNT"] == "0"
+
+
+def test_what_the_user_has_set_stays() -> None:
+    found = displayed("-m", "food101_fast.train", "--help", OMP_WAIT_POLICY="active", OMP_NUM_THREADS="3")
+    assert (found["OMP_WAIT_POLICY"], found["OMP_NUM_THREADS"]) == ("ACTIVE", "3")
+
+
+def test_an_import_changes_nothing() -> None:
+    assert int(displayed("-c", "import food101_fast.train")["GOMP_SPINCOUNT"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("original", "arguments", "expected"),
+    [
+        (["python", "-m", "food101_fast.train", "--run", "x"], ["-m", "--run", "x"], True),
+        (["python", "-W", "error", "-m", "food101_fast.bench"], ["-m"], True),
+        (["python", "-mfood101_fast.bench"], ["-m"], True),
+        (["python", "-m", "food101_fast"], ["-m"], True),
+        (["python", "-m", "food101_faster.train"], ["-m"], False),
+        (["python", "-m", "mine", "food101_fast.train"], ["-m", "food101_fast.train"], False),
+        (["python", "-m", "mine"], ["/path/of/mine.py"], False),
+        (["python", "train.py", "-m", "food101_fast.train"], ["train.py", "-m", "food101_fast.train"], False),
+        (["python", "-c", "pass"], ["-c"], False),
+        ([], [], False),
+    ],
+)
+def test_what_is_a_command(original: list[str], arguments: list[str], expected: bool) -> None:
+    assert runs_as_command("food101_fast", arguments, original) is expected
+
+
+def test_ranks_share_the_cores() -> None:
+    for ranks, before, expected in (
+        ("1", None, None),
+        ("2", "1", str(max(1, usable_cores() // 2))),
+        (str(4 * usable_cores()), "1", "1"),
+        ("2", "5", "5"),
+    ):
+        environment = {"LOCAL_WORLD_SIZE": ranks} | ({} if before is None else {"OMP_NUM_THREADS": before})
+        set_up_openmp(environment)
+        assert environment.get("OMP_NUM_THREADS") == expected
