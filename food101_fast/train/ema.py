@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 
-from torch import nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
+import torch
+from torch import Tensor, nn
 
 
 class ModelAverage:
@@ -31,15 +31,34 @@ class ModelAverage:
         self.decay = decay
         self.updates = 0
         pairs = list(zip(self.model.state_dict().values(), model.state_dict().values(), strict=True))
-        self._averages, self._sources = map(list, zip(*(p for p in pairs if p[0].is_floating_point()), strict=True))
-        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self._averages, self._sources = _columns([pair for pair in pairs if pair[0].is_floating_point()])
+        self._counters, self._counted = _columns([pair for pair in pairs if not pair[0].is_floating_point()])
+
+    def next_weight(self) -> float:
+        """Count an update; returns the share that the model has in it."""
+        self.updates += 1
+        return 1.0 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+
+    @torch.no_grad()
+    def move(self, weight: float | Tensor) -> None:
+        """Move the average towards the model; what is not a floating number is copied.
+
+        Args:
+            weight: share of the model, what `next_weight` gave; a number, or float32 () on the device.
+        """
+        if isinstance(weight, Tensor):
+            ways = torch._foreach_sub(self._sources, self._averages)
+            torch._foreach_mul_(ways, weight)
+            torch._foreach_add_(self._averages, ways)
+        else:
+            torch._foreach_lerp_(self._averages, self._sources, weight)
+        if self._counters:
+            torch._foreach_copy_(self._counters, self._counted)
 
     def update(self) -> None:
-        """Move the average towards the model; what is not a floating number is copied."""
-        self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        get_ema_multi_avg_fn(decay)(  # type: ignore[no-untyped-call]
-            self._averages, self._sources, None
-        )
-        for average, source in self._counters:
-            average.copy_(source)
+        """`move` by `next_weight`."""
+        self.move(self.next_weight())
+
+
+def _columns(pairs: list[tuple[Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor]]:
+    return [average for average, _ in pairs], [source for _, source in pairs]

@@ -11,12 +11,13 @@ from food101_fast.transforms import PRESETS
 
 Amp = Literal["auto", "fp16", "bf16", "off"]
 Compile = Literal["auto", "on", "off"]
+CudaGraph = Literal["on", "off"]
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["exponential", "cosine", "constant"]
 
 # Fields that say how long to train or how to compute the same thing: they may be changed when a run goes on.
-CHANGEABLE = ("epochs", "patience", "accumulate", "compile", "compile_mode")
+CHANGEABLE = ("epochs", "patience", "accumulate", "compile", "compile_mode", "cuda_graph")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +71,17 @@ class Recipe:
     patience: int | None = 3
     """Stop after this many epochs without a better validation accuracy; None is never."""
     amp: Amp = "auto"
-    """Mixed precision: fp16 (with gradient scaling), bf16 or off (float32); auto is fp16 on CUDA and off on the CPU."""
+    """Mixed precision: fp16 (with gradient scaling), bf16 or off (float32); auto is fp16 on CUDA, bf16 on CPUs with
+    AMX, and off on others."""
     tf32: bool = True
     """Whether CUDA may multiply float32 with 10 bits of mantissa (TF32), where mixed precision leaves float32."""
     compile: Compile = "auto"
     """torch.compile for training step, transforms and validation; auto is on for CUDA and off on the CPU."""
     compile_mode: CompileMode = "default"
     """Mode of torch.compile; reduce-overhead and max-autotune use CUDA graphs."""
+    cuda_graph: CudaGraph = "off"
+    """Capture the whole training step as a CUDA graph, which the host launches at once: for small models and batches.
+    Needs no compiler; one GPU only. The model is then compiled only if --compile is on."""
     sync_batchnorm: bool = False
     """With several ranks: normalise over the whole batch instead of each rank's part of it (CUDA only)."""
     window: int | None = None

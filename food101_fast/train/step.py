@@ -13,10 +13,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from food101_fast.errors import UserError
 from food101_fast.loader import Batch
+from food101_fast.train.batchnorm import BatchCounters, side_by_side
 from food101_fast.train.distributed import World
 from food101_fast.train.ema import ModelAverage
+from food101_fast.train.graph import GraphedFunction, check_graph
 from food101_fast.train.model import layer_groups
-from food101_fast.train.optimizer import build_optimizer, set_learning_rate
+from food101_fast.train.optimizer import build_optimizer, learning_rate_on_device, set_learning_rate
 from food101_fast.train.precision import Precision
 from food101_fast.train.recipes import Recipe
 from food101_fast.train.schedule import Phase, step_seed
@@ -60,7 +62,12 @@ class TrainStep:
         self.device = device
         self.world = world or World()
         self.precision = Precision(recipe.amp, device)
-        self.compiled = recipe.compile == "on" or (recipe.compile == "auto" and device.type == "cuda")
+        if recipe.cuda_graph == "on":
+            check_graph(recipe, device, self.world)
+        automatic = recipe.compile == "auto" and device.type == "cuda"
+        self.compiled = recipe.compile == "on" or (automatic and recipe.cuda_graph == "off")
+        # The transforms' many small kernels become a few in seconds, whether or not the model is worth the minute.
+        self._compiles_preset = recipe.compile == "on" or automatic
         self._num_classes = num_classes
         if recipe.sync_batchnorm:
             if device.type != "cuda":
@@ -68,12 +75,17 @@ class TrainStep:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.world.share([*self.model.parameters(), *self.model.buffers()])
-        self._statistics = _together(self.model, device)
+        # Side by side, so that all are saved and restored at once: a forward pass that is not finite leaves that in
+        # them, and the gradient scaler's rule does not see it.
+        floating = [buffer for buffer in self.model.buffers() if buffer.dtype == torch.float32]
+        self._statistics = side_by_side(floating, torch.float32, device)
+        self._counters = BatchCounters(self.model, device)
         self.layers = layer_groups(self.model)
         self.optimizer = build_optimizer(recipe, self.model)
         self.average = None if recipe.ema_decay is None else ModelAverage(self.model, recipe.ema_decay)
         self.streak = torch.zeros((), dtype=torch.int64, device=device)
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
+        self._lr_factor = 1.0
         self.preset: Preset
         self.enter(Phase(recipe.image_size, frozen=0))
 
@@ -90,16 +102,13 @@ class TrainStep:
             ids = [self.device.index] if self.device.type == "cuda" else None
             self._network = DistributedDataParallel(self.model, device_ids=ids, gradient_as_bucket_view=True)
         self._forward = self.compile(self._network)
-        self._augment = self.compile(self.preset, fullgraph=True)
+        # Small kernels gain nothing from the CUDA graphs that other modes make, which would keep their memory.
+        self._augment = _compiled(self.preset, fullgraph=True) if self._compiles_preset else self.preset
+        self._graph = GraphedFunction(self._whole) if self.recipe.cuda_graph == "on" else None
 
-    def compile(self, module: nn.Module, *, fullgraph: bool = False) -> Callable[..., Any]:
+    def compile(self, module: nn.Module) -> Callable[..., Any]:
         """The module, compiled if the recipe says so: each shape of its input has a graph of its own."""
-        if not self.compiled:
-            return module
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
-        # The transforms' many small kernels gain nothing from CUDA graphs, which would keep their memory.
-        mode = "default" if fullgraph else self.recipe.compile_mode
-        return torch.compile(module, fullgraph=fullgraph, dynamic=False, mode=mode)
+        return _compiled(module, mode=self.recipe.compile_mode) if self.compiled else module
 
     @property
     def evaluated(self) -> nn.Module:
@@ -113,9 +122,11 @@ class TrainStep:
             own = list(module.parameters(recurse=False))
             if own and not any(parameter.requires_grad for parameter in own):
                 module.eval()
+        self._counters.look()
 
     def prepare(self, number: int, lr_factor: float) -> None:
         """What the step `number` of the run needs, apart from its batch: learning rate and random state."""
+        self._lr_factor = float(lr_factor)
         set_learning_rate(self.optimizer, lr_factor)
         torch.manual_seed(step_seed(self.recipe.seed, number, self.world.rank))
 
@@ -123,9 +134,22 @@ class TrainStep:
         """Augment, forward, backward, update.
 
         Returns:
-            The mean loss and the number of correct predictions of this rank's samples, both still on the device.
+            The mean loss and the number of correct predictions of this rank's samples, both still on the device. With a
+            CUDA graph the next step overwrites them.
         """
-        return self.update(*self.augment(batch, epoch))
+        if self._graph is None:
+            return self.update(*self.augment(batch, epoch))
+        weight = 0.0 if self.average is None else self.average.next_weight()
+        loss, correct = self._graph((batch.images, batch.labels, batch.ids), (epoch, self._lr_factor, weight))
+        return loss, correct
+
+    def _whole(
+        self, images: Tensor, labels: Tensor, ids: Tensor, epoch: Tensor, lr_factor: Tensor, weight: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The step for a CUDA graph: what the host would say anew in each step is on the device."""
+        with learning_rate_on_device(self.optimizer, lr_factor):
+            seen = self._augment(images, labels, seed=self.recipe.seed, epoch=epoch, ids=ids)
+            return self.update(*seen, weight=weight)
 
     def augment(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
         """The batch as the model is to see it in `epoch`.
@@ -140,13 +164,18 @@ class TrainStep:
             self._augment(batch.images, batch.labels, seed=self.recipe.seed, epoch=number, ids=batch.ids),
         )
 
-    def update(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def update(self, images: Tensor, labels: Tensor, *, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The step after `augment`. Of mixed labels the one with the largest share counts as correct.
 
-        If a gradient is not finite, weights, running statistics and the optimiser's state stay as they are.
+        If a gradient is not finite, weights, running statistics and the optimizer's state stay as they are.
+
+        Args:
+            images: normalized, (N, 3, h, w).
+            labels: int64 (N,) or float32 (N, classes).
+            weight: see `apply`.
         """
         results = self.backward(images, labels)
-        self.apply()
+        self.apply(weight)
         return results
 
     def backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,8 +192,12 @@ class TrainStep:
         with self.precision.autocast():
             return cast(Tensor, self._forward(images))
 
-    def apply(self) -> None:
-        """The second part of `update`: the optimiser's step, if the gradients are finite, and the average."""
+    def apply(self, weight: Tensor | None = None) -> None:
+        """The second part of `update`: the optimizer's step, if the gradients are finite, and the average.
+
+        Args:
+            weight: the model's share in the average, float32 () on the device; None counts the step and computes it.
+        """
         self.precision.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self._trained if p.grad is not None])
         if self.recipe.clip_norm is not None:
@@ -176,7 +209,7 @@ class TrainStep:
         self.streak.add_(1).mul_(~finite)
         self.skipped.add_(~finite)
         if self.average is not None:
-            self.average.update()
+            self.average.move(self.average.next_weight() if weight is None else weight)
 
     def _backward(self, images: Tensor, labels: Tensor, *, number: int) -> tuple[Tensor, Tensor]:
         """Add the gradients of a part of the batch; returns its share of the mean loss, and its correct predictions."""
@@ -185,7 +218,8 @@ class TrainStep:
         # Ranks exchange gradients once, with the last part.
         with self._network.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
             with self.precision.autocast():
-                logits = self._forward(images)
+                with self._counters.counting():
+                    logits = self._forward(images)
                 loss = functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing) / parts
             if number == 0:
                 # Not before the forward pass: on a CPU the backward pass then finds their memory at once (2 % faster).
@@ -215,14 +249,6 @@ class TrainStep:
         self.skipped.fill_(state["skipped"])
 
 
-def _together(model: nn.Module, device: torch.device) -> Tensor:
-    """Put the model's floating buffers side by side into one tensor, so that all are saved and restored at once.
-
-    A forward pass that is not finite leaves that in the running statistics of batch normalisation, which the rule of
-    the gradient scaler does not know of.
-    """
-    buffers = [buffer for buffer in model.buffers() if buffer.dtype == torch.float32]
-    whole = torch.cat([torch.empty(0, device=device), *(buffer.flatten() for buffer in buffers)])
-    for buffer, part in zip(buffers, torch.split(whole, [buffer.numel() for buffer in buffers]), strict=True):
-        buffer.data = part.view(buffer.shape)
-    return whole
+def _compiled(module: nn.Module, *, fullgraph: bool = False, mode: str = "default") -> Callable[..., Any]:
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
+    return torch.compile(module, fullgraph=fullgraph, dynamic=False, mode=mode)

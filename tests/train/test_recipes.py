@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
@@ -134,13 +135,40 @@ def test_weights_decay_and_biases_do_not() -> None:
     }  # fmt: skip
 
 
-def test_layers_below_the_head_learn_more_slowly() -> None:
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_layers_below_the_head_learn_more_slowly(name: str) -> None:
+    """As if each layer had a parameter group of its own, though there are only two groups."""
+    ours = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    theirs = copy.deepcopy(ours)
+    decay = 0.0 if name == "adam" else 0.1
+    recipe = Recipe(optimizer=name, learning_rate=0.1, layer_decay=0.5, weight_decay=decay, momentum=0.9)  # type: ignore[arg-type]
+    optimizer = build_optimizer(recipe, ours)
+    groups = [
+        {"params": [parameter], "lr": 0.1 * 0.5**depth, "weight_decay": decay if parameter.ndim > 1 else 0.0}
+        for depth, layer in enumerate(reversed(theirs))
+        for parameter in layer.parameters()
+    ]
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[name]
+    plain = kind(groups, momentum=0.9, nesterov=True) if name == "sgd" else kind(groups)  # type: ignore[arg-type]
+    for _ in range(4):
+        inputs = torch.randn(8, 4)
+        for model, steps in ((ours, optimizer), (theirs, plain)):
+            model(inputs).square().sum().backward()
+            steps.step()
+            steps.zero_grad()
+    assert len(optimizer.param_groups) <= 2
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_scaled_steps_leave_what_has_no_gradient() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
-    recipe = Recipe(optimizer="sgd", learning_rate=1.0, layer_decay=0.5)
-    rates = {
-        id(p): group["initial_lr"] for group in build_optimizer(recipe, model).param_groups for p in group["params"]
-    }
-    assert [rates[id(p)] for p in model.parameters()] == [0.25, 0.25, 0.5, 0.5, 1.0, 1.0]
+    optimizer = build_optimizer(Recipe(optimizer="adamw", weight_decay=0.1, layer_decay=0.3), model)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    model[2](torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    changed = [not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)]
+    assert changed == [False] * 4 + [True] * 2
 
 
 @pytest.mark.parametrize(

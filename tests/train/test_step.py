@@ -11,6 +11,7 @@ import torch
 import torchvision
 from torch import nn
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from food101_fast.loader import Batch
 from food101_fast.train import RECIPES, Recipe
@@ -174,6 +175,46 @@ def test_frozen_layers_keep_their_weights_and_statistics() -> None:
     step.train_mode()
     step(batch(), 0)
     assert changed(before, weights(step)) == set(before)
+
+
+class Counted(TorchDispatchMode):
+    """Counts in-place additions to whole numbers, of which batch normalization does one for each layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.additions = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.name in ("aten::add_", "aten::copy_") and args[0].dtype == torch.int64:
+            self.additions += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_all_layers_count_their_batches_at_once() -> None:
+    step = TrainStep(dataclasses.replace(SGD, ema_decay=0.9), build_model("shufflenet_v2_x0_5", "none", 3), CPU)
+    step.train_mode()
+    images, labels = step.augment(batch(), epoch=0)
+    with Counted() as counted:
+        step.update(images, labels)
+    counters = {name: value for name, value in step.model.state_dict().items() if name.endswith("num_batches_tracked")}
+    assert len(counters) > 50
+    assert {int(value) for value in counters.values()} == {1}
+    # One for the counters, one for skipped steps, one for their streak.
+    assert counted.additions <= 3
+
+
+def test_a_layer_without_momentum_goes_on_counting_by_itself() -> None:
+    """Its running mean is that of all batches, so it computes with the counter."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=None), nn.Flatten(), nn.LazyLinear(3))
+    model(torch.zeros(2, 3, 32, 32))
+    plain = copy.deepcopy(model)
+    step = TrainStep(SGD, model, CPU)
+    step.train_mode()
+    images, labels = step.augment(batch(), epoch=0)
+    step.update(images, labels)
+    plain(images)
+    for name, buffer in plain[1].named_buffers():
+        torch.testing.assert_close(step.model[1].get_buffer(name), buffer)  # type: ignore[index,union-attr]
 
 
 def test_dropout_depends_on_the_step_alone() -> None:

@@ -1,0 +1,126 @@
+"""A whole training step as one CUDA graph: the host launches it at once, instead of each of its hundreds of kernels.
+
+Small models at small batches are bound by those launches. A graph needs no compiler, so that it pays from the first
+epoch on. What it needs is that a step always does the same on the same memory: fixed shapes, nothing that waits for the
+device, and no number of the host's that changes from step to step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from food101_fast.errors import UserError
+from food101_fast.train.distributed import World
+from food101_fast.train.recipes import Recipe
+
+Results = tuple[Tensor, ...]
+
+# Calls before the capture. In them cuDNN chooses its algorithms, and optimizer and scaler allocate their state. The
+# examples of torch's documentation of CUDA graphs use three.
+_WARM_UP = 3
+
+
+def check_graph(recipe: Recipe, device: torch.device, world: World) -> None:
+    """Refuse a recipe with a CUDA graph where there can't be one.
+
+    Raises:
+        UserError: why, and what to leave out.
+    """
+    if device.type != "cuda":
+        raise UserError("--cuda-graph on needs a CUDA device; leave it out, or use --device cuda")
+    if world.size > 1:
+        raise UserError("--cuda-graph on works on one GPU only; leave it out with torchrun")
+    if recipe.compile == "on" and recipe.compile_mode not in ("default", "max-autotune-no-cudagraphs"):
+        raise UserError(
+            f"--cuda-graph on cannot be combined with --compile-mode {recipe.compile_mode}, which makes CUDA graphs of "
+            "its own; leave one of them out"
+        )
+
+
+class GraphedFunction:
+    """A function of tensors that is captured as a CUDA graph after some ordinary calls, and then replayed.
+
+    Every call has the function's full effect, the first ones and the one with the capture included.
+
+    Args:
+        function: takes the tensors and the numbers of a call, the latter as tensors (). All must have the same shapes
+            and types in every call.
+
+    Source: PyTorch documentation, "CUDA semantics", section "CUDA Graphs".
+    """
+
+    def __init__(self, function: Callable[..., Results]) -> None:
+        self._function = function
+        self._calls = 0
+        self._inputs: list[Tensor] = []
+        self._replay: Callable[[], Results] | None = None
+
+    def __call__(self, tensors: Sequence[Tensor], numbers: Sequence[float]) -> Results:
+        """Call the function.
+
+        Args:
+            tensors: on the device; they are copied.
+            numbers: of the host: whole ones become int64 (), others float32 ().
+
+        Returns:
+            What the function returns. The next call writes into the same tensors.
+        """
+        self._load(tensors, numbers)
+        self._calls += 1
+        if self._replay is not None:
+            return self._replay()
+        if self._calls <= _WARM_UP:
+            return on_side_stream(self._run)
+        self._replay = capture(self._run)
+        return self._replay()
+
+    def _run(self) -> Results:
+        return self._function(*self._inputs)
+
+    def _load(self, tensors: Sequence[Tensor], numbers: Sequence[float]) -> None:
+        """Copy a call's inputs to where the graph reads them. The host does not wait for that."""
+        if not self._inputs:
+            device = tensors[0].device
+            self._inputs = [torch.empty_like(tensor) for tensor in tensors]
+            for number in numbers:
+                dtype = torch.int64 if isinstance(number, int) else torch.float32
+                self._inputs.append(torch.zeros((), dtype=dtype, device=device))
+        for own, tensor in zip(self._inputs[: len(tensors)], tensors, strict=True):
+            if own.shape != tensor.shape:
+                raise ValueError(f"a CUDA graph takes one shape, {tuple(own.shape)}, and not {tuple(tensor.shape)}")
+            own.copy_(tensor)
+        for own, number in zip(self._inputs[len(tensors) :], numbers, strict=True):
+            own.fill_(number)
+
+
+def on_side_stream(function: Callable[[], Results]) -> Results:
+    """Call a function on another stream than the current one, which goes on after it."""
+    current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(current)
+    with torch.cuda.stream(side):
+        results = function()
+    current.wait_stream(side)
+    for result in results:
+        result.record_stream(current)
+    return results
+
+
+def capture(function: Callable[[], Results]) -> Callable[[], Results]:
+    """Record what a function queues on the device, without doing it.
+
+    Returns:
+        Does it; returns the tensors that `function` returned, with new values.
+    """
+    graph = torch.cuda.CUDAGraph()
+    # The loader's threads allocate and copy meanwhile. That is on streams of their own, and no part of the graph.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        results = function()
+
+    def replay() -> Results:
+        graph.replay()
+        return results
+
+    return replay

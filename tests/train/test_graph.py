@@ -1,0 +1,173 @@
+"""The CUDA-graph path: all but the capture itself, which a stand-in replaces here; on CUDA the real one, too."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from food101_fast.errors import UserError
+from food101_fast.loader import Batch
+from food101_fast.shards import ShardSet
+from food101_fast.train import Recipe, train
+from food101_fast.train import graph as graphs
+from food101_fast.train import step as steps
+from food101_fast.train.distributed import World
+from food101_fast.train.graph import GraphedFunction, check_graph
+from food101_fast.train.schedule import Phase, lr_factor
+from food101_fast.train.step import TrainStep
+
+GRAPHED = Recipe(
+    model="shufflenet_v2_x0_5", weights="none", image_size=32, batch_size=8, epochs=2, learning_rate=1e-2,
+    schedule="cosine", layer_decay=0.7, compile="off", cuda_graph="on",
+)  # fmt: skip
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
+
+
+def imitated_capture(function: Callable[[], tuple[Tensor, ...]]) -> Callable[[], tuple[Tensor, ...]]:
+    """Like the real one it does nothing at first, and a replay writes into the tensors of the one before."""
+    held: list[Tensor] = []
+
+    def replay() -> tuple[Tensor, ...]:
+        results = function()
+        held.extend(torch.empty_like(result) for result in results[len(held) :])
+        for own, result in zip(held, results, strict=True):
+            own.copy_(result)
+        return tuple(held)
+
+    return replay
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> torch.device:
+    """A device with the graphs that it can have."""
+    if request.param == "cpu":
+        monkeypatch.setattr(graphs, "capture", imitated_capture)
+        monkeypatch.setattr(graphs, "on_side_stream", lambda function: function())
+        monkeypatch.setattr(steps, "check_graph", lambda *_: None)
+    return torch.device(request.param)
+
+
+def model() -> nn.Module:
+    torch.manual_seed(5)
+    return nn.Sequential(
+        # A bias before a normalization has a gradient of 0 and some rounding, which Adam would turn into whole steps.
+        nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Dropout(0.3), nn.Linear(8, 3),
+    )  # fmt: skip
+
+
+def batch(number: int, device: torch.device) -> Batch:
+    generator = torch.Generator().manual_seed(number)
+    images = torch.randint(0, 256, (8, 40, 40, 3), dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
+    ids = torch.arange(8) + 8 * number
+    return Batch(images.to(device), (ids % 3).to(device), ids.to(device))
+
+
+def trained(recipe: Recipe, device: torch.device) -> tuple[list[float], list[Tensor]]:
+    """Losses of twelve steps in two phases, and all that they have changed."""
+    step = TrainStep(recipe, model(), device, 3)
+    losses = []
+    for number in range(12):
+        if number in (0, 6):
+            step.enter(Phase(32, frozen=2) if number == 0 else Phase(36, frozen=0))
+            step.train_mode()
+        step.prepare(number, lr_factor(recipe, number, 6))
+        loss, _ = step(batch(number, device), number // 6)
+        losses.append(loss.item())
+    kept = [*step.model.state_dict().values()]
+    if step.average is not None:
+        kept += step.average.model.state_dict().values()
+    return losses, [value.detach().cpu().double() for value in kept]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("amp", ["off", "fp16"])
+def test_a_graphed_run_is_the_eager_one(device: torch.device, optimizer: str, amp: str) -> None:
+    """With all that changes from step to step: batch, epoch, learning rate, average, dropout; and in two phases."""
+    recipe = dataclasses.replace(GRAPHED, optimizer=optimizer, amp=amp, ema_decay=0.9, clip_norm=1.0)
+    eager = trained(dataclasses.replace(recipe, cuda_graph="off"), device)
+    graphed = trained(recipe, device)
+    # On CUDA kernels add up in another order each time; on the CPU only the learning rate is rounded to float32.
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if device.type == "cpu" else {"rtol": 0.05, "atol": 5e-3}
+    assert graphed[0] == pytest.approx(eager[0], rel=tolerance["rtol"], abs=tolerance["atol"])
+    for one, other in zip(graphed[1], eager[1], strict=True):
+        torch.testing.assert_close(one, other, **tolerance)
+
+
+def test_a_step_that_is_not_finite_leaves_no_trace_in_a_graph_either(device: torch.device) -> None:
+    step = TrainStep(dataclasses.replace(GRAPHED, amp="off", optimizer="sgd"), model(), device, 3)
+    step.train_mode()
+    for number in range(5):
+        step.prepare(number, 1.0)
+        step(batch(number, device), 0)
+    before = {name: value.clone() for name, value in step.model.state_dict().items() if "num_batches" not in name}
+    bias = step.model[9].bias.detach()  # type: ignore[index,union-attr]
+    kept = bias.clone()
+    bias[0] = float("inf")
+    step.prepare(5, 1.0)
+    step(batch(5, device), 0)
+    assert int(step.streak) == 1
+    bias.copy_(kept)
+    for name, value in before.items():
+        assert torch.equal(value, step.model.state_dict()[name]), name
+
+
+def test_a_graphed_run_is_saved_and_goes_on(tiny_shards: ShardSet, tmp_path: Path, device: torch.device) -> None:
+    recipe = dataclasses.replace(GRAPHED, optimizer="adamw", ema_decay=0.9, amp="off", learning_rate=1e-4)
+    place = "cuda" if device.type == "cuda" else "cpu"
+    whole = train(tiny_shards, tmp_path / "whole", recipe, device=place).metrics
+    train(tiny_shards, tmp_path / "run", dataclasses.replace(recipe, epochs=1, schedule="constant"), device=place)
+    resumed = train(tiny_shards, tmp_path / "two", dataclasses.replace(recipe, cuda_graph="off"), device=place).metrics
+    assert [row["step"] for row in resumed] == [row["step"] for row in whole]
+    assert resumed[1]["train_loss"] == pytest.approx(whole[1]["train_loss"], rel=0.05)
+    more = dataclasses.replace(recipe, epochs=2, schedule="constant")
+    on = train(tiny_shards, tmp_path / "run", more, device=place, resume=True).metrics
+    assert [row["epoch"] for row in on] == [1, 2]
+    # A number, as without a graph: the checkpoint must not depend on the device.
+    state = torch.load(tmp_path / "run/checkpoints/last/state.pt", map_location="cpu", weights_only=True)
+    assert all(type(group["lr"]) is float for group in state["step"]["optimizer"]["param_groups"])
+
+
+@pytest.mark.parametrize("device", ["cpu"], indirect=True)
+def test_every_call_counts_and_sees_its_own_numbers(device: torch.device) -> None:
+    total = torch.zeros(())
+
+    def add(tensor: Tensor, number: Tensor, whole: Tensor) -> tuple[Tensor]:
+        assert (number.dtype, whole.dtype) == (torch.float32, torch.int64)
+        total.add_(tensor.sum() * number + whole)
+        return (total.clone(),)
+
+    function = GraphedFunction(add)
+    seen = [function([torch.full((2,), float(call))], (0.5, call))[0].item() for call in range(7)]
+    assert seen == [sum(2 * call for call in range(last + 1)) for last in range(7)]
+    with pytest.raises(ValueError, match="takes one shape"):
+        function([torch.zeros(3)], (0.5, 1))
+
+
+@pytest.mark.parametrize(
+    ("changed", "place", "ranks", "message"),
+    [
+        ({}, "cpu", 1, "needs a CUDA device"),
+        ({}, "cuda", 2, "one GPU only"),
+        ({"compile": "on", "compile_mode": "reduce-overhead"}, "cuda", 1, "--compile-mode reduce-overhead"),
+        ({"compile": "on", "compile_mode": "max-autotune"}, "cuda", 1, "--compile-mode max-autotune"),
+    ],
+)
+def test_where_there_can_be_no_graph_it_says_so(changed: dict[str, str], place: str, ranks: int, message: str) -> None:
+    recipe = dataclasses.replace(GRAPHED, **changed)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=message):
+        check_graph(recipe, torch.device(place), World(0, ranks))
+    check_graph(dataclasses.replace(GRAPHED, compile="on"), torch.device("cuda"), World())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_cuda_the_run_does_not_begin(tiny_shards: ShardSet, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--cuda-graph on needs a CUDA device"):
+        train(tiny_shards, tmp_path / "run", GRAPHED, device="cpu")
