@@ -10,6 +10,8 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from food101_fast.errors import UserError
 from food101_fast.train.model import build_model, read_weights
@@ -112,3 +114,35 @@ def test_files_of_weights_never_run_code(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="cannot be read"):
             read_weights(tmp_path / name)
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "resnet18"])
+def test_no_activation_is_copied_for_its_gradient(name: str) -> None:
+    """Autograd copies the input of an activation that is computed in place, if the gradient needs it."""
+    model, theirs = build_model(name, "none", 3), torchvision.models.get_model(name, num_classes=3)
+    theirs.load_state_dict(model.state_dict())
+    images = torch.rand(2, 3, 64, 64)
+    for network, may_copy in ((model, False), (theirs, name != "resnet18")):
+        for module in network.modules():
+            if isinstance(module, nn.Dropout | torchvision.ops.StochasticDepth):
+                module.p = 0.0
+        with Copies() as copies:
+            logits = network(images)
+        assert bool(copies.count) == may_copy
+        logits.square().sum().backward()
+    # It is the same function, to the bit.
+    for ours, expected in zip(model.parameters(), theirs.parameters(), strict=True):
+        assert ours.grad is not None
+        assert torch.equal(ours.grad, expected.grad)  # type: ignore[arg-type]
+
+
+class Copies(TorchDispatchMode):
+    """Counts copies of tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func._schema.name == "aten::clone"
+        return func(*args, **(kwargs or {}))
