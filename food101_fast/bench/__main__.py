@@ -11,11 +11,11 @@ from typing import Any
 import orjson
 import tyro
 
-from food101_fast.bench.budget import Progress
 from food101_fast.bench.ceilings import MATRIX, share_text
 from food101_fast.bench.compare import compare, differing_settings, read_result
 from food101_fast.bench.doctor import diagnose
 from food101_fast.bench.profile import TRACE_NAME, profile_steps
+from food101_fast.bench.progress import Progress
 from food101_fast.bench.settings import BenchSettings, check_folder
 from food101_fast.bench.stages import GROUPS, run_bench
 from food101_fast.bench.sweep import parse_sweep, plot_sweep, run_sweep, sweep_table

@@ -27,7 +27,7 @@ class _Advice:
         return f"Try {setting} ({'at most ' if self.at_most else '~'}{self.predicted:.1f}x{caveat})."
 
 
-def diagnose(result: dict[str, Any]) -> dict[str, Any]:
+def diagnose(result: dict[str, Any], *, brief: bool = False) -> dict[str, Any]:
     """Read a result of all stages.
 
     The stage that bounds the run is the one without which it would be fastest; where that is loading, the part of it
@@ -35,6 +35,7 @@ def diagnose(result: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         result: of `run_bench`.
+        brief: leave what loading costs out of the sentence: a single repetition can't tell.
 
     Returns:
         `stage`; `kind`, loading, transforms or model; `headspace`, how many times as fast the run would be if that were
@@ -51,7 +52,7 @@ def diagnose(result: dict[str, Any]) -> dict[str, Any]:
         advice = (_change_transforms if kind == "transforms" else _change_model)(result)
     sentence = f"Bottleneck: {_NAMES[stage]} ({rate:,.0f} images/s; {free[kind]:.1f}x faster without it)."
     sentence += " No setting would help; a faster machine would." if advice is None else f" {advice}"
-    if kind != "loading":
+    if kind != "loading" and not brief:
         costs = f"a factor of {free['loading']:.2f}" if result["loading_costs"] else "nothing measurable"
         fixed = result["stages"][FIXED]["images_per_second"]
         sentence += f" Loading costs {costs}: with a batch already in memory a step does {fixed:,.0f} images/s."

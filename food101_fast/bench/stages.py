@@ -13,10 +13,11 @@ from dataclasses import asdict, replace
 from operator import truediv
 from typing import Any
 
-from food101_fast.bench.budget import ENOUGH, Progress, fitting_batch, needed_seconds, seconds_per_image
+from food101_fast.bench.budget import ENOUGH, fitting_batch, needed_seconds, seconds_per_image
 from food101_fast.bench.ceilings import ceilings, shares
 from food101_fast.bench.doctor import diagnose
 from food101_fast.bench.measure import Measurement, measure_within, median_of_ratios
+from food101_fast.bench.progress import Progress
 from food101_fast.bench.provenance import Watch
 from food101_fast.bench.reading import cold_read
 from food101_fast.bench.settings import BenchSettings
@@ -161,7 +162,7 @@ def run_bench(
     def first_answer(rates: Mapping[str, list[float]]) -> str | None:
         if stages is not None:
             return None
-        text: str = diagnose(found(rates) | {"provenance": {"machine": machine(device)}})["sentence"]
+        text: str = diagnose(found(rates) | {"provenance": {"machine": machine(device)}}, brief=True)["sentence"]
         return text
 
     if progress is not None:

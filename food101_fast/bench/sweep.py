@@ -11,7 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from food101_fast.bench.budget import Progress
+from food101_fast.bench.progress import Progress
 from food101_fast.bench.settings import BenchSettings
 from food101_fast.bench.stages import run_bench
 from food101_fast.errors import UserError
