@@ -11,6 +11,7 @@ import fsspec
 import numpy as np
 import orjson
 import pytest
+import simplejpeg
 import torch
 from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
@@ -87,7 +88,20 @@ def verdict(command: Command, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     return run
 
 
-@pytest.mark.usefixtures("tiny_model")
+@pytest.fixture
+def slow_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder that does everything ten times: how its speed compares with a crop's depends on the processor."""
+    decode = simplejpeg.decode_jpeg
+
+    def often(*arguments: Any, **options: Any) -> Any:
+        for _ in range(9):
+            decode(*arguments, **options)
+        return decode(*arguments, **options)
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", often)
+
+
+@pytest.mark.usefixtures("tiny_model", "slow_decoder")
 def test_decoding_with_one_thread(large: dict[str, Path], verdict: Callable[..., dict[str, Any]]) -> None:
     found = verdict(large["jpeg"], "--image-size", "32", "--threads", "1", "--residence", "stream")
     assert found["stage"] == "decode"
