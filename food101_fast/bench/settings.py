@@ -49,7 +49,7 @@ class BenchSettings:
     """Where to compute; auto is CUDA where there is one."""
     loading: LoaderOptions = field(default_factory=LoaderOptions)
     """How images are loaded."""
-    budget: float = 75
+    budget: float = 70
     """Seconds that the whole measurement may take (of a sweep: each value). A slow machine does fewer or shorter
     repetitions, and a CPU also takes smaller batches; a higher budget measures more."""
     seconds: float = 0.3
