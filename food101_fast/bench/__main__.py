@@ -99,7 +99,8 @@ def format_table(result: dict[str, Any]) -> str:
     timing, repetitions = result["timing"], len(next(iter(result["stages"].values()))["repetitions"])
     machine = provenance["machine"]
     lines = [
-        f"{machine['device']}, {machine['cores']} core{'s' if machine['cores'] > 1 else ''}, torch {provenance['versions']['torch']}; {recipe['model']}, "
+        f"{machine['device']}, {machine['cores']} core{'s' if machine['cores'] > 1 else ''}, "
+        f"torch {provenance['versions']['torch']}; {recipe['model']}, "
         f"{loading['encoding']} {loading['stored_size']} -> {recipe['image_size']} px, batch {recipe['batch_size']}, "
         f"{result['precision']}, {loading['threads']} loader thread{'s' if loading['threads'] > 1 else ''}",
         f"{'stage':<26}{'images/s':>12}{'lowest':>12}{'highest':>12}   % of hardware limit",
