@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from food101_fast.bench.ceilings import MATRIX, share_text
 from food101_fast.bench.compare import compare, differing_settings, read_result
 from food101_fast.bench.doctor import diagnose
 from food101_fast.bench.profile import TRACE_NAME, profile_steps
+from food101_fast.bench.progress import Progress
 from food101_fast.bench.settings import BenchSettings, check_folder
 from food101_fast.bench.stages import GROUPS, run_bench
 from food101_fast.bench.sweep import parse_sweep, plot_sweep, run_sweep, sweep_table
@@ -37,10 +39,10 @@ class DoctorSettings(BenchSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.plot is not None and self.sweep is None:
-            raise UserError("--plot goes with --sweep")
+            raise UserError("--plot needs --sweep")
         check_folder(self.plot, "--plot")
         if self.profile is not None and self.sweep is not None:
-            raise UserError("--profile and --sweep exclude each other; leave one out")
+            raise UserError("--profile and --sweep cannot be combined; leave one out")
         if self.profile is not None and self.json is not None:
             raise UserError("--profile writes a profile.json of its own; leave --json out")
 
@@ -70,15 +72,17 @@ def main(argv: Sequence[str]) -> None:
         _profile(settings, settings.profile)
         return
     result: Any
+    begun = time.perf_counter()
     if settings.sweep is not None:
         swept, values = parse_sweep(settings.sweep)
-        result = run_sweep(settings, swept, values, stages)
+        result = run_sweep(settings, swept, values, stages, begun)
         print(sweep_table(swept, values, result))
         if settings.plot is not None:
             plot_sweep(swept, values, result, settings.plot)
             print(settings.plot)
     else:
-        result = run_bench(settings, stages)
+        with Progress(begun) as progress:
+            result = run_bench(settings, stages, progress=progress)
         if "free" in result and stages is None:
             result["verdict"] = diagnose(result)
         print(format_table(result))
@@ -92,12 +96,14 @@ def main(argv: Sequence[str]) -> None:
 def format_table(result: dict[str, Any]) -> str:
     """The stages as a table for the terminal: median and range in images per second, and the share of the ceiling."""
     provenance, recipe, loading = result["provenance"], result["settings"]["recipe"], result["loading"]
+    timing, repetitions = result["timing"], len(next(iter(result["stages"].values()))["repetitions"])
     machine = provenance["machine"]
     lines = [
-        f"{machine['device']}, {machine['cores']} cores, torch {provenance['versions']['torch']}; {recipe['model']}, "
+        f"{machine['device']}, {machine['cores']} core{'s' if machine['cores'] > 1 else ''}, "
+        f"torch {provenance['versions']['torch']}; {recipe['model']}, "
         f"{loading['encoding']} {loading['stored_size']} -> {recipe['image_size']} px, batch {recipe['batch_size']}, "
-        f"{loading['threads']} loader thread{'s' if loading['threads'] > 1 else ''}",
-        f"{'stage':<26}{'images/s':>12}{'lowest':>12}{'highest':>12}   of the machine's own",
+        f"{result['precision']}, {loading['threads']} loader thread{'s' if loading['threads'] > 1 else ''}",
+        f"{'stage':<26}{'images/s':>12}{'lowest':>12}{'highest':>12}   % of hardware limit",
     ]
     for name, stage in result["stages"].items():
         rates, own = stage["repetitions"], f"   {share_text(stage)}".rstrip()
@@ -110,12 +116,17 @@ def format_table(result: dict[str, Any]) -> str:
     lines.append(f"loader: residence {loading['residence']}, {loading['residence_reason']}")
     if "parts_over_fixed_batch" in result:
         lines.append(
-            f"transforms, forward + backward and optimiser add up to {result['parts_over_fixed_batch']:.2f} of the "
+            f"transforms, forward + backward and optimizer add up to {result['parts_over_fixed_batch']:.2f} of the "
             "step on a fixed batch"
         )
+    lines.append(
+        f"{repetitions} repetition{'s' if repetitions > 1 else ''} of each, {timing['repetition']:.2g} s or one batch "
+        f"long, in {timing['all']:.0f} s"
+    )
+    lines += result["remarks"]
     if provenance["busy"]:
         lines.append(
-            f"other programs took {provenance['others_share']:.0%} of the processors meanwhile: measure again on an "
+            f"other programs used {provenance['others_share']:.0%} of the processors meanwhile: measure again on an "
             "idle machine"
         )
     return "\n".join(lines)

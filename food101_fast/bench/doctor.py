@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from food101_fast.bench.works import FIXED, LOADER, WHOLE
 
 
-def diagnose(result: dict[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class _Advice:
+    """What to change."""
+
+    setting: str
+    """A flag of train, a command, or words."""
+    predicted: float
+    """How many times as fast the run is then."""
+    at_most: bool = False
+    """Whether it may well be less."""
+    caveat: str | None = None
+    """What it costs."""
+
+    def __str__(self) -> str:
+        setting = f"`{self.setting}`" if self.setting.startswith(("--", "prepare ")) else self.setting
+        caveat = "" if self.caveat is None else f", {self.caveat}"
+        return f"Try {setting} ({'at most ' if self.at_most else '~'}{self.predicted:.1f}x{caveat})."
+
+
+def diagnose(result: dict[str, Any], *, brief: bool = False) -> dict[str, Any]:
     """Read a result of all stages.
 
     The stage that bounds the run is the one without which it would be fastest; where that is loading, the part of it
@@ -15,10 +35,11 @@ def diagnose(result: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         result: of `run_bench`.
+        brief: leave what loading costs out of the sentence: a single repetition can't tell.
 
     Returns:
         `stage`; `kind`, loading, transforms or model; `headspace`, how many times as fast the run would be if that were
-        free; `setting`, what to change, and `predicted`, how many times as fast the run is then, reckoned from the
+        free; `setting`, what to change, and `predicted`, how many times as fast the run is then, estimated from the
         rates measured here, both None where there is nothing to change; `sentence`, all of it.
     """
     free = result["free"]
@@ -26,26 +47,21 @@ def diagnose(result: dict[str, Any]) -> dict[str, Any]:
     stage = _loading_stage(result) if kind == "loading" else kind
     rate = result["stages"][WHOLE]["images_per_second"]
     if kind == "loading":
-        setting, predicted = _change_loading(result, stage)
+        advice = _change_loading(result, stage)
     else:
-        setting, predicted = (_change_transforms if kind == "transforms" else _change_model)(result)
-    sentence = f"{_NAMES[stage]} bounds this run: {rate:,.0f} images/s, and {free[kind]:.1f} times that if it were free"
-    if setting is None:
-        sentence += "; no setting would help, only another machine"
-    else:
-        sentence += f"; {setting}: about {predicted:.1f} times as fast"
-    if kind != "loading":
-        costs = f"a factor of {free['loading']:.2f}" if result["loading_costs"] else "nothing that can be measured"
-        sentence += (
-            f". Loading costs {costs}: with a "
-            f"batch that is there already a step does {result['stages'][FIXED]['images_per_second']:,.0f} images/s"
-        )
+        advice = (_change_transforms if kind == "transforms" else _change_model)(result)
+    sentence = f"Bottleneck: {_NAMES[stage]} ({rate:,.0f} images/s; {free[kind]:.1f}x faster without it)."
+    sentence += " No setting would help; a faster machine would." if advice is None else f" {advice}"
+    if kind != "loading" and not brief:
+        costs = f"a factor of {free['loading']:.2f}" if result["loading_costs"] else "nothing measurable"
+        fixed = result["stages"][FIXED]["images_per_second"]
+        sentence += f" Loading costs {costs}: with a batch already in memory a step does {fixed:,.0f} images/s."
     return {
         "stage": stage,
         "kind": kind,
         "headspace": free[kind],
-        "setting": setting,
-        "predicted": predicted,
+        "setting": None if advice is None else advice.setting,
+        "predicted": None if advice is None else advice.predicted,
         "sentence": sentence,
     }
 
@@ -56,13 +72,13 @@ times the images at 128 px that it did at 160, 1.7 times at 96 against 128, and 
 32 px, where pixels promise 2.2 and 4."""
 
 _NAMES = {
-    "read": "Reading the shards",
-    "decode": "Decoding",
-    "gather": "Gathering rows",
-    "checksum": "Comparing checksums",
-    "host to device": "Copying to the device",
-    "transforms": "Transforms",
-    "model": "The model",
+    "read": "reading the shards",
+    "decode": "decoding",
+    "gather": "gathering rows",
+    "checksum": "checksums",
+    "host to device": "copying to the device",
+    "transforms": "transforms",
+    "model": "model",
 }
 
 
@@ -96,22 +112,26 @@ def _is_cold(result: dict[str, Any]) -> bool:
     return bool(free is not None and result["loading"]["bytes"] > free and result["cold_read"] is not None)
 
 
-def _change_loading(result: dict[str, Any], stage: str) -> tuple[str | None, float | None]:
+def _change_loading(result: dict[str, Any], stage: str) -> _Advice | None:
     loading, gain = result["loading"], result["free"]["loading"]
     fits = loading["free_memory"] is None or loading["decoded_bytes"] < loading["free_memory"] / 2
-    held = f"--residence host ({loading['decoded_bytes'] / 1e9:.1f} GB of memory)"
+    held = _Advice(
+        setting="--residence host",
+        predicted=gain,
+        caveat=f"takes {loading['decoded_bytes'] / 1e9:.1f} GB of memory",
+    )
     if stage == "host to device":
-        return "--residence device", gain
+        return _Advice(setting="--residence device", predicted=gain)
     if stage == "checksum":
-        return "--verify first-epoch", _faster_loader(result, _without_checksum(result))
+        return _Advice(setting="--verify first-epoch", predicted=_faster_loader(result, _without_checksum(result)))
     if stage == "read":
-        return (held if fits else "put the shards on a faster disk of this machine"), gain
+        return held if fits else _Advice(setting="a faster local disk for the shards", predicted=gain)
     if loading["threads"] < loading["cores"]:
         threads = loading["cores"]
-        return f"--threads {threads}", _faster_loader(result, threads / loading["threads"])
+        return _Advice(setting=f"--threads {threads}", predicted=_faster_loader(result, threads / loading["threads"]))
     if stage == "decode":
-        return (held if fits else "prepare with --encoding raw"), gain
-    return None, None
+        return held if fits else _Advice(setting="prepare --encoding raw", predicted=gain)
+    return None
 
 
 def _without_checksum(result: dict[str, Any]) -> float:
@@ -125,33 +145,34 @@ def _faster_loader(result: dict[str, Any], factor: float) -> float:
     return max(1.0, min(_rate(result, LOADER) * factor / _rate(result, WHOLE), float(result["free"]["loading"])))
 
 
-def _change_transforms(result: dict[str, Any]) -> tuple[str | None, float | None]:
+def _change_transforms(result: dict[str, Any]) -> _Advice | None:
     recipe, machine = result["settings"]["recipe"], result["provenance"]["machine"]
     gain = result["free"]["transforms"]
     if recipe["preset"] != "baseline":
-        return "--preset baseline, if it is as accurate (at the most)", gain
+        return _Advice(setting="--preset baseline", predicted=gain, at_most=True, caveat="may cost accuracy")
     stored, size = result["loading"]["stored_size"], recipe["image_size"]
     smaller = round(size * 8 / 7)  # what evaluation resizes to
     if smaller < stored:
         # The work is that of the pixels that go in and come out.
         share = (smaller**2 + size**2) / (stored**2 + size**2)
         spent = 1 - 1 / gain
-        return f"shards of {smaller} px (prepare --size {smaller})", 1 / (1 - spent * (1 - share))
+        return _Advice(setting=f"prepare --size {smaller}", predicted=1 / (1 - spent * (1 - share)))
     if machine["device"] == "cpu":
-        return "a GPU", gain
-    return None, None
+        return _Advice(setting="a GPU", predicted=gain, at_most=True)
+    return None
 
 
-def _change_model(result: dict[str, Any]) -> tuple[str | None, float | None]:
+def _change_model(result: dict[str, Any]) -> _Advice | None:
     recipe, gain = result["settings"]["recipe"], result["free"]["model"]
     size = recipe["image_size"]
     smaller = max(size - 32, 32)
     if smaller == size:
-        return None, None
+        return None
     spent = 1 - 1 / gain
     # Work goes with the number of pixels, but of small images the device does not do as many operations per second.
-    at_the_most = " (at the most)" if smaller < _SMALL else ""
-    return (
-        f"--image-size {smaller}, if it is as accurate{at_the_most}",
-        1 / (1 - spent * (1 - (smaller / size) ** 2)),
+    return _Advice(
+        setting=f"--image-size {smaller}",
+        predicted=1 / (1 - spent * (1 - (smaller / size) ** 2)),
+        at_most=smaller < _SMALL,
+        caveat="may cost accuracy",
     )

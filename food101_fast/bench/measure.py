@@ -1,15 +1,123 @@
-"""Rates of several things, measured in turns in one run: a warm-up apart, then repetitions of which all are kept."""
+"""Rates of several things, measured in turns in one run: a warm-up apart, then repetitions, within a time limit."""
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
 Work = Callable[[], float]
 """Does something once, and returns how much: images, bytes, or floating point operations."""
+
+MOST_PENDING = 4
+"""Works that a CUDA device is given ahead. The host runs ahead of the device: by its clock alone, a repetition of
+0.3 s could queue works for 5 s."""
+
+_SHORTER = (1.0, 0.5, 0.25)
+"""How much a repetition may be shortened, so that more of them fit into the time."""
+
+_MARGIN = 1.1
+"""A round is begun if this many times what it took before still fits."""
+
+
+class Event(Protocol):
+    """The part of `torch.cuda.Event` that is needed here."""
+
+    def record(self) -> object:
+        """Note that the device has been given everything up to here."""
+
+    def synchronize(self) -> object:
+        """Wait until the device has done everything up to `record`."""
+
+
+class Pending:
+    """Keeps the host at most `MOST_PENDING` works ahead of the device.
+
+    Args:
+        new_event: makes an event; None for a device that does each work at once.
+        synchronize: waits until the device has done everything.
+    """
+
+    def __init__(self, new_event: Callable[[], Event] | None, synchronize: Callable[[], object]) -> None:
+        self._new_event = new_event
+        self._events: deque[Event] = deque()
+        self.synchronize = synchronize
+
+    @classmethod
+    def of(cls, device: torch.device) -> Pending:
+        """For a CUDA device, events of its current stream that don't spin while they wait; for others, nothing."""
+
+        def new_event() -> Event:
+            return torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+
+        return cls(new_event if device.type == "cuda" else None, lambda: wait_for(device))
+
+    def run(self, work: Work) -> float:
+        """Do `work`, after waiting until fewer than `MOST_PENDING` are pending; returns what it returns."""
+        if self._new_event is None:
+            return work()
+        if len(self._events) == MOST_PENDING:
+            self._events.popleft().synchronize()
+        amount = work()
+        event = self._new_event()
+        event.record()
+        self._events.append(event)
+        return amount
+
+
+@dataclass
+class Round:
+    """One turn of every work.
+
+    Attributes:
+        rates: of each work, per second.
+        go: seconds of doing each work once.
+        rest: seconds of the round outside the timed repetitions.
+    """
+
+    rates: dict[str, float]
+    go: dict[str, float]
+    rest: float
+
+    def seconds(self, repetition: float) -> float:
+        """How long such a round lasts with repetitions of so many seconds."""
+        return self.rest + sum(max(math.ceil(repetition / go), 1) * go for go in self.go.values())
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What `measure_within` found.
+
+    Attributes:
+        rates: of each work per second, by repetition; the lists are of equal length.
+        seconds: length of a repetition, as it was in the end.
+        warm_up_seconds: how long the warm-up took, with whatever was compiled in it.
+        warm_up_only: there was no time for more than the warm-up, and `rates` are its own.
+    """
+
+    rates: dict[str, list[float]]
+    seconds: float
+    warm_up_seconds: float
+    warm_up_only: bool
+
+
+class Observer:
+    """Is told how a measurement goes on; this one does nothing with it."""
+
+    def doing(self, name: str) -> None:
+        """The work `name` is next."""
+
+    def warmed_up(self, rates: Mapping[str, list[float]], rounds: int) -> None:
+        """The warm-up is over: its rates, a list of one each, and how many rounds are expected to follow."""
+
+    def finished(self, number: int, rates: Mapping[str, list[float]]) -> None:
+        """Round `number`, counted from 1, is over: all rates up to now."""
 
 
 def measure(
@@ -20,39 +128,101 @@ def measure(
     device: torch.device,
     primes: Mapping[str, Callable[[], object]] | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    pending: Pending | None = None,
 ) -> dict[str, list[float]]:
-    """Rates per second of each work, `repetitions` of them.
+    """Rates per second of each work, `repetitions` of them, however long that takes; see `measure_within`."""
+    return measure_within(
+        works,
+        seconds=seconds,
+        repetitions=repetitions,
+        device=device,
+        primes=primes,
+        clock=clock,
+        pending=pending,
+    ).rates
+
+
+def measure_within(
+    works: Mapping[str, Work],
+    *,
+    seconds: float,
+    repetitions: int,
+    device: torch.device,
+    deadline: float = math.inf,
+    primes: Mapping[str, Callable[[], object]] | None = None,
+    observer: Observer | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+    pending: Pending | None = None,
+) -> Measurement:
+    """Rates per second of each work, at most `repetitions` of them.
 
     The works take turns, so that whatever else the machine does meets them all, and figures of one repetition can be
     compared with each other; every other repetition goes through them backwards, so that none always follows the same
-    one. The device is waited for before each reading of the clock and nowhere else. Each work is done once, and then
-    for one repetition, before anything counts.
+    one. The device is waited for before each reading of the clock, and so that at most four works are queued on it.
+    Each work is done once, and then for one repetition, before anything counts.
+
+    A round is begun only if it is expected to end before the deadline, and repetitions are shortened, down to a
+    quarter, where that lets all rounds end before it. The warm-up is always done.
 
     Args:
         works: by name.
         seconds: length of a repetition; each lasts at least one go.
-        repetitions: that count.
+        repetitions: that count, at the most.
         device: that is waited for.
+        deadline: reading of `clock` before which all should be over.
         primes: what to do before a repetition of a work, outside its time.
+        observer: is told how it goes on.
         clock: seconds.
+        pending: bounds what is queued on the device; chosen by the device by default.
     """
-    primes = primes or {}
-    for work in works.values():
-        work()
-    rates: dict[str, list[float]] = {name: [] for name in works}
-    for repetition in range(repetitions + 1):
+    primes, observer, pending = primes or {}, observer or Observer(), pending or Pending.of(device)
+
+    def one_round(number: int, seconds: float) -> Round:
         turns = list(works.items())
-        for name, work in reversed(turns) if repetition % 2 else turns:
+        began, timed = clock(), 0.0
+        done = Round({}, {}, 0.0)
+        for name, work in reversed(turns) if number % 2 else turns:
+            observer.doing(name)
             if name in primes:
                 primes[name]()
-            wait_for(device)
-            amount, start = 0.0, clock()
+            pending.synchronize()
+            amount, goes, start = 0.0, 0, clock()
             while not amount or clock() - start < seconds:
-                amount += work()
-            wait_for(device)
-            if repetition:
-                rates[name].append(amount / (clock() - start))
-    return rates
+                amount += pending.run(work)
+                goes += 1
+            pending.synchronize()
+            took = clock() - start
+            timed += took
+            done.rates[name], done.go[name] = amount / took, took / goes
+        done.rest = clock() - began - timed
+        return done
+
+    began = clock()
+    for name, work in works.items():
+        observer.doing(name)
+        pending.run(work)
+    last = one_round(0, seconds)
+    warm_up_seconds = clock() - began
+    seconds = _repetition(last, seconds, repetitions, deadline - clock())
+    warm_up = {name: [rate] for name, rate in last.rates.items()}
+    fitting = (deadline - clock()) / (_MARGIN * last.seconds(seconds))
+    observer.warmed_up(warm_up, int(min(repetitions, max(fitting, 0))))
+    rates: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(1, repetitions + 1):
+        if clock() + _MARGIN * last.seconds(seconds) > deadline:
+            break
+        last = one_round(number, seconds)
+        for name, rate in last.rates.items():
+            rates[name].append(rate)
+        observer.finished(number, rates)
+    counted = all(rates.values())
+    return Measurement(rates if counted else warm_up, seconds, warm_up_seconds, warm_up_only=not counted)
+
+
+def _repetition(warm_up: Round, seconds: float, repetitions: int, left: float) -> float:
+    """The length of a repetition, of those allowed, with which all of them end in time; if none does, the shortest."""
+    lengths = [factor * seconds for factor in _SHORTER]
+    return next((one for one in lengths if repetitions * _MARGIN * warm_up.seconds(one) <= left), lengths[-1])
 
 
 def wait_for(device: torch.device) -> None:

@@ -27,22 +27,22 @@ _WARM_UP = 3
 _OPERATORS = 10
 _MEMORY_POINTS = 1000
 
-LOADER, WAIT, TRANSFORMS, BACKWARD, OPTIMISER = (
+LOADER, WAIT, TRANSFORMS, BACKWARD, OPTIMIZER = (
     "loader's threads",
     "waiting for the loader",
     "transforms",
     "forward + backward",
-    "optimiser",
+    "optimizer",
 )
 # Okabe and Ito's.
-_COLOURS = {
+_COLORS = {
     LOADER: "#0072b2",
     WAIT: "#d55e00",
     "copies on the device": "#cc79a7",
     "kernels on the device": "#e69f00",
     TRANSFORMS: "#009e73",
     BACKWARD: "#56b4e9",
-    OPTIMISER: "#999999",
+    OPTIMIZER: "#999999",
 }
 
 Spans = dict[str, list[tuple[float, float]]]
@@ -71,12 +71,12 @@ def profile_steps(settings: BenchSettings, folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot write into {folder} ({error.strerror}); give another --profile") from error
     subject = Subject(settings)
-    spans: Spans = {lane: [] for lane in _COLOURS}
+    spans: Spans = {lane: [] for lane in _COLORS}
     profiler, begun, ended = _recorded(subject, spans)
     trace = folder / TRACE_NAME
     profiler.export_chrome_trace(str(trace))
     events = orjson.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
-    zero = next(event["ts"] for event in events if event.get("name") == "step 0" and "ts" in event) / 1e6
+    zero = _beginning(events)
     for lane, category in (("kernels on the device", "kernel"), ("copies on the device", "gpu_memcpy")):
         spans[lane] = [
             (event["ts"] / 1e6 - zero, (event["ts"] + event["dur"]) / 1e6 - zero)
@@ -100,6 +100,16 @@ def profile_steps(settings: BenchSettings, folder: Path) -> dict[str, Any]:
     return result
 
 
+def _beginning(events: list[dict[str, Any]]) -> float:
+    """When the host began step 0, in the seconds of a trace in Kineto's JSON.
+
+    With CUDA each annotation is there twice: on the host as a user_annotation, and as a gpu_user_annotation from when
+    the first of its kernels ran. The device lags behind the host, and lanes of the host begin at its step 0.
+    """
+    annotations = (event for event in events if event.get("cat") == "user_annotation" and event["name"] == "step 0")
+    return float(next(annotations)["ts"]) / 1e6
+
+
 def _recorded(subject: Subject, spans: Spans) -> tuple[profile, float, float]:
     """Ten steps under the profiler, noted in `spans` from their beginning; the profiler, begin and end."""
     activities = [ProfilerActivity.CPU]
@@ -117,7 +127,7 @@ def _recorded(subject: Subject, spans: Spans) -> tuple[profile, float, float]:
                     _step(subject, batches, spans)
             wait_for(subject.device)
             ended = time.perf_counter()
-    for lane in (LOADER, WAIT, TRANSFORMS, BACKWARD, OPTIMISER):
+    for lane in (LOADER, WAIT, TRANSFORMS, BACKWARD, OPTIMIZER):
         spans[lane] = [(start - begun, end - begun) for start, end in spans[lane] if end > begun and start < ended]
     return profiler, begun, ended
 
@@ -129,7 +139,7 @@ def _step(subject: Subject, batches: Iterator[Any], spans: Spans) -> None:
         images, labels = subject.step.augment(batch, 0)
     with _noted(spans, BACKWARD):
         subject.step.backward(images, labels)
-    with _noted(spans, OPTIMISER):
+    with _noted(spans, OPTIMIZER):
         subject.step.apply()
 
 
@@ -196,7 +206,7 @@ def _draw(spans: Spans, result: dict[str, Any], path: Path) -> None:
     above, below = figure.subplots(nrows=2, sharex=True, height_ratios=(0.45 * len(lanes), 1.5))
     for place, lane in enumerate(lanes):
         bars = [(1e3 * start, 1e3 * (end - start)) for start, end in spans[lane]]
-        above.broken_barh(bars, (place - 0.38, 0.76), facecolors=_COLOURS[lane], edgecolor="white", linewidth=0.3)
+        above.broken_barh(bars, (place - 0.38, 0.76), facecolors=_COLORS[lane], edgecolor="white", linewidth=0.3)
     above.set_yticks(range(len(lanes)), lanes)
     above.invert_yaxis()
     above.set_xlim(0, 1e3 * result["seconds"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
 import statistics
 import time
@@ -37,17 +38,24 @@ def read_work(shards: ShardSet) -> Work:
     return read
 
 
-def cold_read(shards: ShardSet) -> dict[str, Any] | None:
+def cold_read(shards: ShardSet, most_seconds: float = math.inf) -> dict[str, Any] | None:
     """Bytes per second of shards that were sent out of the page cache before; None where that can't be done.
 
     No file may be mapped by this process, since its pages would stay.
+
+    Args:
+        shards: whose split train is read, five files of it.
+        most_seconds: after which no further file is read.
     """
     folder = shards.folder
     if not isinstance(folder, LocalFolder) or not hasattr(os, "posix_fadvise"):
         return None
     entries = [entry for entry in shards.manifest.splits["train"].shards if entry.samples]
-    rates = []
+    rates: list[float] = []
+    began = time.perf_counter()
     for entry in itertools.islice(itertools.cycle(entries), _COLD_REPETITIONS):
+        if rates and time.perf_counter() - began > most_seconds:
+            break
         path = folder.path / entry.name
         with path.open("rb") as file:
             os.fsync(file.fileno())  # only what is on the disk can leave the memory

@@ -49,14 +49,19 @@ class BenchSettings:
     """Where to compute; auto is CUDA where there is one."""
     loading: LoaderOptions = field(default_factory=LoaderOptions)
     """How images are loaded."""
+    budget: float = 70
+    """Seconds that the whole measurement may take (of a sweep: each value). A slow machine does fewer or shorter
+    repetitions, and a CPU also takes smaller batches; a higher budget measures more."""
     seconds: float = 0.3
-    """Length of one repetition; at least one batch is always measured."""
+    """Length of one repetition, at most; at least one batch is always measured."""
     repetitions: int = 7
-    """Repetitions of each stage, after one that is not counted; below 6 `bench compare` can tell nothing apart."""
+    """Repetitions of each stage, at most, after one that is not counted; `bench compare` needs at least 6."""
 
     def __post_init__(self) -> None:
         if self.shards is None and self.run is None:
             raise UserError("bench needs --shards, or --run with the folder of a run")
+        if not self.budget > 0:
+            raise UserError(f"--budget {self.budget} should be above 0")
         if self.seconds <= 0:
             raise UserError(f"--seconds {self.seconds} should be above 0")
         if self.repetitions < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, NullLocator
 
+from food101_fast.bench.progress import Progress
 from food101_fast.bench.settings import BenchSettings
 from food101_fast.bench.stages import run_bench
 from food101_fast.errors import UserError
@@ -37,15 +39,29 @@ def parse_sweep(text: str) -> tuple[str, list[int | str]]:
 
 
 def run_sweep(
-    settings: BenchSettings, name: str, values: Sequence[int | str], stages: tuple[str, ...] | None
+    settings: BenchSettings,
+    name: str,
+    values: Sequence[int | str],
+    stages: tuple[str, ...] | None,
+    begun: float | None = None,
 ) -> list[dict[str, Any]]:
-    """The results of `run_bench`, one for each value."""
+    """The results of `run_bench`, one for each value, each within the budget.
+
+    Args:
+        settings: what is measured.
+        name: of the setting that is changed; where it is batch_size, no batch is reduced to save time.
+        values: of it.
+        stages: see `run_bench`.
+        begun: reading of `time.perf_counter` when the command began, to report progress on stderr.
+    """
     results = []
     for value in values:
         changed: dict[str, Any] = {name: value}
         if name in ("threads", "prefetch"):
             changed = {"loading": replace(settings.loading, **changed)}
-        results.append(run_bench(replace(settings, **changed), stages))
+        with nullcontext() if begun is None else Progress(begun, f"bench, {name} {value}") as progress:
+            changed_settings = replace(settings, **changed)
+            results.append(run_bench(changed_settings, stages, keep_batch=name == "batch_size", progress=progress))
     return results
 
 

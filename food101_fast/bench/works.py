@@ -28,7 +28,7 @@ from food101_fast.train.step import TrainStep
 # Names of the stages that are put together of others.
 LOADER, FIXED, WHOLE = "loader", "step, fixed batch", "step from shards"
 NO_TRANSFORMS, NO_MODEL = "step without transforms", "step without the model"
-PARTS = ("transforms", "forward + backward", "optimiser")
+PARTS = ("transforms", "forward + backward", "optimizer")
 """What a step on a fixed batch consists of, one after the other."""
 _ORDER = ("host to device", LOADER, "transforms", "forward", *PARTS[1:], FIXED, NO_TRANSFORMS, NO_MODEL, WHOLE)
 """In which the stages that compute take turns."""
@@ -139,7 +139,7 @@ def _on_one_batch(
         step.backward(images, labels)
         return size
 
-    def optimise() -> float:
+    def optimize() -> float:
         step.apply()
         return size
 
@@ -151,7 +151,7 @@ def _on_one_batch(
         "transforms": Stage(transform, moved, on_device),
         "forward": Stage(forward, flop, MATRIX),
         "forward + backward": Stage(backward, _TRAINING * flop, MATRIX),
-        "optimiser": Stage(optimise),
+        "optimizer": Stage(optimize),
         FIXED: Stage(fixed, _TRAINING * flop, MATRIX),
     }
 

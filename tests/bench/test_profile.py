@@ -5,12 +5,13 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 from PIL import Image
 
-from food101_fast.bench.profile import _gap_share
+from food101_fast.bench.profile import _beginning, _gap_share
 
 Command = Callable[..., tuple[int, str, str]]
 FLAGS = ["--model", "shufflenet_v2_x0_5", "--image-size", "32", "--batch-size", "8", "--device", "cpu"]
@@ -32,13 +33,27 @@ def test_the_files_show_ten_steps(tiny_path: Path, tmp_path: Path, command: Comm
         assert min(image.size) > 300
     result = orjson.loads((folder / "profile.json").read_bytes())
     lanes = result["lanes"]
-    assert set(lanes) == {"loader's threads", "waiting for the loader", "transforms", "forward + backward", "optimiser"}
+    assert set(lanes) == {"loader's threads", "waiting for the loader", "transforms", "forward + backward", "optimizer"}
     on_the_main_thread = sum(seconds for lane, seconds in lanes.items() if lane != "loader's threads")
     assert 0.8 * result["seconds"] < on_the_main_thread <= result["seconds"]
     assert result["kernel_gap_share"] is None
     assert 10 < len(result["memory"]) <= 1001
     table = (folder / "operators.txt").read_text()
     assert 5 <= table.count("aten::") <= 10
+
+
+def test_time_begins_with_the_host_not_with_the_device_that_lags_behind() -> None:
+    step = {"ph": "X", "name": "step 0", "dur": 100.0, "tid": 7}
+    on_device = step | {"cat": "gpu_user_annotation", "ts": 5_000_400.0, "pid": 0, "args": {"External id": 1}}
+    on_host = step | {"cat": "user_annotation", "ts": 5_000_000.0, "pid": 321, "args": {"External id": 1}}
+    others: list[dict[str, Any]] = [
+        {"name": "process_name", "ph": "M", "ts": 0.0, "pid": 321, "tid": 0, "args": {"name": "python"}},
+        {"ph": "f", "id": 1, "pid": 0, "tid": 7, "ts": 5_000_410.0, "cat": "ac2g", "name": "ac2g", "bp": "e"},
+        step | {"cat": "user_annotation", "name": "step 1", "ts": 4_000_000.0, "pid": 321},
+        {"ph": "i", "cat": "cpu_instant_event", "s": "t", "name": "[memory]", "pid": 321, "tid": 7, "ts": 1.0},
+    ]
+    for events in ([on_device, *others, on_host], [*others, on_host, on_device]):
+        assert _beginning(events) == 5.0
 
 
 def test_gaps_between_kernels_count_overlapping_ones_once() -> None:

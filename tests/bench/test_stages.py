@@ -13,14 +13,14 @@ from PIL import Image
 Command = Callable[..., tuple[int, str, str]]
 FLAGS = ["--model", "shufflenet_v2_x0_5", "--image-size", "32", "--batch-size", "8", "--seconds", "0.01"]
 STAGES = [
-    *("read", "gather", "checksum", "loader", "transforms", "forward", "forward + backward", "optimiser"),
+    *("read", "gather", "checksum", "loader", "transforms", "forward", "forward + backward", "optimizer"),
     *("step, fixed batch", "step without transforms", "step without the model", "step from shards"),
 ]
 
 
 def test_the_json_holds_stages_ceilings_and_provenance(tiny_path: Path, tmp_path: Path, command: Command) -> None:
     path = tmp_path / "bench.json"
-    code, out, _ = command(
+    code, out, err = command(
         "bench", "--shards", str(tiny_path), "--json", str(path), "--device", "cpu", "--repetitions", "3", *FLAGS
     )
     assert code == 0
@@ -45,6 +45,14 @@ def test_the_json_holds_stages_ceilings_and_provenance(tiny_path: Path, tmp_path
     assert result["settings"]["recipe"]["batch_size"] == 8
     assert result["loading"]["threads"] == 1
     assert result["verdict"]["sentence"] in out
+    assert result["precision"] == "float32"
+    assert "batch 8, float32" in out
+    assert result["remarks"] == []
+    timing = result["timing"]
+    assert 0 < timing["preparing"] + timing["warm_up"] < timing["all"]
+    assert timing["repetition"] == 0.01
+    assert ": first look: Bottleneck: " in err
+    assert [f"round {number} of 3: step from shards" in err for number in range(5)] == [False, *[True] * 3, False]
 
 
 @pytest.mark.parametrize(
@@ -89,14 +97,15 @@ def test_a_sweep_is_a_table_and_a_plot(tiny_path: Path, tmp_path: Path, command:
         (["--shards", "nowhere"], "there is no shards folder"),
         (["--json", "nowhere/bench.json"], "for --json"),
         (["--sweep", "batch_size=8", "--plot", "nowhere/sweep.png"], "for --plot"),
+        (["--budget", "0"], "--budget 0.0 should be above 0"),
         (["--seconds", "0"], "--seconds 0.0 should be above 0"),
         (["--repetitions", "0"], "--repetitions 0 should be at least 1"),
         (["--json", "."], "name a file for --json"),
         (["--profile", "a", "--json", "a.json"], "leave --json out"),
         (["--sweep", "colour=1"], "--sweep colour=1 should be like batch_size=64,128"),
         (["--sweep", "threads=a"], "values of threads are whole numbers above 0"),
-        (["--plot", "a.png"], "--plot goes with --sweep"),
-        (["--sweep", "threads=1", "--profile", "a"], "--profile and --sweep exclude each other"),
+        (["--plot", "a.png"], "--plot needs --sweep"),
+        (["--sweep", "threads=1", "--profile", "a"], "--profile and --sweep cannot be combined"),
         (["--run", "nowhere"], "nowhere holds no run"),
     ],
 )

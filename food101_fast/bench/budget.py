@@ -1,0 +1,64 @@
+"""Fit the batch of a measurement into a time limit."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import torch
+
+from food101_fast.train.model import build_model
+from food101_fast.train.recipes import Recipe
+from food101_fast.train.step import TrainStep
+
+ENOUGH = 6
+"""Rounds to aim at: with fewer, `bench compare` can tell nothing apart."""
+
+_SMALLEST_BATCH = 4
+_TRIAL_BATCH = 8
+# Training steps, or their equivalent, in the first go through all stages (forward is a third of one), and in each round
+# after it, where two stages are preceded by a step that isn't timed.
+_STEPS_ONCE, _STEPS_A_ROUND = 4.4, 6.4
+_SHARE = 0.7
+"""Of the time that is left: what steps may take. The rest is for stages that are not bound by the batch."""
+
+
+def fitting_batch(batch: int, accumulate: int, *, seconds_per_image: float, seconds: float, rounds: int) -> int:
+    """The batch with which the warm-up and `rounds` rounds fit into the time: all of it, or the largest power of two.
+
+    Args:
+        batch: that is asked for.
+        accumulate: pieces of a batch, which divide it.
+        seconds_per_image: of a training step.
+        seconds: that are left.
+        rounds: to aim at.
+
+    Returns:
+        A multiple of `accumulate`; at least 4 images, unless `batch` is smaller.
+    """
+    images = int(max(seconds, 0.0) / needed_seconds(1, seconds_per_image, rounds))
+    if images >= batch:
+        return batch
+    power = max(1 << max(images.bit_length() - 1, 0), _SMALLEST_BATCH)
+    return min(max(power // accumulate, 1) * accumulate, batch)
+
+
+def needed_seconds(batch: int, seconds_per_image: float, rounds: int) -> float:
+    """How long the warm-up and `rounds` rounds take with a batch."""
+    steps = _STEPS_ONCE + _STEPS_A_ROUND * (rounds + 1)  # the warm-up is a round, too
+    return steps * batch * seconds_per_image / _SHARE
+
+
+def seconds_per_image(recipe: Recipe, device: torch.device, classes: int) -> float:
+    """How long a training step takes for each image, from one step on 8 random images after a warm-up."""
+    # Without compilation: each size of a batch would be compiled anew.
+    trial = replace(recipe, batch_size=_TRIAL_BATCH, accumulate=1, compile="off")
+    step = TrainStep(trial, build_model(recipe.model, "none", classes), device, classes)
+    step.train_mode()
+    step.prepare(0, 0.0)
+    images = torch.randn(_TRIAL_BATCH, 3, recipe.image_size, recipe.image_size).to(memory_format=torch.channels_last)
+    labels = torch.arange(_TRIAL_BATCH) % classes
+    for _ in range(2):
+        start = time.perf_counter()
+        step.update(images, labels)
+    return (time.perf_counter() - start) / _TRIAL_BATCH
