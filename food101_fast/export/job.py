@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,21 +125,27 @@ def _exported(model: nn.Module, run: Run) -> torch.export.ExportedProgram:
 
 
 def _load_program(path: Path) -> Predict:
-    module = torch.export.load(path).module()
+    with warnings.catch_warnings():
+        # In torch 2.11 the weights are views of the bytes of the file, to which nothing writes.
+        warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
+        module = torch.export.load(path).module()
     return lambda images: module(images)
 
 
 def _write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
     dynamic = {"images": {0: "batch", 2: "height", 3: "width"}}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    converted = torch.onnx.export(
-        program,
-        dynamo=True,
-        input_names=["images"],
-        output_names=["probabilities"],
-        dynamic_shapes=dynamic,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        # Some versions of torch use here what they have deprecated themselves.
+        warnings.simplefilter("ignore", FutureWarning)
+        converted = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=["images"],
+            output_names=["probabilities"],
+            dynamic_shapes=dynamic,
+            verbose=False,
+        )
     assert converted is not None
     size = sum(weight.numel() * weight.element_size() for weight in program.state_dict.values())
     converted.save(path, external_data=size > _LARGEST_INSIDE)

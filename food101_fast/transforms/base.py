@@ -196,7 +196,12 @@ def first_fitting(fits: Tensor, tried: Tensor, otherwise: int) -> Tensor:
 
 def memory_format(images: Tensor) -> torch.memory_format:
     """channels_last if the images are, and only that; else contiguous."""
-    channels_last = images.is_contiguous(memory_format=torch.channels_last) and not images.is_contiguous()
+    # Not `is_contiguous(memory_format=torch.channels_last)`: in a graph that serves any batch size, torch 2.11 says no
+    # of what the graph itself has made so.
+    channels, height, width = images.shape[1:]
+    wanted = (channels * height * width, 1, channels * width, channels)
+    sizes = zip(images.shape, images.stride(), wanted, strict=True)
+    channels_last = all(size == 1 or stride == want for size, stride, want in sizes) and not images.is_contiguous()
     return torch.channels_last if channels_last else torch.contiguous_format
 
 

@@ -17,6 +17,7 @@ from food101_fast.transforms.erasing import RandomErasing
 from food101_fast.transforms.geometry import RandomHorizontalFlip, RandomResizedCrop
 from food101_fast.transforms.keyed import keyed_uniform
 from food101_fast.transforms.mixing import CutMix, MixingTransform, MixUp
+from food101_fast.transforms.resize import SquareResize
 from food101_fast.transforms.warp import RandomAffine, RandomRotation
 
 # Of ImageNet's training images, as all of torchvision's pretrained classification weights expect.
@@ -210,4 +211,4 @@ def eval_preset(image_size: int, stored_size: int, *, dtype: torch.dtype = torch
     resize = round(image_size / _CROP_SHARE)
     if resize > stored_size:
         resize = image_size
-    return Preset([v2.Resize(resize), v2.CenterCrop(image_size), ToNormalized(dtype)])
+    return Preset([SquareResize(resize), v2.CenterCrop(image_size), ToNormalized(dtype)])

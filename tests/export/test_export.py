@@ -14,6 +14,7 @@ import torch
 from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_model
+from torch import nn
 from torchvision.models import get_model
 
 from food101_fast.errors import UserError
@@ -121,7 +122,19 @@ def test_other_probabilities_are_not_exported(moved_run: Path, monkeypatch: pyte
     assert sorted(moved_run.iterdir()) == before
 
 
-def test_real_photographs_of_any_size_get_our_probabilities(photographs: Path, tmp_path: Path) -> None:
+def fixed_model(name: str, weights: str, classes: int) -> nn.Module:
+    """Random logits of 80 x 80 pixels, in which each pixel has its share: what changes many of them a little changes
+    the probabilities, however a network happened to train."""
+    linear = nn.Linear(3 * 80 * 80, classes)
+    spread = 4 / linear.in_features**0.5
+    linear.weight.data.normal_(std=spread, generator=torch.Generator().manual_seed(0))
+    linear.bias.data.zero_()
+    return nn.Sequential(nn.Flatten(), linear)
+
+
+def test_real_photographs_of_any_size_get_our_probabilities(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Decoded as a whole and as predict decodes them; and stored ones as evaluation saw them."""
     folder = photographs / "food101-10-classes"
     settings = PrepareSettings(
@@ -129,10 +142,9 @@ def test_real_photographs_of_any_size_get_our_probabilities(photographs: Path, t
     )
     prepare(settings)
     shards, run = ShardSet.open(tmp_path / "shards"), tmp_path / "run"
-    recipe = Recipe(
-        model="shufflenet_v2_x0_5", weights="none", image_size=80, epochs=6, batch_size=16, learning_rate=3e-3
-    )
-    train(shards, run, recipe, device="cpu")
+    for user in ("loop", "run"):
+        monkeypatch.setattr(f"food101_fast.train.{user}.build_model", fixed_model)
+    train(shards, run, Recipe(weights="none", image_size=80, epochs=1, learning_rate=1e-9), device="cpu")
     evaluate(run, device="cpu")
     out = export(run, onnx=True).folder
     classifier = Classifier.load(run, device="cpu")
@@ -153,7 +165,7 @@ def test_real_photographs_of_any_size_get_our_probabilities(photographs: Path, t
                 differences[name] = max(differences[name], float(abs(predict(pixels[None]) - expected.numpy()).max()))
     print(differences, "and between the decodings", between_decodings)
     assert max(differences.values()) <= 1e-4
-    assert between_decodings > 1e-3  # so the bound tells resizing of another kind apart
+    assert between_decodings > 1e-2  # so the bound tells resizing of another kind apart
     assert len(sizes) > 20
     with np.load(run / "predictions.npz") as arrays:
         expected = torch.from_numpy(arrays["logits"]).softmax(1).numpy()

@@ -71,8 +71,12 @@ def test_without_randomness_it_is_torchvisions_normalisation() -> None:
 
 
 @pytest.mark.parametrize(("stored", "resized"), [(192, 183), (160, 160), (64, 160)])
-def test_evaluation_resizes_and_crops_as_torchvision(stored: int, resized: int) -> None:
-    images = batch(2, stored)
+@pytest.mark.parametrize("n", [1, 2])
+def test_evaluation_resizes_and_crops_as_torchvision(
+    stored: int, resized: int, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with AVX2, where it computes in integers; ours do so on every processor."""
+    images = batch(n, stored)
     reference = v2.Compose(
         [
             v2.Resize(resized),
@@ -81,9 +85,13 @@ def test_evaluation_resizes_and_crops_as_torchvision(stored: int, resized: int) 
             v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
         ]
     )
-    out = eval_preset(160, stored)(images, seed=0, epoch=0, ids=torch.arange(2))
-    assert torch.equal(out, reference(images))
-    assert out.is_contiguous(memory_format=torch.channels_last)
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "AVX2")
+    expected = reference(images)
+    for capability in ("AVX2", "DEFAULT"):
+        monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)  # noqa: B023
+        out = eval_preset(160, stored)(images, seed=0, epoch=0, ids=torch.arange(n))
+        assert torch.equal(out, expected)
+        assert out.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,37 @@
+"""torchvision's resize with the same pixels on every processor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torchvision.transforms import v2
+
+from food101_fast.transforms.base import memory_format
+
+
+class SquareResize(v2.Resize):
+    """Resize square images, bilinear and antialiased, as `torchvision.transforms.v2.Resize` does.
+
+    On the CPU uint8 images are always resized by torch's kernel for integers. torchvision uses that kernel only where
+    it is the faster one (with AVX2, and in newer versions on ARM) and rounds floating numbers elsewhere, which changes
+    some pixels by 1. Evaluation, `predict` and an exported program would then depend on the processor.
+
+    Args:
+        size: height and width of the result, in pixels.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """(N, C, S, S) to (N, C, size, size); dtype and memory format kept."""
+        plain = isinstance(inpt, Tensor) and inpt.ndim == 4 and inpt.shape[-1] == inpt.shape[-2]
+        if not plain or inpt.dtype != torch.uint8 or inpt.device.type != "cpu" or inpt.shape[-1] == self.size[0]:
+            return super().transform(inpt, params)
+        side = self.size[0]
+        out = interpolate(inpt, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
+        # Of a single image torch forgets the memory format.
+        return out.contiguous(memory_format=memory_format(inpt))
