@@ -276,8 +276,8 @@ class Trainer:
             initial=done,
             desc=title,
             unit="images",
-            disable=not self.world.is_main,
             mininterval=0.2 if sys.stderr.isatty() else _SECONDS_PER_LOGGED_BAR,
+            **({} if self.world.is_main else {"disable": True}),  # an argument would overrule TQDM_DISABLE
         )
 
     def _enter_phase(self) -> None:
