@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import sys
 import time
@@ -19,7 +20,13 @@ from food101_fast.errors import UserError
 from food101_fast.loader import LoaderOptions, ShardLoader
 from food101_fast.shards import ShardSet
 from food101_fast.shards.folder import write_atomically
-from food101_fast.train.checkpoint import keep_copy, load_checkpoint, load_training_weights, save_checkpoint
+from food101_fast.train.checkpoint import (
+    epoch_name,
+    load_checkpoint,
+    load_training_weights,
+    remove_epochs,
+    save_checkpoint,
+)
 from food101_fast.train.device import Device, choose_device, set_up_device
 from food101_fast.train.distributed import World, joined_world
 from food101_fast.train.logs import Board, MetricsLog, Row, epoch_line, peak_memory, require_tensorboard
@@ -410,13 +417,14 @@ class Trainer:
             return
         weights = step.evaluated.state_dict()
         training = None if step.average is None else step.model.state_dict()
-        if improved:
-            save_checkpoint(folder, "best", weights, state, training=training)
-        if row is not None:
-            self.log.append(row)
-        save_checkpoint(folder, "last", weights, state, training=training)
-        if row is not None:
-            keep_copy(folder, self.progress.epoch, self.options.keep)
+        if row is None:
+            save_checkpoint(folder, "last", weights, state, training=training)
+            return
+        also = [epoch_name(self.progress.epoch)] if self.options.keep else []
+        also += ["best"] if improved else []
+        log = functools.partial(self.log.append, row)
+        save_checkpoint(folder, "last", weights, state, training=training, also=also, log=log)
+        remove_epochs(folder, self.options.keep)
 
     def _restore(self, weights: dict[str, Any], training: dict[str, Any] | None, state: dict[str, Any]) -> None:
         load_weights(self.step.evaluated, weights)
