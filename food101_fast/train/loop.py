@@ -39,7 +39,7 @@ from food101_fast.train.run import Run, check_resumable, held_run, new_run, read
 from food101_fast.train.schedule import lr_factor, phase_at
 from food101_fast.train.signals import StopRequest
 from food101_fast.train.step import TrainStep
-from food101_fast.train.validate import validate
+from food101_fast.train.validate import FirstCall, eval_twin, validate
 from food101_fast.transforms import eval_preset
 
 NONFINITE_NAME = "nonfinite.json"
@@ -213,7 +213,7 @@ class Trainer:
                 run = new_run(self.folder, recipe, self.shards, self.device, self.world.size)
             check_sizes(recipe.model, model, {recipe.image_size, recipe.start_size or recipe.image_size})
         self.step = TrainStep(recipe, model, self.device, classes, self.world)
-        self._validated = self.step.compile(self.step.evaluated)
+        self._validated = self._for_validation()
         if resume:
             self._restore(weights, training, state)
         elif self.world.is_main:
@@ -229,6 +229,9 @@ class Trainer:
                 f"the shards hold {self.shards.manifest.image_size} px and the model sees {recipe.image_size} px, so "
                 "images are enlarged; larger shards (prepare --size) would show it more"
             )
+
+    def _for_validation(self) -> FirstCall:
+        return FirstCall(self.step.compile(eval_twin(self.step.evaluated)))
 
     def _title(self) -> str:
         recipe, progress = self.recipe, self.progress
@@ -362,7 +365,7 @@ class Trainer:
         begun = time.perf_counter()
         for model in (self.step.model, self.step.evaluated):
             self.world.share(model.buffers())
-        self.step.model.eval()
+        earlier = self._validated.seconds
         validation = validate(
             self._validated,
             self.val_loader,
@@ -371,9 +374,12 @@ class Trainer:
             world=self.world,
             stopping=(lambda: stop.signal is not None) if self.world.size == 1 else None,
         )
+        compiling = self._validated.seconds - earlier if self.step.compiled else 0.0
+        meter.leave_out(compiling)
         if validation is None:
             return False
-        timing["validation_seconds"] = time.perf_counter() - begun
+        timing["compile_seconds"] += compiling
+        timing["validation_seconds"] = time.perf_counter() - begun - compiling
         timing["peak_memory_bytes"] = peak_memory(self.device)
         progress = self.progress
         progress.epoch += 1
