@@ -30,7 +30,7 @@ from food101_fast.train.checkpoint import (
 from food101_fast.train.device import Device, choose_device, set_up_device
 from food101_fast.train.distributed import World, joined_world
 from food101_fast.train.logs import Board, MetricsLog, Row, epoch_line, peak_memory, require_tensorboard
-from food101_fast.train.memory import fit_batch, out_of_memory, trial_steps
+from food101_fast.train.memory import fit_batch, out_of_memory, out_of_memory_ends, trial_steps
 from food101_fast.train.meter import EpochMeter
 from food101_fast.train.model import build_model, check_sizes, load_weights
 from food101_fast.train.options import RunOptions
@@ -112,8 +112,9 @@ def train(
             samples = len(shards.split("train"))
             batch_size = fit_batch(recipe, where, classes, shards.manifest.image_size, samples, world)
             recipe = replace(recipe, batch_size=batch_size)
+            torch.cuda.reset_peak_memory_stats(where)  # the run's peak is not that of the trials
         trainer = Trainer(shards, folder, recipe, where, world, loading or LoaderOptions(), options or RunOptions())
-        with contextlib.suppress(torch.OutOfMemoryError), contextlib.ExitStack() as held:
+        with out_of_memory_ends(), contextlib.ExitStack() as held:
             trainer.begin(held, resume=resume)
             held.callback(trainer.board.close)
             ended = trainer.run(stop)
