@@ -328,7 +328,7 @@ def _bar(name: str, total: int, initial: int = 0) -> tqdm[None]:
 
 
 def _advance(bar: tqdm[None], done: int) -> None:
-    if done > bar.n == bar.initial:
+    if not bar.disable and done > bar.n == bar.initial:  # a disabled bar (TQDM_DISABLE) has no `initial`
         bar.unpause()  # so that the rate leaves out the start of the workers
     bar.update(done - bar.n)
 

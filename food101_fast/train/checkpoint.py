@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -40,9 +40,19 @@ def _replaced(folder: Path) -> Path:
 
 
 def save_checkpoint(
-    run: Path, name: str, weights: Weights, state: dict[str, Any], *, training: Weights | None = None
+    run: Path,
+    name: str,
+    weights: Weights,
+    state: dict[str, Any],
+    *,
+    training: Weights | None = None,
+    also: Sequence[str] = (),
+    log: Callable[[], object] = lambda: None,
 ) -> None:
-    """Write a checkpoint beside the old one of that name and then put it in its place.
+    """Write a checkpoint to the disk once, and then replace the old ones of its names.
+
+    The order makes a kill at any moment harmless: files, log, the names of `also`, and `name` last. What `name` holds
+    is therefore never newer than the log and the other names, and a run that goes on from it writes those again.
 
     Args:
         run: the run's folder.
@@ -51,14 +61,17 @@ def save_checkpoint(
         state: the rest, of tensors, numbers, strings and containers of them only, so that `weights_only=True` reads it.
         training: the weights to train on from, if they are others, since those to use are an average; go into
             `training.safetensors`.
+        also: other names of the same checkpoint: hard links to its files, or copies where the disk has no links.
+        log: is called when the files are written and before a name changes.
 
     Raises:
-        UserError: it could not be written. The old checkpoint is still there.
+        UserError: it could not be written. The old checkpoint of each name is still there, or the new one.
     """
     folder = checkpoint_folder(run, name)
-    new, old = folder.with_name(f"{name}.new"), _replaced(folder)
+    new = folder.with_name(f"{name}.new")
     try:
-        shutil.rmtree(new, ignore_errors=True)
+        for unfinished in folder.parent.glob("*.new"):
+            shutil.rmtree(unfinished, ignore_errors=True)
         new.mkdir(parents=True)
         _write(new / WEIGHTS_NAME, lambda file: file.write(packed(weights)))
         if training is not None:
@@ -66,16 +79,29 @@ def save_checkpoint(
         _write(new / STATE_NAME, lambda file: torch.save(state, file))
         hashes = orjson.dumps({path.name: _hash(path) for path in new.iterdir()}, option=orjson.OPT_INDENT_2)
         _write(new / HASHES_NAME, lambda file: file.write(hashes))
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            folder.rename(old)
-        new.rename(folder)
+        log()
+        for other in also:
+            linked = folder.with_name(f"{other}.new")
+            shutil.copytree(new, linked, copy_function=_link_or_copy)
+            _put_in_place(linked, folder.with_name(other))
+        _put_in_place(new, folder)
     except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of a write that failed
-        shutil.rmtree(new, ignore_errors=True)
         kept = "the last one is whole" if has_checkpoint(run, name) else "there is none before it"
         raise UserError(
             f"the checkpoint {folder} could not be written ({error}); {kept}: make room there and go on with --resume"
         ) from error
+    finally:
+        for unfinished in folder.parent.glob("*.new"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _put_in_place(new: Path, folder: Path) -> None:
+    """Rename a whole checkpoint to its name; between the two renames the old one is found by its other name."""
+    old = _replaced(folder)
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    new.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -94,24 +120,28 @@ def packed(weights: Weights) -> bytes:
     return safetensors.torch.save({key: value.detach().cpu().clone().contiguous() for key, value in weights.items()})
 
 
-def keep_copy(run: Path, epoch: int, keep: int) -> None:
-    """Keep `last` as `epoch-0001` and so on, as links to its files, and remove all but the newest `keep` of those."""
-    folder = checkpoint_folder(run, f"epoch-{epoch:04d}")
-    if keep and not folder.exists():
-        new = folder.with_name(f"{folder.name}.new")
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.copytree(checkpoint_folder(run, "last"), new, copy_function=_link_or_copy)
-        new.rename(folder)
-    kept = sorted(path for path in folder.parent.glob("epoch-*") if path.suffix != ".new")
-    for path in kept[: max(len(kept) - keep, 0)]:
-        shutil.rmtree(path)
+def epoch_name(epoch: int) -> str:
+    """Name of the checkpoint that is kept of an epoch, counted from 1."""
+    return f"epoch-{epoch:04d}"
+
+
+def remove_epochs(run: Path, keep: int) -> None:
+    """Remove all but the newest `keep` of the checkpoints that `epoch_name` names."""
+    folder = checkpoint_folder(run, "last").parent
+    names = sorted({path.stem for path in folder.glob("epoch-*")})
+    for name in names[: max(len(names) - keep, 0)]:
+        for path in (folder / name, _replaced(folder / name)):
+            if path.exists():
+                # Renamed first: what a kill leaves of it is then never taken for a checkpoint, and goes with the next.
+                shutil.rmtree(path.rename(folder / f"{name}.new"))
 
 
 def _link_or_copy(source: str, target: str) -> None:
     try:
         os.link(source, target)
     except OSError:  # a file system without links
-        shutil.copy2(source, target)
+        with Path(source).open("rb") as file:
+            _write(Path(target), lambda copy: shutil.copyfileobj(file, copy))
 
 
 def load_checkpoint(run: Path, name: str) -> tuple[Weights, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import sys
 import time
@@ -19,11 +20,17 @@ from food101_fast.errors import UserError
 from food101_fast.loader import LoaderOptions, ShardLoader
 from food101_fast.shards import ShardSet
 from food101_fast.shards.folder import write_atomically
-from food101_fast.train.checkpoint import keep_copy, load_checkpoint, load_training_weights, save_checkpoint
+from food101_fast.train.checkpoint import (
+    epoch_name,
+    load_checkpoint,
+    load_training_weights,
+    remove_epochs,
+    save_checkpoint,
+)
 from food101_fast.train.device import Device, choose_device, set_up_device
 from food101_fast.train.distributed import World, joined_world
 from food101_fast.train.logs import Board, MetricsLog, Row, epoch_line, peak_memory, require_tensorboard
-from food101_fast.train.memory import fit_batch, out_of_memory, trial_steps
+from food101_fast.train.memory import fit_batch, out_of_memory, out_of_memory_ends, trial_steps
 from food101_fast.train.meter import EpochMeter
 from food101_fast.train.model import build_model, check_sizes, load_weights
 from food101_fast.train.options import RunOptions
@@ -32,7 +39,7 @@ from food101_fast.train.run import Run, check_resumable, held_run, new_run, read
 from food101_fast.train.schedule import lr_factor, phase_at
 from food101_fast.train.signals import StopRequest
 from food101_fast.train.step import TrainStep
-from food101_fast.train.validate import validate
+from food101_fast.train.validate import FirstCall, eval_twin, validate
 from food101_fast.transforms import eval_preset
 
 NONFINITE_NAME = "nonfinite.json"
@@ -105,8 +112,9 @@ def train(
             samples = len(shards.split("train"))
             batch_size = fit_batch(recipe, where, classes, shards.manifest.image_size, samples, world)
             recipe = replace(recipe, batch_size=batch_size)
+            torch.cuda.reset_peak_memory_stats(where)  # the run's peak is not that of the trials
         trainer = Trainer(shards, folder, recipe, where, world, loading or LoaderOptions(), options or RunOptions())
-        with contextlib.suppress(torch.OutOfMemoryError), contextlib.ExitStack() as held:
+        with out_of_memory_ends(), contextlib.ExitStack() as held:
             trainer.begin(held, resume=resume)
             held.callback(trainer.board.close)
             ended = trainer.run(stop)
@@ -206,7 +214,7 @@ class Trainer:
                 run = new_run(self.folder, recipe, self.shards, self.device, self.world.size)
             check_sizes(recipe.model, model, {recipe.image_size, recipe.start_size or recipe.image_size})
         self.step = TrainStep(recipe, model, self.device, classes, self.world)
-        self._validated = self.step.compile(self.step.evaluated)
+        self._validated = self._for_validation()
         if resume:
             self._restore(weights, training, state)
         elif self.world.is_main:
@@ -222,6 +230,9 @@ class Trainer:
                 f"the shards hold {self.shards.manifest.image_size} px and the model sees {recipe.image_size} px, so "
                 "images are enlarged; larger shards (prepare --size) would show it more"
             )
+
+    def _for_validation(self) -> FirstCall:
+        return FirstCall(self.step.compile(eval_twin(self.step.evaluated)))
 
     def _title(self) -> str:
         recipe, progress = self.recipe, self.progress
@@ -276,8 +287,8 @@ class Trainer:
             initial=done,
             desc=title,
             unit="images",
-            disable=not self.world.is_main,
             mininterval=0.2 if sys.stderr.isatty() else _SECONDS_PER_LOGGED_BAR,
+            **({} if self.world.is_main else {"disable": True}),  # an argument would overrule TQDM_DISABLE
         )
 
     def _enter_phase(self) -> None:
@@ -355,7 +366,7 @@ class Trainer:
         begun = time.perf_counter()
         for model in (self.step.model, self.step.evaluated):
             self.world.share(model.buffers())
-        self.step.model.eval()
+        earlier = self._validated.seconds
         validation = validate(
             self._validated,
             self.val_loader,
@@ -364,9 +375,12 @@ class Trainer:
             world=self.world,
             stopping=(lambda: stop.signal is not None) if self.world.size == 1 else None,
         )
+        compiling = self._validated.seconds - earlier if self.step.compiled else 0.0
+        meter.leave_out(compiling)
         if validation is None:
             return False
-        timing["validation_seconds"] = time.perf_counter() - begun
+        timing["compile_seconds"] += compiling
+        timing["validation_seconds"] = time.perf_counter() - begun - compiling
         timing["peak_memory_bytes"] = peak_memory(self.device)
         progress = self.progress
         progress.epoch += 1
@@ -410,13 +424,14 @@ class Trainer:
             return
         weights = step.evaluated.state_dict()
         training = None if step.average is None else step.model.state_dict()
-        if improved:
-            save_checkpoint(folder, "best", weights, state, training=training)
-        if row is not None:
-            self.log.append(row)
-        save_checkpoint(folder, "last", weights, state, training=training)
-        if row is not None:
-            keep_copy(folder, self.progress.epoch, self.options.keep)
+        if row is None:
+            save_checkpoint(folder, "last", weights, state, training=training)
+            return
+        also = [epoch_name(self.progress.epoch)] if self.options.keep else []
+        also += ["best"] if improved else []
+        log = functools.partial(self.log.append, row)
+        save_checkpoint(folder, "last", weights, state, training=training, also=also, log=log)
+        remove_epochs(folder, self.options.keep)
 
     def _restore(self, weights: dict[str, Any], training: dict[str, Any] | None, state: dict[str, Any]) -> None:
         load_weights(self.step.evaluated, weights)

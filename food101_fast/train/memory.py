@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -15,28 +16,102 @@ from food101_fast.train.model import build_model
 from food101_fast.train.recipes import Recipe
 from food101_fast.train.step import TrainStep
 
-# The first step allocates what the optimiser holds, the second runs with it.
+# The first step allocates what the optimizer holds, the second runs with it.
 _TRIAL_STEPS = 2
+# Batches of the two trials from which larger ones are extrapolated.
+_SMALL = (8, 32)
+# The two small trials may overestimate: cuDNN's workspaces do not grow evenly. So what seems to need a little more than
+# there is, is tried, too.
+_TOLERANCE = 1.1
+# How libraries below torch say that memory ran out; torch raises these as a plain RuntimeError. "Not supported" and "no
+# valid algorithm" are what cuDNN says when none of its algorithms gets the memory that it needs.
+# Source: accelerate's `should_reduce_batch_size` and Lightning's `is_oom_error` look for the same.
+_MEMORY_MESSAGES = (
+    "CUDA out of memory",
+    "CUDA error: out of memory",
+    "cudaErrorMemoryAllocation",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+    "CUDNN_STATUS_NOT_SUPPORTED",
+    "Unable to find a valid cuDNN algorithm",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+)
+
+Trial = Callable[[int], int]
+"""Does steps with so many images and returns the peak of the device's memory in bytes, 0 where it is unknown."""
 
 
-def largest_batch(trial: Callable[[int], None], *, below: int) -> int | None:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device's memory ran out, in torch's words or in those of a library below it."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _MEMORY_MESSAGES)
+
+
+@contextlib.contextmanager
+def out_of_memory_ends() -> Iterator[None]:
+    """Leave the context quietly when the device's memory runs out in it; other errors pass."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+
+
+def largest_batch(trial: Trial, *, below: int, capacity: int = 0) -> int | None:
     """The largest power of two below `below` for which `trial` does not run out of memory; None if there is none.
 
+    The memory of a step is nearly affine in its batch. So two small batches are tried, the largest that should fit is
+    computed from their peaks, and it is tried; halves of it follow until one fits.
+
     Args:
-        trial: does steps with so many images; raises `torch.OutOfMemoryError` if they do not fit.
+        trial: raises an error that `is_out_of_memory` knows if so many images do not fit.
         below: larger batches are not tried.
+        capacity: bytes that there are; 0 if that is unknown, and then the largest batch is tried first.
     """
-    size = 1 << max((below - 1).bit_length() - 1, 0)
-    while 1 <= size < below:
-        try:
-            trial(size)
-        except torch.OutOfMemoryError:
-            size //= 2
+
+    def peak(size: int) -> int | None:
+        """What a trial needs; None if it does not fit."""
+        result = None
+        with out_of_memory_ends():
+            result = trial(size)
+        release()  # after the error is gone, and with it what its frames hold
+        return result
+
+    most = 1 << max((below - 1).bit_length() - 1, 0)
+    fitted = None
+    if capacity and most > _SMALL[-1]:
+        peaks = {}
+        for size in _SMALL:
+            needed = peak(size)
+            if needed is None:
+                most = size // 2
+                break
+            peaks[size], fitted = needed, size
         else:
+            most = min(most, extrapolated(peaks, capacity))
+    size = most
+    while 1 <= size < below and size != fitted:
+        if peak(size) is not None:
             return size
-        finally:
-            release()
-    return None
+        size //= 2
+    return fitted
+
+
+def extrapolated(peaks: dict[int, int], capacity: int) -> int:
+    """The largest power of two that should fit, and at least the larger batch of the two that were measured.
+
+    Args:
+        peaks: bytes that two batches needed, by their images, the smaller first.
+        capacity: bytes that there are.
+    """
+    (small, least), (large, most) = peaks.items()
+    slope = (most - least) / (large - small)
+    if slope <= 0:  # nothing to go by: the peak lies where the batch does not matter
+        return 1 << 62
+    images = (_TOLERANCE * capacity - least) / slope + small
+    return max(1 << max(int(images), 1).bit_length() - 1, large)
 
 
 def release() -> None:
@@ -46,13 +121,26 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def trial_steps(recipe: Recipe, device: torch.device, classes: int, stored_size: int) -> Callable[[int], None]:
+def capacity_of(device: torch.device) -> int:
+    """Bytes of a CUDA device's memory that this process may use; 0 for other devices."""
+    if device.type != "cuda":
+        return 0
+    release()
+    free, total = torch.cuda.mem_get_info(device)
+    reserved = torch.cuda.memory_reserved(device)
+    allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+    return max(min(free + reserved, allowed), 0)
+
+
+def trial_steps(recipe: Recipe, device: torch.device, classes: int, stored_size: int) -> Trial:
     """A trial for `largest_batch`: whole steps of the recipe on images of zeros, at the largest size, all layers.
 
     It has a model of its own. Compiled graphs need no more memory than eager ones, so nothing is compiled.
     """
 
-    def trial(size: int) -> None:
+    def trial(size: int) -> int:
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         eager = replace(recipe, compile="off", accumulate=1, sync_batchnorm=False)
         step = TrainStep(eager, build_model(recipe.model, "none", classes), device, classes)
         step.train_mode()
@@ -60,6 +148,7 @@ def trial_steps(recipe: Recipe, device: torch.device, classes: int, stored_size:
         numbers = torch.arange(size, device=device)
         for _ in range(_TRIAL_STEPS):
             step(Batch(images, numbers % classes, numbers), 0)
+        return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
 
     return trial
 
@@ -83,7 +172,8 @@ def fit_batch(recipe: Recipe, device: torch.device, classes: int, stored_size: i
             "--auto-batch tries how much fits into a GPU's memory, and there is none here; give --batch-size"
         )
     most = samples // (world.size * recipe.accumulate)
-    fits = largest_batch(trial_steps(recipe, device, classes, stored_size), below=most + 1)
+    trial = trial_steps(recipe, device, classes, stored_size)
+    fits = largest_batch(trial, below=most + 1, capacity=capacity_of(device))
     fits = world.least(fits or 0)
     if fits * world.size * recipe.accumulate < 2:
         raise UserError(
@@ -93,12 +183,12 @@ def fit_batch(recipe: Recipe, device: torch.device, classes: int, stored_size: i
     return fits * world.size * recipe.accumulate
 
 
-def out_of_memory(recipe: Recipe, device: torch.device, world: World, trial: Callable[[int], None]) -> UserError:
+def out_of_memory(recipe: Recipe, device: torch.device, world: World, trial: Trial) -> UserError:
     """What to say when a step did not fit: the batch, the peak, and the largest that fits, measured by a trial."""
     release()
     part = recipe.batch_size // world.size // recipe.accumulate
     peak = f", at a peak of {torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB" if device.type == "cuda" else ""
-    fits = largest_batch(trial, below=part)
+    fits = largest_batch(trial, below=part, capacity=capacity_of(device))
     if fits is None:
         advice = "not even one image fits; choose a smaller --model or --image-size"
     else:

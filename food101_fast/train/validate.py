@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import time
 from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from food101_fast.loader import ShardLoader
@@ -18,6 +20,49 @@ LOSS_UNIT = 2.0**-30
 _LARGEST_LOSS = 2.0**12  # nats; so two million of them can be added up
 
 Model = Callable[[Tensor], Tensor]
+
+
+def eval_twin(model: nn.Module) -> nn.Module:
+    """A second module with the same weights and buffers in memory, always in evaluation mode and never trained.
+
+    It shows every later change of the model's weights. But its own `training` and `requires_grad` flags never change,
+    and these are what torch.compile looks at before each call: the model itself would be compiled for validation again
+    whenever other layers are trained.
+
+    Args:
+        model: whose weights must stay where they are in memory, as a step leaves them.
+    """
+    memo: dict[int, Tensor] = {id(buffer): buffer for buffer in model.buffers()}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    return copy.deepcopy(model, memo).eval()
+
+
+class FirstCall:
+    """A function of images whose first call is timed, since that is when torch.compile works.
+
+    Args:
+        function: what to call.
+
+    Attributes:
+        seconds: what the first call took, until the device had done it; 0 before.
+    """
+
+    def __init__(self, function: Model) -> None:
+        self._function = function
+        self._called = False
+        self.seconds = 0.0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if self._called:
+            return self._function(images)
+        begun = time.perf_counter()
+        logits = self._function(images)
+        if logits.device.type == "cuda":
+            torch.cuda.synchronize(logits.device)
+        self.seconds = time.perf_counter() - begun
+        self._called = True
+        return logits
 
 
 def predict(

@@ -79,6 +79,14 @@ def start(job: Job, ranks: int = 1) -> list[int]:
     return _ended(processes)
 
 
+def forked(function: Callable[..., object], *arguments: Any) -> int:
+    """Call a module's function in a process of its own; returns its exit code."""
+    _preload()
+    process = context.Process(target=function, args=arguments)
+    process.start()
+    return _ended([process])[0]
+
+
 def _ended(processes: list[BaseProcess]) -> list[int]:
     """Wait for all; as torchrun does, the others are killed when one was."""
     for process in processes:
