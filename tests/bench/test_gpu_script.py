@@ -139,7 +139,7 @@ def test_it_runs_to_its_end_and_sums_up(whole: Whole) -> None:
             assert all(row["name"] in whole.done.stdout for row in part["rows"])
     found = names(whole.out / "gpu-cpu.json")
     eager = {"food101_fast", "bare", "timm", "torchvision", "whole step"}
-    title = "mobilenet_v2 64 px, batch 8, off,"
+    title = "mobilenet_v2 32 px, batch 8, off,"
     assert {f"{title} eager: {name}" for name in eager} <= set(found["steps"])
     (graph,) = (row for row in parts["steps"]["rows"] if row["name"] == f"{title} cuda-graph: whole step")
     assert "cuda" in graph["reason"].lower()
@@ -182,7 +182,7 @@ def test_preparing_and_tests_are_cut_in_the_middle(tmp_path: Path, waits: Path) 
 @pytest.mark.parametrize("signaled", [signal.SIGTERM, signal.SIGKILL])
 def test_the_script_itself_is_cut(tmp_path: Path, waits: Path, signaled: signal.Signals) -> None:
     out = tmp_path / "out"
-    script = begin(tmp_path / "log", "presets", OUT=out, PYTHONPATH=waits)
+    script = begin(tmp_path / "log", "presets", OUT=out, WORK=tmp_path / "work", PYTHONPATH=waits)
     process, name = first_row("presets", out / "gpu-cpu.jsonl", script)
     script.send_signal(signaled)
     if signaled == signal.SIGTERM:
