@@ -1,6 +1,6 @@
 """The learning curve of our trainer against a plain loop's at the same recipe, several seeds of each.
 
-    python benchmarks/accuracy.py --shards DIR [--device cuda] [--json FILE] [--plot FILE]
+    python benchmarks/accuracy.py --shards DIR [--device cuda] [--json FILE] [--plot FILE] [--rows FILE]
 
 The plain loop is what people write: a Dataset that gives PIL images, torchvision's transforms one by one in DataLoader
 workers, a model, Adam, ExponentialLR, and validation with Resize and CenterCrop. Both train from scratch on the same
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from published import Measurement
 from scipy.stats import ttest_ind
 from torch import nn
 from torch.nn import functional
@@ -31,12 +31,10 @@ from torchvision.transforms import v2
 
 from food101_fast.cli import exit_with, parse
 from food101_fast.shards import ShardSet
-from food101_fast.shards.folder import write_atomically
 from food101_fast.train import Recipe, train
-from food101_fast.train.device import Device, choose_device, machine
+from food101_fast.train.device import Device
 from food101_fast.train.model import build_model
 from food101_fast.train.precision import Precision
-from food101_fast.train.run import versions
 from food101_fast.transforms.presets import MEAN, STD
 
 
@@ -66,6 +64,10 @@ class Settings:
     """Worker processes of the plain loop's DataLoader."""
     json: Path | None = None
     """File to write the results to."""
+    rows: Path | None = None
+    """File to append each run to as it ends."""
+    part: str = "accuracy"
+    """What the rows are marked with."""
     plot: Path | None = None
     """PNG of the curves."""
 
@@ -173,7 +175,10 @@ def plot(results: dict[str, np.ndarray], title: str, path: Path) -> None:
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(Settings, "benchmarks/accuracy", argv)
-    device, shards = choose_device(settings.device), ShardSet.open(settings.shards)
+    shards = ShardSet.open(settings.shards)
+    measurement = Measurement(
+        settings.json, settings.device, rows=settings.rows, part=settings.part, settings=vars(settings)
+    )
     recipe = Recipe(
         model=settings.model, weights="none", image_size=settings.image_size, batch_size=settings.batch_size,
         epochs=settings.epochs, learning_rate=settings.learning_rate, lr_gamma=settings.lr_gamma, patience=None,
@@ -181,9 +186,10 @@ def main(argv: Sequence[str]) -> None:
     runs: dict[str, list[list[dict[str, float]]]] = {"food101_fast": [], "plain loop": []}
     for seed in range(settings.seeds):
         for name, way in (("food101_fast", ours), ("plain loop", plain)):
-            rows = way(shards, replace(recipe, seed=seed), device, settings.workers)
+            rows = way(shards, replace(recipe, seed=seed), measurement.device, settings.workers)
             runs[name].append(rows)
             seconds = sum(row["seconds"] for row in rows)
+            measurement.rows.value(f"{name}, seed {seed}", rows[-1]["val_top1"], "top-1", seconds=seconds, epochs=rows)
             print(f"{name}, seed {seed}: top-1 {rows[-1]['val_top1']:.4f}, training {seconds:.1f} s", flush=True)
     verdict = agreement(curves(runs["food101_fast"]), curves(runs["plain loop"]))
     seconds = {name: [sum(row["seconds"] for row in rows) for rows in of] for name, of in runs.items()}
@@ -199,17 +205,13 @@ def main(argv: Sequence[str]) -> None:
             f"{settings.model}, {settings.image_size} px, {samples['train']:,} images, {samples['val']:,} to validate"
         )
         plot({name: curves(of) for name, of in runs.items()}, title, settings.plot)
-    if settings.json is not None:
-        document = {
-            "version": 1,
-            "machine": machine(device),
-            "versions": versions(),
-            "settings": {k: v for k, v in vars(settings).items() if k not in ("shards", "json", "plot", "device")},
-            "samples": {name: entry.samples for name, entry in shards.manifest.splits.items()},
-            "runs": runs,
-            "agreement": verdict,
-        }
-        write_atomically(settings.json, orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+    measurement.rows.value("ours - plain loop", verdict["difference"], "top-1", **verdict)
+    measurement.publish(
+        {k: v for k, v in vars(settings).items() if k not in ("shards", "json", "rows", "plot", "device", "part")},
+        samples={name: entry.samples for name, entry in shards.manifest.splits.items()},
+        runs=runs,
+        agreement=verdict,
+    )
 
 
 if __name__ == "__main__":

@@ -1,117 +1,226 @@
 #!/usr/bin/env bash
-# Every CUDA measurement of the project in one go, in less than nine minutes and without a network, on shards that it
-# makes itself. JSON goes to $OUT (default: benchmarks/results); a short table comes last. What does not fit into BUDGET
-# seconds is left out and named. Exit code 1 if a part fails.
+# Everything that a GPU is needed for, in less than seven minutes and without a network, on shards that it makes itself.
 #
-#   PYTHON        the interpreter (python3)
-#   DEVICE        cuda, or cpu for a reduced form that only shows that everything runs, and needs an OUT
-#   FOOD101_64PX  a folder that `hub:` reads with Food-101 at 64 px; adds the comparison of accuracies
+#   benchmarks/gpu.sh [PART...]        all parts, or those named; shards are prepared if a part needs them
+#
+#   prepare     a data set of 101,000 files, beside the tests
+#   tests       the CUDA tests (where pytest and hypothesis are installed; on 6 processes where pytest-xdist is)
+#   steps       MobileNetV2's training step: eager, CUDA graph, compiled, reduce-overhead; bare, timm's, torchvision's
+#   job         the notebook's job with `train`, from the command to the last checkpoint
+#   presets     crop + flip and the presets, eager and compiled, against others
+#   device      shards to the device against the bus; nvJPEG where torchcodec is installed
+#   job-graph   the notebook's job with --cuda-graph on
+#   resnet50    ResNet-50's training step
+#   accuracy    learning curves against a plain loop, where FOOD101_64PX is set
+#
+# Every row is appended to OUT/gpu-DEVICE.jsonl as it is measured, so that an end at any moment loses none. At the end,
+# and when the script is interrupted, they are merged into OUT/gpu-DEVICE.json and shown; after a harder end
+# `benchmarks/summary.py --rows OUT/gpu-DEVICE.jsonl --json FILE` does that. What the parts say is in OUT/*.log. A part
+# that is run again replaces its rows. Exit code 1 if a part fails.
+#
+#   PYTHON               the interpreter (python3)
+#   DEVICE               cuda, or cpu for a reduced form that only shows that everything runs
+#   OUT                  folder for the results (build/gpu)
+#   BUDGET               seconds for everything (400); each part's own limit grows and shrinks with it
+#   WORK                 folder for shards and runs, kept for the next run; by default a temporary one, in memory where
+#                        there is enough of it
+#   WHEELS               folder of wheels to install for this run, see gpu-wheels.sh (build/wheels)
+#   REPETITIONS          of each measurement (5; with DEVICE=cpu 1)
+#   FOOD101_64PX         a folder that `prepare --source hub:` reads with Food-101 at 64 px
+#   FOOD101_FAST_COMMIT  the commit, for a copy of the project without .git
 set -euo pipefail
+set -m # each part is a group of processes, which is ended as a whole
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 device=${DEVICE:-cuda}
-out=${OUT:-benchmarks/results}
-if [ "$device" = cpu ] && [ -z "${OUT:-}" ]; then
-  echo "error: DEVICE=cpu measures nothing worth keeping; set OUT to a folder of its own" >&2
-  exit 2
-fi
-budget=${BUDGET:-520}
+out=${OUT:-build/gpu}
+budget=${BUDGET:-400}
+everything=(prepare tests steps job presets device job-graph resnet50 accuracy)
+wanted=("$@")
+[ ${#wanted[@]} != 0 ] || wanted=("${everything[@]}")
+for name in "${wanted[@]}"; do
+  if [[ " ${everything[*]} " != *" $name "* ]]; then
+    echo "error: there is no part $name; choose from: ${everything[*]}" >&2
+    exit 2
+  fi
+done
 if [ "$device" = cuda ] && ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-  echo "error: torch finds no CUDA device here; DEVICE=cpu OUT=DIR runs a reduced form" >&2
+  echo "error: torch finds no CUDA device here; DEVICE=cpu runs a reduced form" >&2
   exit 2
 fi
-if [ "$device" = cpu ]; then
-  pictures=200 files=200 batch=16 workers=2 size=64 amp=off many=(mobilenet_v2:64)
-  quick=(--repetitions 1) timed=(--seconds 0.02 --repetitions 1) staged=(--seconds 0.02 --repetitions 2)
-  peers=(--only ours imagefolder --rounds 1 --repetitions 1) small=(--model shufflenet_v2_x0_5)
-  models=(mobilenet_v2) steps=1 images=32
-else
-  pictures=1000 files=12000 batch=${BATCH:-512} workers=${WORKERS:-14} size=160 amp=fp16
-  many=(mobilenet_v2:160 mobilenet_v2:224 resnet50:224 efficientnet_b3:224) few=(mobilenet_v2:160 resnet50:224)
-  quick=(--repetitions 5) timed=(--seconds 0.1 --repetitions 5) staged=(--seconds 0.3 --repetitions 5)
-  peers=(--rounds 2 --repetitions 2) small=()
-  models=(mobilenet_v2 resnet50) steps=10 images=8192
-fi
-export PYTHONPATH=$PWD:$PWD/benchmarks${PYTHONPATH:+:$PYTHONPATH}
-work=$(mktemp -d)
-child=
-trap 'rm -rf "$work"' EXIT
-trap '[ -z "$child" ] || { kill "$child" && wait "$child"; } 2>/dev/null; exit 130' INT TERM
-mkdir -p "$out"
-failed=() left_out=()
 
-# part NAME COMMAND...: run one, within what is left of the time.
-part() {
-  local name=$1 left=$((budget - SECONDS))
-  shift
-  if [ "$left" -lt 15 ]; then
-    left_out+=("$name")
-    return
+cores=$(getconf _NPROCESSORS_ONLN)
+testers=$((cores >= 12 ? 6 : (cores + 1) / 2))
+if [ "$device" = cpu ]; then
+  need=2
+  data=(--pictures 100 --files 600 --few 200 --classes 10 --size 64)
+  step=(--models mobilenet_v2:32 --batch-sizes 8 16 --amps off --modes eager cuda-graph --steps 1)
+  resnet=(--models resnet50:32 --batch-sizes 2 --amps off --modes eager --steps 1)
+  job=(--model shufflenet_v2_x0_5 --image-size 32 --batch-size 16 --epochs 2)
+  preset=(--batch-sizes 8 --batches 1)
+  load=(--batch-size 16)
+  learn=(--model shufflenet_v2_x0_5 --image-size 32 --batch-size 8 --epochs 1 --seeds 2 --workers 1)
+  repetitions=${REPETITIONS:-1}
+else
+  need=24
+  data=(--pictures 1000 --files 101000 --few 12000 --classes 101 --size 192)
+  modes=(eager cuda-graph compiled reduce-overhead)
+  step=(--models mobilenet_v2:160 --batch-sizes 128 512 --amps fp16 --modes "${modes[@]}" --steps 20)
+  resnet=(--models resnet50:224 --batch-sizes 256 --amps fp16 --modes "${modes[@]:0:3}" --steps 10)
+  job=(--model mobilenet_v2 --image-size 160 --batch-size 128 --epochs 7)
+  preset=(--batch-sizes 512 128 --batches 10)
+  load=(--batch-size 512)
+  learn=(--image-size 64 --batch-size 256 --epochs 8 --seeds 2 --workers "$((cores - 2))")
+  repetitions=${REPETITIONS:-5}
+fi
+
+mkdir -p "$out"
+out=$(cd "$out" && pwd)
+rows=$out/gpu-$device.jsonl
+kept=${WORK:-}
+if [ -n "$kept" ]; then
+  mkdir -p "$kept"
+  work=$(cd "$kept" && pwd)
+else
+  # Disks of rented machines can be slower than a GPU trains; memory is taken where it holds the shards twice.
+  gigabytes() { df --output=avail -B1G "$1" 2>/dev/null | tail -1 | tr -d ' ' || true; }
+  free=$(awk '/^MemAvailable/ {print int($2 / 1048576)}' /proc/meminfo 2>/dev/null || echo 0)
+  base=${TMPDIR:-/tmp}
+  memory=$(gigabytes /dev/shm)
+  if [ "$free" -ge $((2 * need)) ] && [ "${memory:-0}" -ge "$need" ] && [ -w /dev/shm ]; then
+    base=/dev/shm
   fi
-  echo "== $name ($SECONDS s)"
-  local code=0
-  timeout "$left" "$@" &
-  child=$!
-  wait "$child" || code=$?
-  if [ "$code" = 124 ]; then
-    left_out+=("$name")
-  elif [ "$code" != 0 ]; then
-    failed+=("$name")
-  fi
+  work=$(mktemp -d "$base/gpu-XXXXXX")
+fi
+export PYTHONPATH=$PWD:$PWD/benchmarks${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} TEST_ROWS=$rows
+
+failed=() left_out=() running=()
+declare -A begun=()
+
+# note PART KIND [FIELDS]: one line of the script's own among the rows.
+note() { printf '{"part":"%s","kind":"%s"%s}\n' "$1" "$2" "${3:+,$3}" >>"$rows"; }
+
+sum_up() { "$python" benchmarks/summary.py --rows "$rows" --json "$out/gpu-$device.json" || true; }
+
+stop() {
+  trap '' INT TERM
+  local entry
+  for entry in "${running[@]}"; do
+    kill -KILL -- "-${entry#* }" 2>/dev/null || true
+    note "${entry% *}" state "\"state\":\"cut\",\"seconds\":$((SECONDS - begun[${entry% *}]))"
+  done
+  sum_up
+  exit "$1"
+}
+trap '[ -n "$kept" ] || rm -rf "$work"' EXIT
+trap 'stop 130' INT
+trap 'stop 143' TERM
+
+leave_out() {
+  left_out+=("$1: $2")
+  note "$1" state "\"state\":\"left out: $2\""
 }
 
-# The demo source has 1,000 pictures; they are repeated until an epoch is long enough to be timed.
-quietly() { "$@" >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }; }
-prepare="$python -m food101_fast.prepare"
-quietly $prepare --source demo: --limit "$pictures" --size 256 --encoding jpeg --fractions 0.8 0.1 0.1 --out "$work/demo"
-mkdir "$work/pictures"
-for shard in "$work"/demo/*.tar; do
-  tar -xf "$shard" -C "$work/pictures" --wildcards '*.jpg'
-done
-"$python" - "$work/pictures" "$work/many" "$files" <<'REPEAT'
-import sys
-from pathlib import Path
+# start PART LIMIT COMMAND...: begin a part, within its own limit and what is left of the time.
+start() {
+  local name=$1 limit=$(($2 * budget / 400)) left=$((budget - SECONDS))
+  shift 2
+  [[ " ${wanted[*]} " == *" $name "* ]] || return 0
+  [ "$left" -ge 10 ] || { leave_out "$name" "no time"; return 0; }
+  echo "== $name ($SECONDS s)"
+  note "$name" started
+  begun[$name]=$SECONDS
+  timeout -k 5 "$((limit < left ? limit : left))" "$@" >"$out/$name-$device.log" 2>&1 </dev/null &
+  running+=("$name $!")
+}
 
-from photographs import repeat_files
+# finish: wait for the parts that were begun, and note how they ended.
+finish() {
+  local entry name process code state
+  for entry in "${running[@]}"; do
+    name=${entry% *} process=${entry#* } code=0
+    wait "$process" || code=$?
+    kill -KILL -- "-$process" 2>/dev/null || true # whatever a part left behind
+    case $code in
+      0) state=complete ;;
+      124 | 137 | 143) state=cut ;;
+      *) state="failed (code $code)" ;;
+    esac
+    note "$name" state "\"state\":\"$state\",\"begun\":${begun[$name]},\"seconds\":$((SECONDS - begun[$name]))"
+    running=("${running[@]:1}")
+    cat "$out/$name-$device.log" >>"$out/gpu-$device.log"
+    if [ "$code" != 0 ]; then
+      echo "   $state; the end of what it said:"
+      tail -n 5 "$out/$name-$device.log" | cut -c -300 | sed 's/^/   /'
+    fi
+    [ "$name" = tests ] || rm "$out/$name-$device.log"
+    [ "$state" = complete ] || [ "$state" = cut ] || failed+=("$name")
+  done
+}
 
-repeat_files(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
-REPEAT
-for encoding in raw jpeg; do
-  quietly $prepare --source "folder:$work/many" --size 192 --encoding "$encoding" --out "$work/$encoding"
-done
-
-part "loader to the device" "$python" benchmarks/device.py --raw "$work/raw" --jpeg "$work/jpeg" --device "$device" \
-  --batch-size "$batch" "${timed[@]}" --json "$out/device-$device.json"
-for model in "${models[@]}"; do
-  part "stages, $model" "$python" -m food101_fast.bench --shards "$work/raw" --device "$device" --model "$model" \
-    --image-size "$size" --batch-size "$batch" "${staged[@]}" --json "$out/stages-$model-$device.json"
-done
-part "training steps" "$python" benchmarks/steps.py --device "$device" --models "${many[@]}" --batch-sizes "$batch" \
-  --amps "$amp" --steps "$steps" "${quick[@]}" --json "$out/steps-$device.json"
-part "transforms" "$python" benchmarks/transforms.py --device "$device" --batch-size "$batch" "${timed[@]}" \
-  --envs None --json "$out/transforms-$device.json"
-part "whole pipelines" "$python" benchmarks/pipelines.py --source "$work/many" --device "$device" --images "$images" \
-  --batch-size "$batch" --workers "$workers" "${small[@]}" "${quick[@]}" --json "$out/pipelines-$device.json"
-if [ "$device" != cpu ]; then
-  part "compiled training steps" "$python" benchmarks/steps.py --device "$device" --models "${few[@]}" \
-    --batch-sizes "$batch" --amps fp16 --compiles on --steps "$steps" "${quick[@]}" --json "$out/steps-compiled-$device.json"
-  part "training steps in bf16" "$python" benchmarks/steps.py --device "$device" --models "${few[@]}" \
-    --batch-sizes "$batch" --amps bf16 --steps "$steps" "${quick[@]}" --json "$out/steps-bf16-$device.json"
+if [ -d "${WHEELS:-build/wheels}" ]; then
+  wheels=("${WHEELS:-build/wheels}"/*.whl)
+  if "$python" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --upgrade \
+    --target "$work/site" "${wheels[@]}" >"$work/pip.log" 2>&1; then
+    export PYTHONPATH=$work/site:$PYTHONPATH
+  else
+    echo "the wheels can't be installed here, so what is missing stays missing: $(tail -n 1 "$work/pip.log")"
+  fi
 fi
+
+for name in prepare job device job-graph; do
+  # Parts that need shards bring `prepare` with them.
+  if [[ " ${wanted[*]} " == *" $name "* ]] && [ ! -e "$work/data/raw/manifest.json" ]; then
+    [[ " ${wanted[*]} " == *" prepare "* ]] || wanted=(prepare "${wanted[@]}")
+    rm -rf "$work/data" # what an earlier run has not finished
+  fi
+done
+measured=(--device "$device" --rows "$rows" --repetitions "$repetitions")
+
+if [ ! -e "$work/data/raw/manifest.json" ]; then
+  start prepare 90 "$python" benchmarks/repeated.py --out "$work/data" "${data[@]}" \
+    --workers "$((cores > testers ? cores - testers : 1))" --rows "$rows"
+fi
+if ! "$python" -c 'import pytest, hypothesis' 2>/dev/null; then
+  [[ " ${wanted[*]} " != *" tests "* ]] || leave_out tests "pytest or hypothesis is not installed"
+else
+  spread=()
+  ! "$python" -c 'import xdist' 2>/dev/null || spread=(-n "$testers")
+  start tests 90 "$python" -m pytest -q --tb=short -p outcomes -p no:cacheprovider "${spread[@]}" tests/*/test_cuda*.py
+fi
+finish
+
+start steps 110 "$python" benchmarks/steps.py "${step[@]}" --whole "${measured[@]}"
+finish
+with_shards() {
+  if [[ " ${wanted[*]} " == *" $1 "* ]] && [ ! -e "$work/data/raw/manifest.json" ]; then
+    leave_out "$1" "there are no shards"
+  else
+    start "$@"
+    finish
+  fi
+}
+train=("$python" benchmarks/job.py --shards "$work/data/raw" --device "$device" --rows "$rows" "${job[@]}")
+with_shards job 120 "${train[@]}" --work "$(mktemp -d "$work/job-XXXXXX")"
+start presets 40 "$python" benchmarks/presets.py "${preset[@]}" "${measured[@]}"
+finish
+with_shards device 40 "$python" benchmarks/device.py --raw "$work/data/raw" --jpeg "$work/data/jpeg" "${load[@]}" \
+  --seconds 0 "${measured[@]}"
+with_shards job-graph 90 "${train[@]}" --work "$(mktemp -d "$work/job-XXXXXX")" --variants cuda-graph --part job-graph
+start resnet50 60 "$python" benchmarks/steps.py "${resnet[@]}" --part resnet50 "${measured[@]}"
+finish
 if [ -n "${FOOD101_64PX:-}" ]; then
-  part "Food-101 at 64 px" $prepare --source "hub:$FOOD101_64PX" --size 64 --out "$work/64px"
-  part "accuracy at 64 px" "$python" benchmarks/accuracy.py --shards "$work/64px" --device "$device" --batch-size 256 \
-    --epochs 8 --workers "$workers" --json "$out/accuracy-$device.json" --plot "$out/accuracy-$device.png"
-fi
-part "loaders that are installed" "$python" benchmarks/peers.py --parts loading --photos "$work/pictures" \
-  --files "$files" --work "$work/peers" --envs None --workers "$workers" \
-  "${peers[@]}" --json "$out/peers-$device.json"
-if [ "$device" != cpu ] && "$python" -c 'import pytest, hypothesis' 2>/dev/null; then
-  part "tests on CUDA" "$python" -m pytest -q tests/loader/test_cuda.py tests/transforms/test_cuda.py \
-    tests/train/test_cuda.py tests/bench/test_cuda.py
+  # shellcheck disable=SC2016 # for the inner shell
+  start accuracy 120 bash -c '"$0" -m food101_fast.prepare --source "hub:$1" --size 64 --out "$2" && shift 2 && exec "$0" "$@"' \
+    "$python" "$FOOD101_64PX" "$work/64px" benchmarks/accuracy.py --shards "$work/64px" --device "$device" \
+    "${learn[@]}" --rows "$rows"
+  finish
+elif [[ " ${wanted[*]} " == *" accuracy "* ]]; then
+  leave_out accuracy "FOOD101_64PX is not set"
 fi
 
-[ ${#left_out[@]} = 0 ] || printf 'no time was left for: %s\n' "${left_out[@]}"
 echo "== in short ($SECONDS s)"
-"$python" benchmarks/summary.py --results "$out" --device "$device"
+sum_up
+[ ${#left_out[@]} = 0 ] || printf 'left out: %s\n' "${left_out[@]}"
 [ ${#failed[@]} = 0 ] || { printf 'failed: %s\n' "${failed[@]}"; exit 1; }

@@ -1,4 +1,7 @@
-"""How a measurement gets into benchmarks/results: with what it was measured on, and whole or not at all."""
+"""How a measurement gets into benchmarks/results: with what it was measured on, and whole or not at all.
+
+Beside that, a script can append each of its rows to a file as it is measured (`rows.py`), for whoever may be cut.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import orjson
+from rows import Rows
 
 from food101_fast.bench.provenance import Watch
 from food101_fast.bench.settings import check_folder
@@ -28,16 +32,29 @@ class Measurement:
     Args:
         path: of the JSON file that it goes to; None for none.
         device: that is measured.
+        rows: file that each row is appended to as it is measured; None for none.
+        part: that these rows belong to.
+        settings: that it is measured with, for the first of these lines; paths are left out.
 
     Attributes:
         device: set up for training.
+        rows: where each row goes.
 
     Raises:
-        UserError: `path` is a folder, or lies in one that is not there; or there is no such device.
+        UserError: `path` or `rows` is a folder, or lies in one that is missing; or there is no such device.
     """
 
-    def __init__(self, path: Path | None, device: Device = "cpu") -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        device: Device = "cpu",
+        *,
+        rows: Path | None = None,
+        part: str = "",
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
         check_folder(path, "--json")
+        check_folder(rows, "--rows")
         self.device = choose_device(device)
         set_up_device(self.device, tf32=True)
         self._path = path
@@ -46,6 +63,10 @@ class Measurement:
             # below, so that their time counts as its own.
             ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
         self._watch = Watch(self.device)
+        self.rows = Rows(rows, part)
+        if rows is not None:
+            known = {name: value for name, value in (settings or {}).items() if not isinstance(value, Path)}
+            self.rows.write("begin", pid=os.getpid(), settings=known, provenance=self._watch.notes())
 
     def publish(self, settings: Mapping[str, object], **content: object) -> None:
         """Write what was measured, if there is a path, and say if other programs ran beside it.
@@ -58,6 +79,7 @@ class Measurement:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         provenance = self._watch.notes()
+        self.rows.write("end", provenance=provenance)
         if provenance["busy"]:
             others = f"{provenance['others_share']:.0%}"
             print(f"other programs took {others} of the processors: measure again on an idle machine", file=sys.stderr)

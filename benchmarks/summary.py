@@ -1,6 +1,7 @@
-"""The results of gpu.sh in a few lines.
+"""What gpu.sh measured, merged into one JSON file, as a short table.
 
-python benchmarks/summary.py --results DIR [--device cuda]
+python benchmarks/summary.py --rows FILE [--json FILE]        merge the rows, however far the script came
+python benchmarks/summary.py --json FILE                      show a merged file
 """
 
 from __future__ import annotations
@@ -12,102 +13,82 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from rows import merge, read_rows
 
-from food101_fast.bench.measure import median_of_ratios
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
+from food101_fast.shards.folder import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The results of gpu.sh in a few lines."""
+    """The results of gpu.sh: merge and show them."""
 
-    results: Path
-    """Folder with its JSON files."""
-    device: str = "cuda"
-    """That it was run on."""
-
-
-def _rate(values: Sequence[float]) -> str:
-    return f"{statistics.median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})"
+    rows: Path | None = None
+    """File of rows, one a line; without it the merged file is shown."""
+    json: Path | None = None
+    """The merged file."""
 
 
-def _device(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, rates in found["images_per_second"].items():
-        yield f"loader: {name}", rates if isinstance(rates, str) else _rate(rates)
+def merged(settings: Settings) -> dict[str, Any]:
+    """All parts, from the rows (the merged file is then written) or from the merged file.
+
+    Raises:
+        UserError: there is no such file, or no row in it.
+    """
+    source = settings.rows or settings.json
+    if source is None:
+        raise UserError("give --rows FILE, --json FILE, or both")
+    if not source.is_file():
+        raise UserError(f"there is no file {source}; run benchmarks/gpu.sh first")
+    if settings.rows is None:
+        document: dict[str, Any] = orjson.loads(source.read_bytes())
+        return document
+    document = merge(read_rows(source))
+    if not document["parts"]:
+        raise UserError(f"{source} has no rows; run benchmarks/gpu.sh first")
+    if settings.json is not None:
+        options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+        write_atomically(settings.json, orjson.dumps(document, option=options))
+    return document
 
 
-def _stages(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    model = found["settings"]["recipe"]["model"]
-    for name in ("transforms", "step, fixed batch", "step from shards"):
-        yield f"{model}: {name}", _rate(found["stages"][name]["repetitions"])
-    yield f"{model}: bound by", found["verdict"]["sentence"]
+def value(row: dict[str, Any]) -> str:
+    """A row's figure in words."""
+    if "reason" in row:
+        return str(row["reason"])
+    if "repetitions" not in row:
+        return f"{row['value']:,.4g} {row['unit']}"
+    rates = row["repetitions"]
+    over = ", ".join(f"{ratio:.2f} x {name}" for name, ratio in row.get("over", {}).items())
+    figures = f"{statistics.median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f}) {row['unit']}"
+    return figures + (f"; {over}" if over else "")
 
 
-def _steps(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for one in found["results"]:
-        compiled = "compiled" if one["compile"] == "on" else "eager"
-        title = f"step: {one['model']} {one['image_size']} px, {one['amp']}, {compiled}"
-        ratios = ", ".join(f"{ratio:.2f} x {name}" for name, ratio in one["ours_over"].items())
-        missing = "; ".join(f"{name}: {reason}" for name, reason in one["not_run"].items())
-        rates = one["repetitions"].get("food101_fast")
-        yield title, "; ".join(filter(None, (_rate(rates) if rates else "", ratios, missing)))
+def tests(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """How many tests ended how, and which failed."""
+    outcomes = [row["outcome"] for row in rows]
+    yield "tests", ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in sorted(set(outcomes)))
+    for row in rows:
+        if row["outcome"] == "failed":
+            yield row["name"], (row["message"].splitlines() or [""])[-1]
 
 
-def _transforms(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, of in found["images_per_second"].items():
-        if name.startswith("preset"):
-            yield name, _rate(of.get("ours, compiled", of["ours"]))
-        elif name == "RandomResizedCrop + flip":
-            best = of.get("ours, compiled", of["ours"])
-            others = ((other, rates) for other, rates in of.items() if not other.startswith("ours"))
-            yield name, ", ".join(f"{median_of_ratios(best, rates):.1f} x {other}" for other, rates in others)
-
-
-def _pipelines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for kind, of in found["images_per_second"].items():
-        for name, rates in of.items():
-            yield f"pipeline, {kind}: {name}", _rate(rates)
-
-
-def _peers(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for encoding in ("raw", "jpeg"):
-        for report in found["loading"][encoding].values():
-            if "error" not in report:
-                yield f"loading, {encoding}: {report['name']}", _rate(report["images_per_second"])
-
-
-def _accuracy(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    agreement = found["agreement"]
-    yield "accuracy, ours - plain loop", f"{agreement['difference']:+.4f} +- {agreement['standard_error']:.4f}"
-
-
-PARTS = {
-    "device": _device,
-    "stages": _stages,
-    "steps": _steps,
-    "transforms": _transforms,
-    "pipelines": _pipelines,
-    "peers": _peers,
-    "accuracy": _accuracy,
-}
-"""By the beginning of a file's name."""
+def table(document: dict[str, Any]) -> str:
+    """Every part with its state, and every row in a line."""
+    lines = []
+    for name, part in document["parts"].items():
+        seconds = f", {part['seconds']} s" if "seconds" in part else ""
+        lines.append(f"== {name}: {part['state']}{seconds}")
+        rows = part["rows"]
+        pairs = tests(rows) if name == "tests" else ((row["name"], value(row)) for row in rows)
+        lines += [f"{title:<62} {words}" for title, words in pairs]
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
-    settings = parse(Settings, "benchmarks/summary", argv)
-    files = {
-        file: lines
-        for part, lines in PARTS.items()
-        for file in sorted(settings.results.glob(f"{part}-*{settings.device}.json"))
-    }
-    if not files:
-        raise UserError(f"{settings.results} has no results of {settings.device}; run benchmarks/gpu.sh first")
-    for file, lines in files.items():
-        for name, value in lines(orjson.loads(file.read_bytes())):
-            print(f"{name:<56} {value}")
-    print("images per second: median (lowest to highest)")
+    print(table(merged(parse(Settings, "benchmarks/summary", argv))))
 
 
 if __name__ == "__main__":
