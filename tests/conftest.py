@@ -6,6 +6,11 @@ import os
 
 # Read when torch is loaded: beside other programs the tests would otherwise take many times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Processes of pytest-xdist share the cores.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
+    )
 
 import shutil
 from collections.abc import Callable

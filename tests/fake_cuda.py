@@ -25,8 +25,10 @@ _COPIES = {aten._to_copy.default, aten.copy_.default}
 _INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
 # `x[0] = 1.0` fills with a tensor without dimensions, whose value is read on the host, where it is.
 _TAKES_HOST_SCALARS = {aten.fill_.Tensor, *_INDEXING}
-# torch has no fake kernel for it. It writes into its arguments only.
-_WITHOUT_FAKES = ("aten::_fused_sgd_",)
+# torch has no fake kernels for these. They write into their arguments only.
+_WITHOUT_FAKES = {
+    aten._fused_sgd_.default, aten._fused_sgd_.tensor_lr, aten._fused_adam_.tensor_lr, aten._fused_adamw_.tensor_lr,
+}  # fmt: skip
 
 
 class WaitsError(AssertionError):
@@ -72,7 +74,7 @@ class FakeCuda(TorchDispatchMode):
         self._check(func, args, kwargs, tensors)
         if func is aten._local_scalar_dense.default:
             return 0.0 if tensors[0].is_floating_point() else 0
-        if func._schema.name in _WITHOUT_FAKES:
+        if func in _WITHOUT_FAKES:
             self._check_lists(func, args)
             return None
         if not all(isinstance(tensor, FakeTensor) for tensor in tensors):
@@ -135,10 +137,10 @@ class FakeCuda(TorchDispatchMode):
             self._waits(f"a copy of {tuple(source.shape)} from {source.device.type} to {target}")
 
     def _check_lists(self, func: Any, args: Sequence[Any]) -> None:
-        """What belongs together has the same shape, as torch's kernel checks."""
+        """What belongs together has the same shape, as torch's kernel checks; Adam's counters of steps have none."""
         lists = [argument for argument in args if isinstance(argument, list | tuple) and argument]
         for together in zip(*lists, strict=True):
-            assert len({(tensor.shape, tensor.dtype) for tensor in together}) == 1, func
+            assert len({(tensor.shape, tensor.dtype) for tensor in together if tensor.ndim}) == 1, func
 
 
 def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
@@ -196,7 +198,7 @@ def _in_order(root: Any) -> list[Any]:
 
 
 def converted(module: nn.Module, change: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-    """`Module._apply` with new parameters. torch would swap the insides of the old ones, which it can't of fake ones."""
+    """`Module._apply` with new parameters. torch would swap the insides of the old ones; of fake ones it can't."""
     for part in module.modules():
         for name, parameter in part._parameters.items():
             if parameter is not None:

@@ -63,9 +63,9 @@ def batch(samples: int = 8, size: int = 40) -> Batch:
 
 
 def made_step(mode: FakeCuda, recipe: Recipe, model: nn.Module | None = None) -> TrainStep:
-    with mode.waiting_allowed():  # it is made once
+    with mode.waiting_allowed():  # it is made once, and put into training mode once an epoch
         step = TrainStep(recipe, model or small_model(), CUDA, 5)
-    step.train_mode()
+        step.train_mode()
     return step
 
 
@@ -145,10 +145,28 @@ def test_the_recipes_wait_for_nothing(recipe: str, cuda: FakeCuda) -> None:
     frozen = len(step.layers) - 1 if settings.unfreeze_epochs else 0
     with cuda.waiting_allowed():  # a phase is entered a few times in a run
         step.enter(Phase(32, frozen=frozen))
-    step.train_mode()
+        step.train_mode()
     step.prepare(0, 1.0)
     step(batch(), 0)
     assert step.model.training
+
+
+@pytest.mark.parametrize("amp", ["fp16", "off"])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_a_step_can_be_captured(amp: str, optimizer: str, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a CUDA graph captures waits for nothing, and takes from the host no number that changes in a run."""
+    monkeypatch.setattr("torch.cuda.is_current_stream_capturing", lambda: True)
+    recipe = dataclasses.replace(
+        TINY, amp=amp, optimizer=optimizer, layer_decay=0.5, ema_decay=0.9, clip_norm=1.0, cuda_graph="on"
+    )
+    step, given = made_step(cuda, recipe), batch()
+    number = torch.zeros((), device=CUDA)
+    for _ in range(2):
+        loss, correct = step._whole(given.images, given.labels, given.ids, number.long(), number, number)
+    assert (loss.device, correct.device) == (CUDA, CUDA)
+    assert step.average is not None
+    assert step.average.updates == 0  # the host counts outside of the graph
+    assert all(type(group["lr"]) is float for group in step.optimizer.param_groups)
 
 
 @dataclasses.dataclass

@@ -52,7 +52,7 @@ def needed_seconds(batch: int, seconds_per_image: float, rounds: int) -> float:
 def seconds_per_image(recipe: Recipe, device: torch.device, classes: int) -> float:
     """How long a training step takes for each image, from one step on 8 random images after a warm-up."""
     # Without compilation: each size of a batch would be compiled anew.
-    trial = replace(recipe, batch_size=_TRIAL_BATCH, accumulate=1, compile="off")
+    trial = replace(recipe, batch_size=_TRIAL_BATCH, accumulate=1, compile="off", cuda_graph="off")
     step = TrainStep(trial, build_model(recipe.model, "none", classes), device, classes)
     step.train_mode()
     step.prepare(0, 0.0)

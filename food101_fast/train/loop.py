@@ -241,7 +241,8 @@ class Trainer:
         start = "random weights" if recipe.weights == "none" else f"weights {recipe.weights}"
         line = (
             f"{recipe.model} ({weights:.1f} million, {start}) on {self.device}, {ranks}"
-            f"{recipe.image_size} px, batch {recipe.batch_size}, {len(self.loader)} steps in an epoch"
+            f"{self.step.precision.name}, {recipe.image_size} px, batch {recipe.batch_size}, "
+            f"{len(self.loader)} steps in an epoch"
         )
         return line + (f"; going on after step {progress.step}, {progress.epoch} epochs done" if progress.step else "")
 

@@ -141,7 +141,7 @@ def trial_steps(recipe: Recipe, device: torch.device, classes: int, stored_size:
     def trial(size: int) -> int:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        eager = replace(recipe, compile="off", accumulate=1, sync_batchnorm=False)
+        eager = replace(recipe, compile="off", cuda_graph="off", accumulate=1, sync_batchnorm=False)
         step = TrainStep(eager, build_model(recipe.model, "none", classes), device, classes)
         step.train_mode()
         images = torch.zeros(size, stored_size, stored_size, 3, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)

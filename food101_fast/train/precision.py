@@ -58,6 +58,11 @@ class Precision:
         self.scales = self.amp == "fp16"
         self.scaler = torch.amp.GradScaler(device.type, init_scale=_FP16_SCALE if self.scales else 1.0)
 
+    @property
+    def name(self) -> str:
+        """`fp16`, `bf16` or `float32`, for people."""
+        return "float32" if self.amp == "off" else self.amp
+
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """The context in which a forward pass runs."""
         if self._dtype is None:
