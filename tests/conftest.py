@@ -6,6 +6,8 @@ import os
 
 # Read when torch is loaded: beside other programs the tests would otherwise take many times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# So that --amp auto is float32 on every processor; tests of bf16 ask for it.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE")
 # Processes of pytest-xdist share the cores.
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     os.environ.setdefault(

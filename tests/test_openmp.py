@@ -7,11 +7,9 @@ import subprocess
 import sys
 
 import pytest
-import torch
 
 from food101_fast.openmp import runs_as_command, set_up_openmp
 from food101_fast.processes import usable_cores
-from food101_fast.train.precision import Precision, chosen_amp
 
 SCRIPT = ["-c", "import sys; sys.argv[0] = 'food101-fast'; from food101_fast.cli import main; main()"]
 
@@ -24,17 +22,6 @@ def displayed(*arguments: str, **variables: str) -> dict[str, str]:
     done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=True)
     pairs = (line.partition("=") for line in done.stderr.splitlines() if "OMP_" in line and "=" in line)
     return {name.split()[-1]: value.strip(" '") for name, _, value in pairs}
-
-
-def test_bf16_is_chosen_where_the_processor_multiplies_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for amx, expected in ((True, "bf16"), (False, "off")):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx, raising=False)
-        assert chosen_amp("auto", torch.device("cpu")) == expected
-        assert Precision("auto", torch.device("cpu")).name == {"bf16": "bf16", "off": "float32"}[expected]
-        assert chosen_amp("auto", torch.device("cuda")) == "fp16"
-        assert chosen_amp("off", torch.device("cpu")) == "off"
-    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
-    assert chosen_amp("auto", torch.device("cpu")) == "off"
 
 
 @pytest.fixture(autouse=True)

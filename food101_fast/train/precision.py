@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import Any
 
 import torch
@@ -30,6 +31,11 @@ def chosen_amp(amp: str, device: torch.device) -> str:
 
 
 def _multiplies_bf16() -> bool:
+    """Whether the processor multiplies bf16 matrices in hardware, and oneDNN may use that."""
+    # A limit that the user has set, such as AVX2; see "CPU Dispatcher Control" in the documentation of oneDNN.
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "DEFAULT").upper()
+    if "AMX" not in limit and limit not in ("DEFAULT", "ALL"):
+        return False
     # Not public in torch 2.9 to 2.14; where it is missing, float32 is right and only slower.
     supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return bool(supported is not None and supported() and torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
