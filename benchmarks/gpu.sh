@@ -54,7 +54,7 @@ testers=$((cores >= 12 ? 6 : (cores + 1) / 2))
 if [ "$device" = cpu ]; then
   need=2
   data=(--pictures 100 --files 600 --few 200 --classes 10 --size 64)
-  step=(--models mobilenet_v2:32 --batch-sizes 8 16 --amps off --modes eager cuda-graph --steps 1)
+  step=(--models mobilenet_v2:32 --batch-sizes 8 --amps off --modes eager cuda-graph --steps 1)
   resnet=(--models resnet50:32 --batch-sizes 2 --amps off --modes eager --steps 1)
   job=(--model shufflenet_v2_x0_5 --image-size 32 --batch-size 16 --epochs 2)
   preset=(--batch-sizes 8 --batches 1)
