@@ -57,7 +57,7 @@ def philox4x32(counter: Words, key: tuple[int, int]) -> Words:
 
 
 def blocks_of(draws: int, place: int, device: torch.device | None = None) -> Tensor:
-    """The last word of the counters from which the transform at index `place` draws `draws` numbers: int64 (blocks,)."""
+    """The last words of the counters of `draws` numbers for the transform at index `place`: int64 (blocks,)."""
     first = place << 16
     return torch.arange(first, first - (-draws // PER_BLOCK), device=device)
 
