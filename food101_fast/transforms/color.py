@@ -105,6 +105,8 @@ class RandomGrayscale(CoinToss, v2.RandomGrayscale):
     Parameters made: `apply`, bool (N,).
     """
 
+    is_cheap = True
+
     def batched(self, images: Tensor, params: Params) -> Tensor:
         """All of them."""
         if images.shape[1] == 1:
