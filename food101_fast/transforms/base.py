@@ -5,9 +5,9 @@ preset makes them with `keyed_uniform`. The rest of a transform can't tell the d
 
 There are two ways through a batch, from the same parameters. On the CPU torchvision's own kernels run image by image,
 in as many threads as `torch.get_num_threads()`: an image and all that is computed from it stay in the cache, and the
-result is torchvision's to the bit. On other devices, and in a compiled graph, everything is computed for the whole batch at once, in static shapes and without a
-look at any value on the host. On the CPU that is slower, by 1.2 to 12 times, for all but the warps, which would be up
-to twice as fast at once, and off by rounding.
+result is torchvision's to the bit. On other devices, and in a compiled graph, everything is computed for the whole
+batch at once, in static shapes and without a look at any value on the host. On the CPU and with one thread that is
+slower, by 1.2 to 12 times, for all but the warps, which would be up to twice as fast at once, and off by rounding.
 """
 
 from __future__ import annotations

@@ -61,6 +61,8 @@ class Preset(nn.Module):
         is_random: whether ids must be given, since something is drawn.
     """
 
+    _blocks: Tensor
+
     def __init__(self, transforms: list[v2.Transform]) -> None:
         super().__init__()
         self.transforms = nn.ModuleList(transforms)

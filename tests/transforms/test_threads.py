@@ -1,4 +1,4 @@
-"""A batch that is shared among threads: the same pixels, whatever their number, and nothing of the caller is changed."""
+"""A batch shared among threads: the same pixels, whatever their number, and the caller's settings are unchanged."""
 
 from __future__ import annotations
 
