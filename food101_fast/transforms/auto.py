@@ -32,7 +32,8 @@ OPERATIONS = (
 )
 """Names of the operations, torchvision's; `transform_id` is a position here."""
 
-_SIGNED = frozenset(OPERATIONS[1:10])  # those whose magnitude is turned around in half of the cases
+_WARPS, _BLENDS = slice(1, 6), slice(6, 10)
+_SIGNED = slice(1, 10)  # those whose magnitude is negated in half of the cases
 _PLACE = {name: place for place, name in enumerate(OPERATIONS)}
 
 Ranges = dict[str, tuple[float, float]]
@@ -64,13 +65,16 @@ class _AutomaticTransform(PerSampleTransform):
             height, width: of the images, in pixels.
         """
         which = integer_below(operation, len(OPERATIONS))
+        is_of = _one_hot(which)
         magnitude = torch.zeros_like(operation)
+        values: dict[tuple[float, float], Tensor] = {}  # several operations share a range
         for name, (low, high) in self.ranges(height, width).items():
-            value = between(position, low, high)
-            value = value.round() if name == "Posterize" else value
-            value = torch.where(sign <= 0.5, -value, value) if name in _SIGNED else value
-            magnitude = torch.where(which == _PLACE[name], value, magnitude)
-        return {"transform_id": which, "magnitude": magnitude}
+            if (low, high) not in values:
+                values[low, high] = between(position, low, high)
+            value = values[low, high].round() if name == "Posterize" else values[low, high]
+            magnitude = torch.where(is_of[..., _PLACE[name]], value, magnitude)
+        is_turned = is_of[..., _SIGNED].any(dim=-1) & (sign <= 0.5)
+        return {"transform_id": which, "magnitude": torch.where(is_turned, -magnitude, magnitude)}
 
     def batched(self, images: Tensor, params: Params) -> Tensor:
         """One operation of each sample after the other; each computes all that there are."""
@@ -198,21 +202,19 @@ def apply_operation(images: Tensor, which: Tensor, magnitude: Tensor, mode: str,
         Like `images`.
     """
 
-    def chosen(*names: str) -> Tensor:
-        return torch.stack([which == _PLACE[name] for name in names]).any(dim=0)
+    is_of = _one_hot(which)
 
-    def take(out: Tensor, of: Tensor, *names: str) -> Tensor:
-        return torch.where(of_images(chosen(*names)), out, of)
+    def take(out: Tensor, of: Tensor | float, name: str) -> Tensor:
+        return torch.where(of_images(is_of[:, _PLACE[name]]), out, of)
 
     values = images if images.is_floating_point() else images.float()
-    warped = warp(images, _grid(images, which, magnitude), mode, fill)
-    out = take(warped, images, "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
+    warped = warp(images, _grid(images, is_of, magnitude), mode, fill)
+    out = torch.where(of_images(is_of[:, _WARPS].any(dim=1)), warped, images)
     gray = grayscale(values, images)
-    other = take(gray, torch.zeros_like(values), "Color")
-    other = take(gray.mean(dim=(-3, -2, -1), keepdim=True), other, "Contrast")
+    other = take(gray.mean(dim=(-3, -2, -1), keepdim=True), take(gray, 0.0, "Color"), "Contrast")
     other = take(sharpness_reference(values, images), other, "Sharpness")
     blended = quantised(blend(values, other, 1.0 + magnitude.double(), images), images, rounded=False)
-    out = take(blended, out, "Brightness", "Color", "Contrast", "Sharpness")
+    out = torch.where(of_images(is_of[:, _BLENDS].any(dim=1)), blended, out)
     out = take(_posterized(images, magnitude), out, "Posterize")
     threshold = (max_value(images) * magnitude.double()).to(values.dtype)
     out = take(torch.where(values >= of_images(threshold), F.invert_image(images), images), out, "Solarize")
@@ -220,20 +222,25 @@ def apply_operation(images: Tensor, which: Tensor, magnitude: Tensor, mode: str,
     return take(F.equalize_image(images), out, "Equalize")
 
 
-def _grid(images: Tensor, which: Tensor, magnitude: Tensor) -> Tensor:
+def _one_hot(which: Tensor) -> Tensor:
+    """Which operation it is: bool (..., 14) of int64 (...)."""
+    return which[..., None] == torch.arange(len(OPERATIONS), device=which.device)
+
+
+def _grid(images: Tensor, is_of: Tensor, magnitude: Tensor) -> Tensor:
     """One grid for each image: its shear, shift or rotation, and else nothing."""
-    zero = torch.zeros_like(magnitude)
 
     def of(name: str, value: Tensor) -> Tensor:
-        return torch.where(which == _PLACE[name], value, zero)
+        return torch.where(is_of[:, _PLACE[name]], value, 0.0)
 
-    slope = torch.rad2deg(torch.atan(magnitude.double())).to(magnitude.dtype)
-    sheared = (which == _PLACE["ShearX"]) | (which == _PLACE["ShearY"])
-    centre = tuple(torch.where(sheared, -0.5 * size, 0.0) for size in (images.shape[-1], images.shape[-2]))
+    slope, shift = torch.rad2deg(torch.atan(magnitude.double())).to(magnitude.dtype), magnitude.trunc()
+    # torchvision shears around the upper left corner.
+    from_corner = is_of[:, _PLACE["ShearX"]] | is_of[:, _PLACE["ShearY"]]
+    centre = tuple(-0.5 * size * from_corner for size in (images.shape[-1], images.shape[-2]))
     theta = inverse_affine(
         of("Rotate", -magnitude),
-        (of("TranslateX", magnitude.trunc()), of("TranslateY", magnitude.trunc())),
-        zero + 1,
+        (of("TranslateX", shift), of("TranslateY", shift)),
+        1.0,
         (of("ShearX", slope), of("ShearY", slope)),
         (centre[0], centre[1]),
     )

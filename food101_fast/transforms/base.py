@@ -3,16 +3,17 @@
 Standalone, the numbers come from torch's own generator of the images' device, as with any v2 transform. In a run, the
 preset makes them with `keyed_uniform`. The rest of a transform can't tell the difference.
 
-There are two ways through a batch, from the same parameters. On the CPU torchvision's own kernels run image by image:
-an image and all that is computed from it stay in the cache, and the result is torchvision's to the bit. On other
-devices, and in a compiled graph, everything is computed for the whole batch at once, in static shapes and without a
-look at any value on the host. On the CPU that is slower, by 1.2 to 12 times, for all but the warps, which would be up
-to twice as fast at once, and off by rounding.
+There are two ways through a batch, from the same parameters. On the CPU torchvision's own kernels run image by image,
+in as many threads as `torch.get_num_threads()`: an image and all that is computed from it stay in the cache, and the
+result is torchvision's to the bit. On other devices, and in a compiled graph, everything is computed for the whole
+batch at once, in static shapes and without a look at any value on the host. On the CPU and with one thread that is
+slower, by 1.2 to 12 times, for all but the warps, which would be up to twice as fast at once, and off by rounding.
 """
 
 from __future__ import annotations
 
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,6 +22,8 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+
+from food101_fast.transforms.threads import for_each
 
 Params = dict[str, Tensor]
 
@@ -40,10 +43,12 @@ class PerSampleTransform(v2.Transform, ABC):
     Attributes:
         draws: how many uniform numbers the parameters of one sample are made from.
         is_mixing: whether it mixes samples of a batch, and their labels.
+        is_cheap: whether one image takes so little time on the CPU that threads would mostly wait for each other.
     """
 
     draws: int
     is_mixing = False
+    is_cheap = False
     _transformed_types = (torch.Tensor,)
 
     def forward(self, *inputs: Any) -> Any:
@@ -111,15 +116,18 @@ class PerSampleTransform(v2.Transform, ABC):
 
     def one_by_one(self, images: Tensor, params: Params) -> Tensor:
         """`transform` image by image, on the CPU; torchvision's result to the bit."""
-        out = None
-        for place, row in enumerate(rows(params)):
+        if not len(images):
+            return self.at_once(images, params)
+        each, out = list(rows(params)), _Batch(images)
+
+        def one(index: int) -> None:
+            row = each[index]
             applied = row.pop(APPLY, True)
-            image = self.single(images[place], row) if applied else images[place]
-            if out is None:
-                shape = (images.shape[0], *image.shape)
-                out = torch.empty(shape, dtype=image.dtype, memory_format=memory_format(images))
-            out[place] = image
-        return self.at_once(images, params) if out is None else out
+            out.put(index, self.single(images[index], row) if applied else images[index])
+
+        # Threads would write the graph of a tensor that requires gradients at the same time.
+        for_each(len(images), one, alone=self.is_cheap or images.requires_grad)
+        return out.images
 
     @abstractmethod
     def batched(self, images: Tensor, params: Params) -> Tensor:
@@ -128,6 +136,24 @@ class PerSampleTransform(v2.Transform, ABC):
     @abstractmethod
     def single(self, image: Tensor, params: dict[str, Any]) -> Tensor:
         """Transform one image (C, H, W) on the CPU with torchvision's functional; parameters are plain numbers."""
+
+
+class _Batch:
+    """Room for what becomes of `images`, made when the first is there, whose size and dtype all have."""
+
+    images: Tensor
+
+    def __init__(self, images: Tensor) -> None:
+        self._like = images
+        self._lock = threading.Lock()
+
+    def put(self, index: int, image: Tensor) -> None:
+        """Write image (C, H, W) to its row."""
+        with self._lock:
+            if not hasattr(self, "images"):
+                shape, layout = (len(self._like), *image.shape), memory_format(self._like)
+                self.images = torch.empty(shape, dtype=image.dtype, memory_format=layout)
+        self.images[index] = image
 
 
 class CoinToss(PerSampleTransform):

@@ -22,7 +22,7 @@ from food101_fast.transforms.base import (
 )
 from food101_fast.transforms.products import blur_weights, separable
 
-_BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
+_CONTRAST, _SATURATION, _HUE = 1, 2, 3
 _FACTORS = ("brightness_factor", "contrast_factor", "saturation_factor", "hue_factor")
 _GRAY = (0.2989, 0.587, 0.114)  # torchvision's
 
@@ -61,34 +61,33 @@ class ColorJitter(PerSampleTransform, v2.ColorJitter):
         _require_colour(images)
         order = params["fn_idx"]
         hue = params.get("hue_factor")
-        blends = [place for place in range(3) if _FACTORS[place] in params]
         values = images if images.is_floating_point() else images.float()
-        turn_of_hue = (order == _HUE).float().argmax(dim=1)
-        for turn in range(3 if hue is not None else 4) if blends else ():
-            wanted = (turn < turn_of_hue) if hue is not None else None
-            values = self._blend(values, images, order[:, turn], params, wanted)
+        # A ratio for each turn, which is 1 for the hue and for what is not asked for.
+        one = torch.ones(len(order), device=order.device)
+        factors = [params.get(name, one) for name in _FACTORS[:_HUE]]
+        ratios = torch.stack([*factors, one], dim=1).double().gather(1, order)
+        kinds = (order == _CONTRAST, order == _SATURATION)
+        turns = range(4) if any(name in params for name in _FACTORS[:_HUE]) else ()
         if hue is None:
-            return values.to(images.dtype)
+            return self._blends(values, images, turns, ratios, kinds).to(images.dtype)
+        is_before = torch.arange(4, device=order.device) < (order == _HUE).float().argmax(dim=1, keepdim=True)
+        values = self._blends(values, images, turns[:3], torch.where(is_before, ratios, 1.0), kinds)
         values = shift_hue(values, hue, images)
-        for turn in range(1, 4) if blends else ():
-            values = self._blend(values, images, order[:, turn], params, turn > turn_of_hue)
+        values = self._blends(values, images, turns[1:], torch.where(is_before, 1.0, ratios), kinds)
         return values.to(images.dtype)
 
-    def _blend(self, values: Tensor, images: Tensor, which: Tensor, params: Params, wanted: Tensor | None) -> Tensor:
-        gray = grayscale(values, images)
-        ratio = torch.ones(which.shape, dtype=torch.float64, device=which.device)
-        other = torch.zeros_like(gray)
-        for place in range(3):
-            factor = params.get(_FACTORS[place])
-            if factor is None:
-                continue
-            mine = which == place if wanted is None else (which == place) & wanted
-            ratio = torch.where(mine, factor.double(), ratio)
-            if place == _CONTRAST:
-                other = torch.where(of_images(mine), gray.mean(dim=(-3, -2, -1), keepdim=True), other)
-            if place == _SATURATION:
-                other = torch.where(of_images(mine), gray, other)
-        return blend(values, other, ratio, images)
+    def _blends(
+        self, values: Tensor, images: Tensor, turns: Sequence[int], ratios: Tensor, kinds: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """One blend after the other: of each sample with black, or its mean or its gray where `kinds` (N, 4) say so."""
+        mine, others = (share.to(values.dtype) for share in (ratios, 1.0 - ratios))
+        for turn in turns:
+            gray = grayscale(values, images)
+            is_contrast, is_saturation = (of_images(kind[:, turn]) for kind in kinds)
+            other = torch.where(is_saturation, gray, 0.0)
+            other = torch.where(is_contrast, gray.mean(dim=(-3, -2, -1), keepdim=True), other)
+            values = mix(values, other, of_images(mine[:, turn]), of_images(others[:, turn]), images)
+        return values
 
     def single(self, image: Tensor, params: dict[str, Any]) -> Tensor:
         """torchvision's four functionals."""
@@ -105,6 +104,8 @@ class RandomGrayscale(CoinToss, v2.RandomGrayscale):
 
     Parameters made: `apply`, bool (N,).
     """
+
+    is_cheap = True
 
     def batched(self, images: Tensor, params: Params) -> Tensor:
         """All of them."""
@@ -177,8 +178,12 @@ def blend(values: Tensor, other: Tensor, ratio: Tensor, images: Tensor) -> Tenso
         Floating, like `values`.
     """
     ratio = of_images(ratio.double())
-    mixed = values * ratio.to(values.dtype) + other * (1.0 - ratio).to(values.dtype)
-    mixed = mixed.clamp(0, max_value(images))
+    return mix(values, other, ratio.to(values.dtype), (1.0 - ratio).to(values.dtype), images)
+
+
+def mix(values: Tensor, other: Tensor, mine: Tensor, others: Tensor, images: Tensor) -> Tensor:
+    """`blend` with both shares, (N, 1, 1, 1), in the dtype of `values`."""
+    mixed = (values * mine + other * others).clamp(0, max_value(images))
     return mixed if images.is_floating_point() else mixed.floor()
 
 

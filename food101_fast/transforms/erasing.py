@@ -55,6 +55,7 @@ class RandomErasing(PerSampleTransform, v2.RandomErasing):
         if inplace:
             raise ValueError("inplace should be False")
         v2.RandomErasing.__init__(self, p, scale, ratio, value, inplace)
+        self.is_cheap = self.value is not None  # noise is not
 
     def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
         """See the base class."""

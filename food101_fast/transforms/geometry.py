@@ -28,6 +28,8 @@ from food101_fast.transforms.base import (
 )
 from food101_fast.transforms.products import FILTERS, crop_resize_weights, separable
 
+_FLIP = "flip"
+
 
 class RandomResizedCrop(PerSampleTransform, v2.RandomResizedCrop):
     """A crop of random area and proportions for each sample, resized to `size`, antialiased.
@@ -93,19 +95,17 @@ class RandomResizedCrop(PerSampleTransform, v2.RandomResizedCrop):
         return self._products(images, params, None)
 
     def single(self, image: Tensor, params: dict[str, Any]) -> Tensor:
-        """torchvision's resize of a view."""
+        """torchvision's resize of a view, mirrored if that is asked for."""
         rows = slice(params["top"], params["top"] + params["height"])
         columns = slice(params["left"], params["left"] + params["width"])
-        return F.resize_image(image[:, rows, columns], list(self.size), self.interpolation, antialias=True)
+        out = F.resize_image(image[:, rows, columns], list(self.size), self.interpolation, antialias=True)
+        return out.flip(-1) if params.get(_FLIP, False) else out
 
     def transform_and_flip(self, images: Tensor, params: Params, flip: Tensor) -> Tensor:
         """`transform`, and then mirror the images whose `flip`, bool (N,), is set; at the cost of the first alone."""
         if not goes_one_by_one(images):
             return self._products(images, params, flip)
-        out = self.one_by_one(images, params)
-        for place in flip.nonzero()[:, 0].tolist():
-            out[place] = out[place].flip(-1)
-        return out
+        return self.one_by_one(images, {**params, _FLIP: flip})
 
     def _products(self, images: Tensor, params: Params, flip: Tensor | None) -> Tensor:
         top, left, height, width = (params[name] for name in ("top", "left", "height", "width"))
@@ -117,6 +117,8 @@ class RandomHorizontalFlip(CoinToss, v2.RandomHorizontalFlip):
 
     Parameters made: `apply`, bool (N,).
     """
+
+    is_cheap = True
 
     def batched(self, images: Tensor, params: Params) -> Tensor:
         """Mirror all."""
@@ -132,6 +134,8 @@ class RandomVerticalFlip(CoinToss, v2.RandomVerticalFlip):
 
     Parameters made: `apply`, bool (N,).
     """
+
+    is_cheap = True
 
     def batched(self, images: Tensor, params: Params) -> Tensor:
         """Turn all."""

@@ -1,7 +1,8 @@
-"""Random numbers that are a pure function of (seed, epoch, sample id, place): Philox4x32-10 in plain tensor arithmetic.
+"""Random numbers that are a pure function of (seed, epoch, sample id, index of the transform): Philox4x32-10.
 
 A counter-based generator has no state to save, gives a sample the same draw in any batch, on any rank and on any
-device, and is nothing but integer arithmetic, so it compiles. (An explicit `torch.Generator` breaks a compiled graph.)
+device, and is nothing but integer arithmetic on tensors, so it compiles. (An explicit `torch.Generator` breaks a
+compiled graph.)
 
 Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, with its constants.
 """
@@ -19,25 +20,31 @@ _ROUNDS = 10
 _MASK = 0xFFFFFFFF
 _NOISE_SEED = 0x6E6F697365  # "noise": another stream than that of any sensible seed
 
+PER_BLOCK = 4
+"""Numbers that one call of Philox gives for one counter."""
+
 Words = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def _multiply(constant: int, word: Tensor) -> tuple[Tensor, Tensor]:
-    """High and low 32 bits of a product of two 32-bit numbers held in int64, in halves so that nothing overflows."""
-    low_part = constant * (word & 0xFFFF)
-    high_part = constant * (word >> 16) + (low_part >> 16)
-    return high_part >> 16, ((high_part & 0xFFFF) << 16) | (low_part & 0xFFFF)
+    """High and low 32 bits of a product of two 32-bit numbers held in int64, without overflow.
+
+    Both multipliers lie between 3 / 4 * 2**32 and 2**32. `constant - 2**32` is therefore above -2**30, and its product
+    with a word fits into int64. What is missing, word * 2**32, belongs to the high half alone.
+    """
+    product = word * (constant - (1 << 32))
+    return (product >> 32) + word, product & _MASK
 
 
 def philox4x32(counter: Words, key: tuple[int, int]) -> Words:
     """Ten rounds of Philox4x32.
 
     Args:
-        counter: four int64 tensors of one shape, with values below 2**32.
+        counter: four int64 tensors that broadcast together, with values below 2**32.
         key: two numbers below 2**32.
 
     Returns:
-        Four int64 tensors of that shape, with values below 2**32.
+        Four int64 tensors of the broadcast shape, with values below 2**32.
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -49,6 +56,33 @@ def philox4x32(counter: Words, key: tuple[int, int]) -> Words:
     return c0, c1, c2, c3
 
 
+def blocks_of(draws: int, place: int, device: torch.device | None = None) -> Tensor:
+    """The last words of the counters of `draws` numbers for the transform at index `place`: int64 (blocks,)."""
+    first = place << 16
+    return torch.arange(first, first - (-draws // PER_BLOCK), device=device)
+
+
+def uniform_of_blocks(ids: Tensor, blocks: Tensor, *, seed: int, epoch: int | Tensor) -> Tensor:
+    """Uniform numbers for each sample and block, all from one call of Philox.
+
+    A number depends on nothing but the seed, the epoch, the sample's id and the block.
+
+    Args:
+        ids: (N,) int64 global sample ids, not negative.
+        blocks: (B,) int64, of `blocks_of`, of one or several transforms, on the device of `ids`.
+        seed: the run's seed, below 2**64.
+        epoch: epoch number, below 2**32; a number, or an integer tensor () on the device of `ids`.
+
+    Returns:
+        float32 (N, 4 * B) in [0, 1), multiples of 2**-24, on the device of `ids`.
+    """
+    sample = ids.to(torch.int64)[:, None]
+    number = epoch if isinstance(epoch, Tensor) else torch.full((), epoch, device=ids.device)
+    counter = (sample & _MASK, sample >> 32, number.to(torch.int64), blocks)
+    numbers = torch.stack(philox4x32(counter, (seed & _MASK, (seed >> 32) & _MASK)), dim=-1).flatten(1)
+    return (numbers >> 8).to(torch.float32) * 2.0**-24
+
+
 def keyed_uniform(ids: Tensor, draws: int, *, seed: int, epoch: int | Tensor, place: int) -> Tensor:
     """Uniform numbers for each sample that depend on nothing but the arguments and the sample's own id.
 
@@ -56,24 +90,13 @@ def keyed_uniform(ids: Tensor, draws: int, *, seed: int, epoch: int | Tensor, pl
         ids: (N,) int64 global sample ids, not negative.
         draws: how many numbers each sample needs.
         seed: the run's seed, below 2**64.
-        epoch: epoch number, below 2**32; a number, or a tensor () on the device of `ids`.
-        place: the transform's place in its preset, below 2**16.
+        epoch: epoch number, below 2**32; a number, or an integer tensor () on the device of `ids`.
+        place: the transform's index in its preset, below 2**16.
 
     Returns:
         float32 (N, draws) in [0, 1), multiples of 2**-24, on the device of `ids`.
     """
-    blocks = -(-draws // 4)
-    block = torch.arange(blocks, device=ids.device, dtype=torch.int64)
-    sample = ids.to(torch.int64)[:, None].expand(-1, blocks)
-    counter = (
-        sample & _MASK,
-        sample >> 32,
-        torch.zeros_like(sample) + epoch,
-        (block + (place << 16)).expand(ids.shape[0], -1),
-    )
-    words = philox4x32(counter, (seed & _MASK, (seed >> 32) & _MASK))
-    numbers = torch.stack(words, dim=-1).flatten(1)[:, :draws]
-    return (numbers >> 8).to(torch.float32) * 2.0**-24
+    return uniform_of_blocks(ids, blocks_of(draws, place, ids.device), seed=seed, epoch=epoch)[:, :draws]
 
 
 def normal_noise(keys: Tensor, shape: tuple[int, ...]) -> Tensor:

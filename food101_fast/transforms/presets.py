@@ -15,7 +15,7 @@ from food101_fast.transforms.color import ColorJitter
 from food101_fast.transforms.containers import RandomChoice
 from food101_fast.transforms.erasing import RandomErasing
 from food101_fast.transforms.geometry import RandomHorizontalFlip, RandomResizedCrop
-from food101_fast.transforms.keyed import keyed_uniform
+from food101_fast.transforms.keyed import PER_BLOCK, blocks_of, uniform_of_blocks
 from food101_fast.transforms.mixing import CutMix, MixingTransform, MixUp
 from food101_fast.transforms.resize import SquareResize
 from food101_fast.transforms.warp import RandomAffine, RandomRotation
@@ -51,7 +51,7 @@ class ToNormalized(v2.Transform):
 
 
 class Preset(nn.Module):
-    """A chain of transforms in which every draw is keyed by (seed, epoch, sample id, the transform's place).
+    """A chain of transforms in which every draw is keyed by (seed, epoch, sample id, index of the transform).
 
     Called as `preset(images, seed=..., epoch=..., ids=...)`, or with labels as the second argument. A sample's
     augmentation is then a pure function of the key: it does not depend on the batch, the rank or the device, and there
@@ -62,11 +62,21 @@ class Preset(nn.Module):
         is_random: whether ids must be given, since something is drawn.
     """
 
+    _blocks: Tensor
+
     def __init__(self, transforms: list[v2.Transform]) -> None:
         super().__init__()
         self.transforms = nn.ModuleList(transforms)
         self.needs_labels = any(getattr(transform, "is_mixing", False) for transform in transforms)
-        self.is_random = any(isinstance(transform, PerSampleTransform) for transform in transforms)
+        self._columns: dict[int, slice] = {}  # by the index of a transform where its numbers are among all
+        blocks, first = [torch.empty(0, dtype=torch.int64)], 0
+        for index, transform in enumerate(transforms):
+            if isinstance(transform, PerSampleTransform):
+                blocks.append(blocks_of(transform.draws, index))
+                self._columns[index] = slice(first, first + transform.draws)
+                first += PER_BLOCK * len(blocks[-1])
+        self.register_buffer("_blocks", torch.cat(blocks), persistent=False)
+        self.is_random = bool(self._columns)
 
     @overload
     def forward(
@@ -104,11 +114,11 @@ class Preset(nn.Module):
             ValueError: labels or ids are missing, or do not fit the images; the seed is out of its range.
         """
         self._check(images, labels, seed, ids)
+        uniform = None if ids is None else self._uniform(ids, seed, epoch)
 
         def params_of(place: int, transform: PerSampleTransform) -> Params:
-            assert ids is not None
-            uniform = keyed_uniform(ids, transform.draws, seed=seed, epoch=epoch, place=place)
-            return transform.params_from(uniform, images.shape[-2], images.shape[-1])
+            assert uniform is not None
+            return transform.params_from(uniform[:, self._columns[place]], images.shape[-2], images.shape[-1])
 
         flip_is_done = False
         following = [*self.transforms[1:], None]
@@ -127,6 +137,14 @@ class Preset(nn.Module):
             else:
                 images = transform(images)
         return images if labels is None else (images, labels)
+
+    def _uniform(self, ids: Tensor, seed: int, epoch: int | Tensor) -> Tensor | None:
+        """The numbers of all transforms, side by side; from one call of Philox, whose ten rounds are 120 launches."""
+        if not self.is_random:
+            return None
+        if self._blocks.device != ids.device:
+            self.to(ids.device)
+        return uniform_of_blocks(ids, self._blocks, seed=seed, epoch=epoch)
 
     def _check(self, images: Tensor, labels: Tensor | None, seed: int, ids: Tensor | None) -> None:
         if not isinstance(images, Tensor) or images.ndim != 4:

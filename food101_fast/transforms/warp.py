@@ -54,10 +54,7 @@ class RandomRotation(PerSampleTransform, v2.RandomRotation):
 
     def batched(self, images: Tensor, params: Params) -> Tensor:
         """One grid for each image."""
-        zero = torch.zeros_like(params["angle"])
-        centre = centre_of(self.center, images)
-        # torchvision's affine and rotate turn in opposite directions.
-        theta = inverse_affine(-params["angle"], (zero, zero), zero + 1, (zero, zero), centre)
+        theta = inverse_rotation(params["angle"], centre_of(self.center, images))
         return warp(images, affine_grid(theta, images), self._mode, self.fill)
 
     def single(self, image: Tensor, params: dict[str, Any]) -> Tensor:
@@ -200,8 +197,23 @@ def centre_of(center: Sequence[float] | None, images: Tensor) -> tuple[float, fl
 Pair = tuple[Tensor, Tensor]
 
 
+def inverse_rotation(angle: Tensor, center: tuple[float, float]) -> Tensor:
+    """The matrices that lead from output to input pixels of a rotation.
+
+    Args:
+        angle: (N,), in degrees, counter-clockwise; torchvision's affine maps turn in the opposite direction.
+        center: x and y in pixels from the middle of the image.
+
+    Returns:
+        float64 (N, 2, 3).
+    """
+    radians = torch.deg2rad(-angle.double())
+    cosine, sine = torch.cos(radians), torch.sin(radians)
+    return _matrices(cosine, sine, -sine, cosine, center, center)
+
+
 def inverse_affine(
-    angle: Tensor, translate: Pair, scale: Tensor, shear: Pair, center: tuple[float, float] | Pair
+    angle: Tensor, translate: Pair, scale: Tensor | float, shear: Pair, center: tuple[float, float] | Pair
 ) -> Tensor:
     """The matrices that lead from output to input pixels, as torchvision computes one of them.
 
@@ -210,24 +222,31 @@ def inverse_affine(
     Args:
         angle: (N,), in degrees.
         translate: two of (N,), x and y in pixels.
-        scale: (N,).
+        scale: (N,), or one number for all.
         shear: two of (N,), x and y in degrees.
         center: x and y in pixels from the middle of the image, numbers or (N,).
 
     Returns:
         float64 (N, 2, 3).
     """
-    rotation, shear_x, shear_y = (torch.deg2rad(value.double()) for value in (angle, *shear))
-    a = torch.cos(rotation - shear_y) / torch.cos(shear_y)
-    b = -(a * torch.tan(shear_x) + torch.sin(rotation))
-    c = torch.sin(rotation - shear_y) / torch.cos(shear_y)
-    d = torch.cos(rotation) - c * torch.tan(shear_x)
+    rotation, shear_x, shear_y = torch.deg2rad(torch.stack([angle, *shear]).double())
+    turned, along_x, along_y = rotation - shear_y, torch.tan(shear_x), torch.cos(shear_y)
+    a = torch.cos(turned) / along_y
+    b = a * along_x + torch.sin(rotation)  # negated
+    c = torch.sin(turned) / along_y
+    d = torch.cos(rotation) - c * along_x
+    moved = (center[0] + translate[0].double(), center[1] + translate[1].double())
     # Without the scale the determinant is 1, so that the inverse is only a rearrangement.
-    a, b, c, d = d / scale, -b / scale, -c / scale, a / scale
-    moved_x, moved_y = center[0] + translate[0].double(), center[1] + translate[1].double()
-    x = center[0] - a * moved_x - b * moved_y
-    y = center[1] - c * moved_x - d * moved_y
-    return torch.stack([torch.stack([a, b, x], dim=1), torch.stack([c, d, y], dim=1)], dim=1)
+    return _matrices(d / scale, b / scale, -c / scale, a / scale, center, moved)
+
+
+def _matrices(
+    a: Tensor, b: Tensor, c: Tensor, d: Tensor, center: tuple[float, float] | Pair, moved: tuple[float, float] | Pair
+) -> Tensor:
+    """Matrices (N, 2, 3) of the linear map [[a, b], [c, d]], each (N,), that takes the point `moved` to `center`."""
+    x = center[0] - a * moved[0] - b * moved[1]
+    y = center[1] - c * moved[0] - d * moved[1]
+    return torch.stack([a, b, x, c, d, y], dim=1).view(-1, 2, 3)
 
 
 def compute_dtype(images: Tensor) -> torch.dtype:
@@ -307,12 +326,18 @@ def warp(images: Tensor, grid: Tensor, mode: str, fill: Fill) -> Tensor:
     if fill is None or (mode == "nearest" and fill == 0):
         return quantised(out, images, rounded=True)
     inside = _inside(grid, images.shape[-2], images.shape[-1], mode)[:, None]
-    channels = [fill] if isinstance(fill, int | float) else fill
-    filling = torch.stack([torch.full((), value, dtype=values.dtype, device=images.device) for value in channels])
-    filling = filling.view(1, -1, 1, 1)
     # What is sampled is already mixed with zeros at the border; torchvision mixes it once more, and so do we.
+    if fill == 0:
+        return quantised(out * inside, images, rounded=True)
+    filling = fill if isinstance(fill, int | float) else _channels(fill, values)
     out = torch.where(inside < 0.5, filling, out) if mode == "nearest" else (out - filling) * inside + filling
     return quantised(out, images, rounded=True)
+
+
+def _channels(numbers: Sequence[float], values: Tensor) -> Tensor:
+    """A number for each channel, (1, C, 1, 1), like `values`; made on the device, without a copy from the host."""
+    each = [torch.full((), number, dtype=values.dtype, device=values.device) for number in numbers]
+    return torch.stack(each).view(1, -1, 1, 1)
 
 
 def _inside(grid: Tensor, height: int, width: int, mode: str) -> Tensor:
