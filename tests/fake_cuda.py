@@ -196,7 +196,7 @@ def _in_order(root: Any) -> list[Any]:
 
 
 def converted(module: nn.Module, change: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-    """`Module._apply` with new parameters. torch would swap the insides of the old ones, which it can't of fake ones."""
+    """`Module._apply` with new parameters; torch would swap the insides of the old ones, which it can't of fakes."""
     for part in module.modules():
         for name, parameter in part._parameters.items():
             if parameter is not None:
