@@ -92,6 +92,11 @@ class TrainStep:
         self._forward = self.compile(self._network)
         self._augment = self.compile(self.preset, fullgraph=True)
 
+    def compile_from_now_on(self) -> None:
+        """Compile the steps that follow, where the recipe left the choice to a measurement."""
+        self.compiled = True
+        self.enter(self.phase)
+
     def compile(self, module: nn.Module, *, fullgraph: bool = False) -> Callable[..., Any]:
         """The module, compiled if the recipe says so: each shape of its input has a graph of its own."""
         if not self.compiled:
