@@ -27,6 +27,7 @@ from food101_fast.train.checkpoint import (
     remove_epochs,
     save_checkpoint,
 )
+from food101_fast.train.compiling import AutoCompile, chosen_at_once, compile_times, graph_name, use_cache_folder
 from food101_fast.train.device import Device, choose_device, set_up_device
 from food101_fast.train.distributed import World, joined_world
 from food101_fast.train.logs import Board, MetricsLog, Row, epoch_line, peak_memory, require_tensorboard
@@ -107,6 +108,8 @@ def train(
     """
     where, classes = choose_device(device), len(shards.classes)
     set_up_device(where, tf32=recipe.tf32)
+    if recipe.compile == "on" or (recipe.compile == "auto" and where.type == "cuda"):
+        use_cache_folder()
     with joined_world(where) as world, StopRequest() as stop:
         if auto_batch:
             samples = len(shards.split("train"))
@@ -156,6 +159,7 @@ class Trainer:
         self.log_steps = options.log_steps or (25 if device.type == "cuda" else 1)
         self._meter_state: dict[str, Any] | None = None  # of an epoch that was broken off
         self._compiles = True  # whether the next step does
+        self._auto_compile: AutoCompile | None = None  # until it has chosen
         self._saved_at = time.monotonic()
 
     def _loaders(self, loading: LoaderOptions) -> tuple[ShardLoader, ShardLoader]:
@@ -213,7 +217,8 @@ class Trainer:
             if self.world.is_main:
                 run = new_run(self.folder, recipe, self.shards, self.device, self.world.size)
             check_sizes(recipe.model, model, {recipe.image_size, recipe.start_size or recipe.image_size})
-        self.step = TrainStep(recipe, model, self.device, classes, self.world)
+        compiled = chosen_at_once(recipe, self.device)
+        self.step = TrainStep(recipe, model, self.device, classes, self.world, compiled=bool(compiled))
         self._validated = self._for_validation()
         if resume:
             self._restore(weights, training, state)
@@ -225,6 +230,11 @@ class Trainer:
         if self.world.is_main and run is not None:
             write_run(self.folder, replace(run, recipe=recipe))
         self._say(self._title())
+        if compiled is None:
+            self._auto_compile = AutoCompile(self.step.precision, self.device)
+            if self._steps_left() <= self._auto_compile.steps_needed:
+                self._auto_compile = None
+                self._say(f"compile: off, {self._steps_left()} steps are too few")
         if recipe.image_size > self.shards.manifest.image_size:
             self._say(
                 f"the shards hold {self.shards.manifest.image_size} px and the model sees {recipe.image_size} px, so "
@@ -262,6 +272,8 @@ class Trainer:
                     meter.add(loss, correct, len(batch.labels))
                     self.progress.step += 1
                     bar.update(len(batch.labels) * self.world.size)
+                    if self._auto_compile is not None:
+                        self._choose(self._auto_compile)
                     if self.progress.step % self.log_steps == 0:
                         self._look(meter, bar)
                     stopping, saving = self._agree(stop)
@@ -299,12 +311,31 @@ class Trainer:
             self._compiles = True
         self.step.train_mode()
 
+    def _steps_left(self) -> int:
+        return self.recipe.epochs * len(self.loader) - self.progress.step
+
+    def _choose(self, auto: AutoCompile) -> None:
+        """Compile the rest of the run or not, when enough steps are measured; the main rank's choice is everybody's."""
+        step_seconds = auto.step_done(self.loader.counters.consumer_wait_seconds)
+        if step_seconds is None:
+            return
+        self._auto_compile = None
+        recipe, groups = self.recipe, len(self.step.layers)
+        phases = {phase_at(recipe, epoch, groups) for epoch in range(self.progress.epoch, recipe.epochs)}
+        graphs = [graph_name(recipe, phase, self.device, self.world.size) for phase in phases]
+        choice = auto.choose(self._steps_left(), step_seconds, graphs, compile_times())
+        self._say(choice.line)
+        if self.world.any(choice.compiled and self.world.is_main)[0]:
+            self.step.compile_from_now_on()
+            self._compiles = True
+            self._validated = self._for_validation()
+
     @contextlib.contextmanager
     def _compilation_left_out(self, meter: EpochMeter) -> Iterator[None]:
         """Time the first step of a phase apart, since that is when torch.compile works."""
         begun = time.perf_counter()
         yield
-        if self.step.compiled and self._compiles:
+        if (self.step.compiled or self.step.compiles_preset) and self._compiles:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             meter.leave_out(time.perf_counter() - begun)
@@ -399,6 +430,9 @@ class Trainer:
             "timing": timing,
         }
         self.step.skipped.zero_()
+        if timing["compile_seconds"] and self.step.compiled and self.world.is_main:
+            name = graph_name(self.recipe, self.step.phase, self.device, self.world.size)
+            compile_times().note(name, timing["compile_seconds"])
         self._say(epoch_line(row, self.recipe.epochs, improved=improved))
         self.board.add(progress.step, {f"validation/{name[4:]}": value for name, value in validation.items()})
         self._save(improved=improved, row=row)

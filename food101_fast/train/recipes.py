@@ -76,7 +76,8 @@ class Recipe:
     tf32: bool = True
     """Whether CUDA may multiply float32 with 10 bits of mantissa (TF32), where mixed precision leaves float32."""
     compile: Compile = "auto"
-    """torch.compile for training step, transforms and validation; auto is on for CUDA and off on the CPU."""
+    """torch.compile for training step, transforms and validation; auto is off on the CPU, and on CUDA measures 40 steps
+    and compiles if the steps that are left gain more than compiling takes."""
     compile_mode: CompileMode = "default"
     """Mode of torch.compile; reduce-overhead and max-autotune use CUDA graphs."""
     cuda_graph: CudaGraph = "off"

@@ -37,9 +37,13 @@ class TrainStep:
         device: where.
         num_classes: needed by presets that mix images.
         world: the ranks that share each batch.
+        compiled: whether the model is compiled from the first step on; None if the recipe says so, where `auto` is yes on
+            CUDA without a CUDA graph.
 
     Attributes:
         model: the model itself, not wrapped in anything.
+        compiled: whether it is compiled.
+        compiles_preset: whether the augmentation is.
         optimizer: fused, so that it can leave a step out without the host knowing.
         average: the moving average of the weights, or None.
         streak: int64 () on the device: steps in a row, up to the last one, that were left out since a gradient was not
@@ -57,6 +61,8 @@ class TrainStep:
         device: torch.device,
         num_classes: int | None = None,
         world: World | None = None,
+        *,
+        compiled: bool | None = None,
     ) -> None:
         self.recipe = recipe
         self.device = device
@@ -65,9 +71,11 @@ class TrainStep:
         if recipe.cuda_graph == "on":
             check_graph(recipe, device, self.world)
         automatic = recipe.compile == "auto" and device.type == "cuda"
-        self.compiled = recipe.compile == "on" or (automatic and recipe.cuda_graph == "off")
+        if compiled is None:
+            compiled = recipe.compile == "on" or (automatic and recipe.cuda_graph == "off")
+        self.compiled = compiled
         # The transforms' many small kernels become a few in seconds, whether or not the model is worth the minute.
-        self._compiles_preset = recipe.compile == "on" or automatic
+        self.compiles_preset = recipe.compile == "on" or automatic
         self._num_classes = num_classes
         if recipe.sync_batchnorm:
             if device.type != "cuda":
@@ -103,8 +111,13 @@ class TrainStep:
             self._network = DistributedDataParallel(self.model, device_ids=ids, gradient_as_bucket_view=True)
         self._forward = self.compile(self._network)
         # Small kernels gain nothing from the CUDA graphs that other modes make, which would keep their memory.
-        self._augment = _compiled(self.preset, fullgraph=True) if self._compiles_preset else self.preset
+        self._augment = _compiled(self.preset, fullgraph=True) if self.compiles_preset else self.preset
         self._graph = GraphedFunction(self._whole) if self.recipe.cuda_graph == "on" else None
+
+    def compile_from_now_on(self) -> None:
+        """Compile the model for the steps that follow, where the recipe left the choice to a measurement."""
+        self.compiled = True
+        self._forward = self.compile(self._network)
 
     def compile(self, module: nn.Module) -> Callable[..., Any]:
         """The module, compiled if the recipe says so: each shape of its input has a graph of its own."""

@@ -56,14 +56,29 @@ def test_a_step_never_waits_for_the_device(amp: str, optimizer: str, compiled: s
 
 
 def test_a_resumed_run_goes_on_with_the_same_samples(tiny_shards: ShardSet, tmp_path: Path) -> None:
-    whole = train(tiny_shards, tmp_path / "whole", TINY, device="cuda").metrics
-    train(tiny_shards, tmp_path / "run", dataclasses.replace(TINY, epochs=1), device="cuda")
-    resumed = train(tiny_shards, tmp_path / "run", TINY, device="cuda", resume=True).metrics
+    recipe = dataclasses.replace(TINY, compile="on")
+    whole = train(tiny_shards, tmp_path / "whole", recipe, device="cuda").metrics
+    train(tiny_shards, tmp_path / "run", dataclasses.replace(recipe, epochs=1), device="cuda")
+    resumed = train(tiny_shards, tmp_path / "run", recipe, device="cuda", resume=True).metrics
     assert [row["step"] for row in resumed] == [row["step"] for row in whole]
     # CUDA kernels may add up in another order each time.
     assert resumed[1]["train_loss"] == pytest.approx(whole[1]["train_loss"], rel=0.05)
     assert whole[0]["timing"]["compile_seconds"] > 0
     assert whole[1]["timing"]["compile_seconds"] == 0
+
+
+def test_auto_measures_steps_before_it_compiles(
+    tiny_shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """With compilations that take no time, and with those that take a year."""
+    recipe = dataclasses.replace(TINY, epochs=8, compile="auto", patience=None)
+    for seconds, chosen in ((0.0, "on"), (3e7, "off")):
+        monkeypatch.setattr("food101_fast.train.compiling._COMPILE_SECONDS", seconds)
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / f"compiled {chosen}"))
+        timings = [row["timing"] for row in train(tiny_shards, tmp_path / chosen, recipe, device="cuda").metrics]
+        assert f"compile: {chosen}, " in "".join(capfd.readouterr())
+        # 40 steps of 7 in an epoch: in the sixth, when the choice is made, and in validation after it.
+        assert [timing["compile_seconds"] > 0 for timing in timings] == [False] * 5 + [chosen == "on"] + [False] * 2
 
 
 def test_memory_that_is_too_small_is_measured(tiny_shards: ShardSet, tmp_path: Path) -> None:

@@ -1,0 +1,209 @@
+"""Whether torch.compile pays for a run, and where compiled code is kept so that the next run need not wait for it.
+
+`--compile auto` on CUDA trains the first steps uncompiled and measures them. Then it weighs what compiling would save
+on the steps that are left against what compiling takes: as measured by an earlier run on this machine, or else an
+estimate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+
+from food101_fast.shards.cache import cache_settings
+from food101_fast.shards.folder import write_atomically
+from food101_fast.train.device import machine
+from food101_fast.train.precision import Precision
+from food101_fast.train.recipes import Recipe
+from food101_fast.train.schedule import Phase
+
+# Torch's own name for the folder of compiled code.
+CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+_TIMES_NAME = "food101_fast_times.json"
+# Seconds to compile a phase's training graphs for CUDA, where no run has measured it: an estimate for a MobileNetV2,
+# whose step has about 280 different kernels.
+_COMPILE_SECONDS = 60.0
+# Share of the first compilation that one takes whose compiled code is kept, since tracing is done anew: an estimate. On
+# two CPU cores a ResNet-18 took 7.5 instead of 96.5 s (0.08); Triton compiles faster than a C++ compiler.
+_CACHED_SHARE = 0.2
+# How many times as fast a compiled step is. Source: PyTorch's measurement of 163 models on an A100,
+# https://pytorch.org/get-started/pytorch-2.x/: 51 % faster with mixed precision, 21 % in float32.
+_SPEEDUP_MIXED, _SPEEDUP_FLOAT32 = 1.51, 1.21
+# The first steps choose algorithms and fill caches; the steps after them are measured.
+_WARM_UP_STEPS, _MEASURED_STEPS = 10, 30
+
+
+def use_cache_folder() -> None:
+    """Have torch keep compiled code below `FOOD101_FAST_CACHE`, unless the user has chosen a folder.
+
+    Torch's own default is a folder for temporary files, which a restart of the machine or a container empties; torch
+    puts it into the environment when its compiler is imported. Its caches of graphs (`fx_graph_cache`,
+    `enable_autograd_cache`) are on by default.
+    """
+    # Here, since only runs that compile need it: it takes a second to import.
+    from torch._inductor.runtime.runtime_utils import default_cache_dir
+
+    if os.environ.get(CACHE_VARIABLE, default_cache_dir()) == default_cache_dir():
+        folder = cache_settings(None, None).directory / "compiled"
+        with contextlib.suppress(OSError):  # a home that can't be written to: torch's default then
+            folder.mkdir(parents=True, exist_ok=True)
+            os.environ[CACHE_VARIABLE] = str(folder.absolute())
+
+
+def chosen_at_once(recipe: Recipe, device: torch.device) -> bool | None:
+    """Whether to compile the model, if that is known before the first step; None where measured steps decide."""
+    if recipe.compile == "auto":
+        return None if device.type == "cuda" and recipe.cuda_graph == "off" else False
+    return recipe.compile == "on"
+
+
+def worth_compiling(*, steps_left: int, step_seconds: float, compile_seconds: float, speedup: float) -> bool:
+    """Whether the steps that are left gain more by being compiled than compiling takes.
+
+    Args:
+        steps_left: of the run.
+        step_seconds: of one step that is not compiled, without waiting for data.
+        compile_seconds: of all graphs that the run has still to compile.
+        speedup: how many times as fast a compiled step is.
+    """
+    return saved_seconds(steps_left, step_seconds, speedup) > compile_seconds
+
+
+def saved_seconds(steps_left: int, step_seconds: float, speedup: float) -> float:
+    """What compiled steps take less than others, in seconds."""
+    return steps_left * step_seconds * (1 - 1 / speedup)
+
+
+def graph_name(recipe: Recipe, phase: Phase, device: torch.device, ranks: int) -> str:
+    """What decides how long a phase's compilation takes, and whether compiled code of it is kept."""
+    return (
+        f"torch {torch.__version__}, {machine(device)['device']}, {recipe.model}, {phase.image_size} px, "
+        f"{phase.frozen} frozen, batch {recipe.batch_size // ranks // recipe.accumulate}, {recipe.preset}, "
+        f"amp {recipe.amp}, {recipe.compile_mode}"
+    )
+
+
+class CompileTimes:
+    """Seconds that compilations took, in a file beside the compiled code, so that both are removed together.
+
+    Args:
+        folder: of compiled code; None remembers nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._path = None if folder is None else folder / _TIMES_NAME
+
+    def estimate(self, name: str) -> tuple[float, bool]:
+        """Seconds that compiling `name` will take, and whether they rest on a measurement."""
+        match self._read().get(name):
+            case [first]:
+                return first * _CACHED_SHARE, True
+            case [_, again]:
+                return again, True
+        return _COMPILE_SECONDS, False
+
+    def note(self, name: str, seconds: float) -> None:
+        """Remember how long `name` took: the first time, and the latest after it, for which compiled code was kept."""
+        if self._path is None:
+            return
+        times = self._read()
+        times[name] = [times[name][0], seconds] if name in times else [seconds]
+        with contextlib.suppress(OSError):  # it is a help for later runs only
+            write_atomically(self._path, orjson.dumps(times, option=orjson.OPT_INDENT_2))
+
+    def _read(self) -> dict[str, list[float]]:
+        try:
+            times: Any = orjson.loads(self._path.read_bytes()) if self._path is not None else {}
+        except (OSError, ValueError):
+            return {}
+        if not isinstance(times, dict):
+            return {}
+        return {name: held for name, held in times.items() if _are_times(held)}
+
+
+def _are_times(held: Any) -> bool:
+    return isinstance(held, list) and 1 <= len(held) <= 2 and all(isinstance(number, float | int) for number in held)
+
+
+def compile_times() -> CompileTimes:
+    """The times beside the compiled code that this process uses."""
+    folder = os.environ.get(CACHE_VARIABLE)
+    return CompileTimes(None if folder is None else Path(folder))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `auto` chose."""
+
+    compiled: bool
+    line: str
+    """What and why, for the terminal."""
+
+
+class AutoCompile:
+    """Measures the first steps of a run and chooses once.
+
+    Args:
+        precision: of the run; mixed precision gains more.
+        device: whose steps are measured; it is waited for twice.
+
+    Attributes:
+        steps_needed: steps before there is a measurement.
+    """
+
+    steps_needed = _WARM_UP_STEPS + _MEASURED_STEPS
+
+    def __init__(self, precision: Precision, device: torch.device) -> None:
+        self._speedup = _SPEEDUP_FLOAT32 if precision.dtype == torch.float32 else _SPEEDUP_MIXED
+        self._device = device
+        self._steps = 0
+        self._begun = self._waited = 0.0
+
+    def step_done(self, waited: float) -> float | None:
+        """Count a step; after the last measured one the seconds of one step, without waiting for data.
+
+        Args:
+            waited: seconds that the run has waited for data so far.
+        """
+        self._steps += 1
+        if self._steps == _WARM_UP_STEPS:
+            self._begun, self._waited = self._now(), waited
+        if self._steps != self.steps_needed:
+            return None
+        return max(self._now() - self._begun - (waited - self._waited), 0.0) / _MEASURED_STEPS
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    def choose(self, steps_left: int, step_seconds: float, graphs: Iterable[str], times: CompileTimes) -> Choice:
+        """Weigh compiling against the steps that are left.
+
+        Args:
+            steps_left: of the run, at the most.
+            step_seconds: as `step_done` gave it.
+            graphs: names of the graphs that would be compiled.
+            times: how long that took before.
+        """
+        estimates = [times.estimate(name) for name in graphs]
+        compiling = sum(seconds for seconds, _ in estimates)
+        compiled = worth_compiling(
+            steps_left=steps_left, step_seconds=step_seconds, compile_seconds=compiling, speedup=self._speedup
+        )
+        measured = "as measured before" if all(known for _, known in estimates) else "an estimate"
+        saved = saved_seconds(steps_left, step_seconds, self._speedup)
+        return Choice(
+            compiled,
+            f"compile: {'on' if compiled else 'off'}, {steps_left:,} steps of {step_seconds * 1e3:.1f} ms are "
+            f"{'enough' if compiled else 'too few'}: compiling takes about {compiling:.0f} s ({measured}) and saves "
+            f"about {saved:.0f} s (steps {self._speedup} times as fast); --compile on or off decides otherwise",
+        )
