@@ -37,8 +37,8 @@ class TrainStep:
         device: where.
         num_classes: needed by presets that mix images.
         world: the ranks that share each batch.
-        compiled: whether the model is compiled from the first step on; None if the recipe says so, where `auto` is yes on
-            CUDA without a CUDA graph.
+        compiled: whether the model is compiled from the first step on; None if the recipe decides, where `auto` is yes
+            on CUDA without a CUDA graph.
 
     Attributes:
         model: the model itself, not wrapped in anything.
