@@ -49,7 +49,7 @@ def use_cache_folder() -> None:
     `enable_autograd_cache`) are on by default.
     """
     # Here, since only runs that compile need it: it takes a second to import.
-    from torch._inductor.runtime.runtime_utils import default_cache_dir
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     if os.environ.get(CACHE_VARIABLE, default_cache_dir()) == default_cache_dir():
         folder = cache_settings(None, None).directory / "compiled"

@@ -115,7 +115,7 @@ def test_compiled_code_is_kept_where_the_cache_is(tmp_path: Path, monkeypatch: p
     monkeypatch.delenv(CACHE_VARIABLE)
     use_cache_folder()
     assert os.environ[CACHE_VARIABLE] == str(tmp_path / "cache" / "compiled")
-    from torch._inductor.runtime.runtime_utils import cache_dir, default_cache_dir
+    from torch._inductor.runtime.cache_dir_utils import cache_dir, default_cache_dir
 
     assert cache_dir() == str(tmp_path / "cache" / "compiled")
     monkeypatch.setenv(CACHE_VARIABLE, default_cache_dir())  # by torch itself
