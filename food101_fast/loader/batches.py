@@ -77,15 +77,16 @@ class ShardLoader:
         verify: when a sample's bytes are compared with their checksum: the first time they are read here, always, or
             never.
         decode: `cpu`, or `gpu` for JPEG shards and CUDA (nvJPEG through torchcodec, extra `gpu-decode`).
-        threads: background threads; None for one if the rows are raw, and as many as this process has cores if they
-            must be decoded.
+        threads: background threads. None for as many as this process has cores if rows must be decoded, and for one if
+            they are raw. A second one helps with raw rows, if there is a core for it, in the first epoch and while
+            most checksums are still to be compared.
         prefetch: batches that are made ahead of the consumer.
 
     Attributes:
         counters: what was done since the loader was made: batches, images, bytes, waiting of either side.
         residence: `stream`, `host` or `device`.
         residence_reason: why it is that.
-        threads: background threads that make batches.
+        threads: background threads that make batches, without the one that helps in the first epoch.
 
     Raises:
         UserError: the folder or the device can't be used, or there are too few samples for one global batch.
@@ -151,13 +152,15 @@ class ShardLoader:
                 f"{self.global_batch}; use a smaller batch size"
             )
         raw = self.split.encoding == "raw"
-        threads = threads or (1 if raw else _usable_cores())
-        self.threads = threads
+        cores = _usable_cores()
+        helps = raw and threads is None and cores > 1
+        threads = threads or (1 if raw else cores)
+        self.threads, self._most_threads = threads, threads + helps
         ring: Ring = HostRing(batch_size, self.split.row_bytes)
         source: RowSource = self.split
         part = _RAW_PART if raw else _ENCODED_PART
         if self.device.type == "cuda":
-            ring = PinnedRing(batch_size, self.split.row_bytes, self.device, slots=threads + 2)
+            ring = PinnedRing(batch_size, self.split.row_bytes, self.device, slots=self._most_threads + 2)
         if decode == "gpu":
             if self.device.type != "cuda":
                 raise UserError(f"decode 'gpu' needs a CUDA device, and batches go to {self.device}; use decode 'cpu'")
@@ -168,7 +171,7 @@ class ShardLoader:
         self._choose_residence(residence, decode)
         if self.residence == "host" and self._held is not None:
             source = self._held
-        self._pipeline = Pipeline(source, ring, threads=threads, ahead=prefetch, part_rows=part, counters=self.counters)
+        self._pipeline = Pipeline(source, ring, ahead=prefetch, part_rows=part, counters=self.counters)
         self._check_room()
         if self.window is None and self.split.is_local:
             self.split.open_all()
@@ -295,7 +298,9 @@ class ShardLoader:
                 under_way.append(ids)
                 yield ids
 
-        for loaded in self._pipeline.run(noted()):
+        # Rows that are read for the first time take twice as long: their pages are mapped and their checksums compared.
+        slow = not self._epochs_whole or self.split.unchecked > len(self.split) // 2
+        for loaded in self._pipeline.run(noted(), self._most_threads if slow else self.threads):
             loaded.wait()
             ids = under_way.pop(0)
             if self.residence == "device" and self._held is not None:

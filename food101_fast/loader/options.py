@@ -22,7 +22,7 @@ class LoaderOptions:
     decode: Literal["cpu", "gpu"] = "cpu"
     """What decodes JPEG shards: the CPU, or the GPU (nvJPEG; needs the extra gpu-decode)."""
     threads: int | None = None
-    """Threads that load; by default one for raw shards, and as many as there are cores for others."""
+    """Threads that load. By default one for raw shards (two in the first epoch), and one per core for others."""
     prefetch: int = 4
     """Batches that are loaded ahead."""
 

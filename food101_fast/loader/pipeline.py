@@ -112,35 +112,35 @@ class _Making:
 
 
 class Pipeline:
-    """Makes batches of `source` in `threads` threads and gives them out in order.
+    """Makes batches of `source` in background threads and gives them out in order.
 
     Args:
         source: where rows come from.
         ring: where they go.
-        threads: that gather at a time.
         ahead: batches that are made before the consumer asks for them.
         part_rows: rows that one thread gathers at a time.
         counters: what is counted goes here.
     """
 
-    def __init__(
-        self, source: RowSource, ring: Ring, *, threads: int, ahead: int, part_rows: int, counters: Counters
-    ) -> None:
+    def __init__(self, source: RowSource, ring: Ring, *, ahead: int, part_rows: int, counters: Counters) -> None:
         self._source = source
         self._ring = ring
-        self._threads = threads
         self._ahead = ahead
         self._part_rows = part_rows
         self._counters = counters
 
-    def run(self, batches: Iterable[NDArray[np.int64]]) -> Iterator[Loaded]:
+    def run(self, batches: Iterable[NDArray[np.int64]], threads: int) -> Iterator[Loaded]:
         """The batches with the ids `batches`, each as soon as it is ready and all before it were given out.
 
         However this ends, no thread is left.
+
+        Args:
+            batches: ids of each batch, int64 (n,).
+            threads: that gather at a time.
         """
         process = os.getpid()
         pending: deque[_Making] = deque()
-        pool = ThreadPoolExecutor(self._threads, _THREAD_NAME, use_one_openmp_thread)
+        pool = ThreadPoolExecutor(threads, _THREAD_NAME, use_one_openmp_thread)
         begun, busy = time.perf_counter(), 0.0
         try:
             for ids in batches:
@@ -156,7 +156,7 @@ class Pipeline:
             inside = threading.current_thread().name.startswith(_THREAD_NAME)
             pool.shutdown(wait=not inside, cancel_futures=True)
             lasted = time.perf_counter() - begun
-            self._counters.producer_wait_seconds += max(lasted - busy / self._threads, 0.0)
+            self._counters.producer_wait_seconds += max(lasted - busy / threads, 0.0)
 
     def _start(self, submit: Callable[..., object], ids: NDArray[np.int64]) -> _Making:
         firsts = range(0, max(ids.size, 1), self._part_rows)

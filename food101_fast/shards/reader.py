@@ -25,11 +25,15 @@ from food101_fast.shards.cache import CacheSettings, ShardCache, cache_settings
 from food101_fast.shards.folder import Folder, LocalFolder, open_folder
 from food101_fast.shards.layout import INDEX_DTYPE, index_bytes, index_name, npy_header
 from food101_fast.shards.manifest import Manifest, ShardEntry, read_manifest
-from food101_fast.shards.mapped import OpenShard, copy_rows, damaged, damaged_sample, open_shard
+from food101_fast.shards.mapped import OpenShard, copy_rows, damaged, damaged_sample, open_shard, read_records
 
 Verify = Literal["first-epoch", "always", "never"]
 
 _ATTEMPTS = 5
+
+# Raw rows that are copied before their checksums are compared. Comparing holds the interpreter's lock, for 2 ms of this
+# many rows of 192 px; with fewer, two threads were slower, since they waited more often for each other.
+_CHECKED_AT_A_TIME = 256
 
 # To open a shard again costs as much as to read it: its pages are mapped one after the other as they are touched. The
 # system allows 65,530 maps (vm.max_map_count).
@@ -142,7 +146,7 @@ class ShardSet:
         Args:
             name: of the split.
             verify: when a sample's bytes are compared with their checksum: the first time that the split reads them,
-                every time, or never. A shard that is closed before all of its samples were read begins anew.
+                every time, or never.
 
         Raises:
             UserError: there is no such split, or one of its files is missing or of another size.
@@ -199,7 +203,8 @@ class Split:
         self._open: dict[int, OpenShard] = {}
         self._contents = np.zeros(len(self.entries), np.int64)  # addresses
         self._indexes = np.zeros(len(self.entries), np.int64)
-        self._unverified = self.shard_samples.copy()
+        self._all_open: tuple[dict[int, OpenShard], NDArray[np.int64], NDArray[np.int64]] | None = None
+        self._checked = np.zeros(self._length, np.bool_)
         self._last_use = np.zeros(len(self.entries), np.int64)
         self._uses = 0
         self._lock, self._process = threading.Lock(), os.getpid()
@@ -228,6 +233,14 @@ class Split:
         out = torch.empty(1, self.row_bytes, dtype=torch.uint8)
         self.gather(np.array([sample]), out)
         return out.numpy().reshape(self.image_size, self.image_size, 3)
+
+    @property
+    def unchecked(self) -> int:
+        """How many samples will be compared with their checksums when they are read next."""
+        if self._verify == "always":
+            return len(self)
+        trusted = self._verify == "never" or self.files.trusted
+        return 0 if trusted else len(self) - int(np.count_nonzero(self._checked))
 
     @property
     def is_local(self) -> bool:
@@ -275,8 +288,14 @@ class Split:
         shards, records, held, contents = self._find(ids)
         if self.encoding == "raw":
             addresses = contents + records["offset"].astype(np.int64) + len(npy_header(self.image_size))
-            copy_rows(addresses, out)
+            at_a_time = _CHECKED_AT_A_TIME if self._due(ids).size else ids.size
+            for first in range(0, ids.size, at_a_time or 1):
+                some = slice(first, first + at_a_time)
+                copy_rows(addresses[some], out[some])
+                # Not before: then this would touch every page first, and hold the interpreter's lock meanwhile.
+                self._check(ids[some], shards[some], records[some], held)
         else:
+            self._check(ids, shards, records, held)
             spans = zip(shards.tolist(), records["offset"].tolist(), records["length"].tolist(), strict=True)
             for (shard, offset, length), row in zip(spans, out.numpy(), strict=True):
                 self._decode(held[shard], offset, length, row)
@@ -289,6 +308,7 @@ class Split:
             As `gather`.
         """
         shards, records, held, _ = self._find(ids)
+        self._check(ids, shards, records, held)
         spans = zip(shards.tolist(), records["offset"].tolist(), records["length"].tolist(), strict=True)
         files = [held[shard].content[offset : offset + length] for shard, offset, length in spans]
         return files, records["label"].astype(np.int64)
@@ -296,22 +316,21 @@ class Split:
     def _find(
         self, ids: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.void], dict[int, OpenShard], NDArray[np.int64]]:
-        """For each id its shard, its verified index record, its open shard and the address of that shard's content."""
+        """For each id its shard and index record; the open shards; for each id the address of its shard's content."""
         if ids.size and not 0 <= ids.min() <= ids.max() < len(self):
             raise IndexError(f"ids from {ids.min()} to {ids.max()} of split {self.name!r}, which has {len(self)}")
         shards = np.searchsorted(self._first_ids, ids, side="right") - 1
         held, contents, indexes = self._hold(shards)
         places = ids - self._first_ids[shards]
-        records = torch.empty(ids.size, INDEX_DTYPE.itemsize, dtype=torch.uint8)
-        copy_rows(indexes + places * INDEX_DTYPE.itemsize, records)
-        found = records.numpy().view(INDEX_DTYPE)[:, 0]
-        if self._verify == "always" or (self._verify == "first-epoch" and self._unverified[shards].any()):
-            for shard, place in zip(shards.tolist(), places.tolist(), strict=True):
-                self._check(shard, held[shard], place)
-        return shards, found, held, contents
+        records = read_records(indexes + places * INDEX_DTYPE.itemsize, INDEX_DTYPE)
+        return shards, records, held, contents
 
     def _hold(self, shards: NDArray[np.int64]) -> tuple[dict[int, OpenShard], NDArray[np.int64], NDArray[np.int64]]:
         """Open what is not open; the shards' memory stays where the addresses say while the first result is held."""
+        everything = self._all_open
+        if everything is not None and self.most_open is None:
+            held, contents, indexes = everything
+            return held, contents[shards], indexes[shards]
         needed = np.unique(shards).tolist()
         if self._process != os.getpid():  # a thread of the parent's may have held the lock when this process forked
             self._lock, self._process = threading.Lock(), os.getpid()
@@ -328,11 +347,10 @@ class Split:
 
     def _add(self, shard: int) -> None:
         entry, files = self.entries[shard], self.files
-        verified = files.trusted or not self._unverified[shard]  # or it was open before, and all was looked at
         for attempt in range(_ATTEMPTS):
             with files.hold(entry) as path:
                 try:
-                    opened = open_shard(path, entry, self._set.manifest, verified=verified)
+                    opened = open_shard(path, entry, self._set.manifest)
                     break
                 except DamagedDataError:
                     gone = not path.exists() or not path.with_name(index_name(entry.name)).exists()
@@ -341,27 +359,52 @@ class Split:
         self._open[shard] = opened
         self._contents[shard] = opened.content.data_ptr()
         self._indexes[shard] = opened.index.ctypes.data
-        self._unverified[shard] = 0 if verified else entry.samples
+        if files.trusted:
+            first = self._first_ids[shard]
+            self._checked[first : first + entry.samples] = True
+        if len(self._open) == len(self.entries):
+            # Copies, so that they fit each other, and a batch that has them keeps what is closed meanwhile.
+            self._all_open = self._open.copy(), self._contents.copy(), self._indexes.copy()
 
     def _close_unused(self, needed: int) -> None:
         most = max(self.most_open or 0, needed)
         if len(self._open) > most:
+            self._all_open = None
             oldest = sorted(self._open, key=lambda shard: self._last_use[shard])
             for shard in oldest[: len(self._open) - most]:
                 del self._open[shard]
 
-    def _check(self, number: int, shard: OpenShard, place: int) -> None:
-        """Compare a sample's bytes with their checksum."""
-        if shard.verified[place] and self._verify != "always":
+    def _check(
+        self,
+        ids: NDArray[np.int64],
+        shards: NDArray[np.int64],
+        records: NDArray[np.void],
+        held: dict[int, OpenShard],
+    ) -> None:
+        """Compare the bytes of samples with their checksums, if that is due.
+
+        Raises:
+            DamagedDataError: those of a sample differ.
+        """
+        due = self._due(ids)
+        if not due.size:
             return
-        offset, length, _, digest = shard.index[place].item()
-        if xxhash.xxh3_64_intdigest(shard.view[offset : offset + length]) != digest:
-            raise damaged_sample(shard, offset, "its bytes were changed after they were written")
-        if not shard.verified[place]:
-            shard.verified[place] = True
-            with self._lock:
-                if self._open.get(number) is shard:  # else it was closed, and its successor begins anew
-                    self._unverified[number] -= 1
+        where, records = shards[due].tolist(), records[due]
+        spans = zip(where, records["offset"].tolist(), records["length"].tolist(), strict=True)
+        payloads = [held[shard].view[offset : offset + length] for shard, offset, length in spans]
+        # In a loop of C: beside a copy that fills the caches the interpreter's own work would cost as much.
+        found = np.array(list(map(xxhash.xxh3_64_intdigest, payloads)), np.uint64)
+        if np.any(differs := found != records["xxh3_64"]):
+            wrong = int(np.argmax(differs))
+            changed = "its bytes were changed after they were written"
+            raise damaged_sample(held[where[wrong]], int(records["offset"][wrong]), changed)
+        self._checked[ids[due]] = True
+
+    def _due(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which of the samples have to be compared with their checksums now, as positions in `ids`."""
+        if self._verify == "never":
+            return np.empty(0, np.int64)
+        return np.arange(ids.size) if self._verify == "always" else np.flatnonzero(~self._checked[ids])
 
     def _decode(self, shard: OpenShard, offset: int, length: int, row: NDArray[np.uint8]) -> None:
         payload = shard.view[offset : offset + length]

@@ -221,12 +221,46 @@ def test_each_sample_is_checked_once(whole: Path, monkeypatch: pytest.MonkeyPatc
     assert len(checked) == len(loader.split)
     assert INDEX_DTYPE.itemsize == 32
     monkeypatch.setattr("food101_fast.shards.reader._MOST_OPEN", 0)
-    # In one thread: with more, a shard may be closed under a batch that is late, and what is left of it begins anew.
-    windowed = ShardLoader(whole, split="train", batch_size=8, drop_last=False, window=9, threads=1)
-    checked.clear()
-    for _ in range(3):
-        epoch(whole, loader=windowed)  # shards are closed and opened again
-    assert len(checked) == len(loader.split)
+    for threads in (1, 3):
+        windowed = ShardLoader(whole, split="train", batch_size=8, drop_last=False, window=9, threads=threads)
+        assert windowed.split.unchecked == len(loader.split)
+        checked.clear()
+        for _ in range(3):
+            epoch(whole, loader=windowed)  # shards are closed and opened again, some before all of them was read
+            assert windowed.split.unchecked == 0
+        assert len(checked) == len(loader.split)
+
+
+@pytest.mark.parametrize("threads", [None, 1, 2, 5])
+def test_a_flipped_bit_of_any_row_is_found_by_any_number_of_threads(
+    copy: Path, threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("food101_fast.loader.batches._usable_cores", lambda: 4)
+    monkeypatch.setattr("food101_fast.shards.reader._CHECKED_AT_A_TIME", 3)  # of a batch of 8
+    content = (copy / SHARD).read_bytes()
+    for number, record in enumerate(np.load(copy / INDEX)):
+        (copy / SHARD).write_bytes(content)
+        flip(copy / SHARD, int(record["offset"]) + 97 * number % int(record["length"]))
+        loader = ShardLoader(copy, split="train", batch_size=8, drop_last=False, threads=threads)
+        with pytest.raises(DamagedDataError, match=f"sample {number} .* at byte {record['offset']:,}.*changed after"):
+            epoch(copy, loader=loader)
+        assert loader.split.unchecked > 0
+
+
+def test_every_row_of_a_batch_is_compared_with_its_own_checksum(copy: Path) -> None:
+    """Two rows in each other's place: every checksum is there, each at the wrong one."""
+    record = np.load(copy / INDEX)
+    (first, one), (second, other) = ((int(record["offset"][i]), int(record["length"][i])) for i in (2, 3))
+    if one != other:
+        pytest.skip("encoded rows differ in size")
+    content = bytearray((copy / SHARD).read_bytes())
+    content[first : first + one], content[second : second + one] = (
+        content[second : second + one],
+        content[first : first + one],
+    )
+    (copy / SHARD).write_bytes(content)
+    with pytest.raises(DamagedDataError, match=r"sample [23] .*changed after"):
+        epoch(copy)
 
 
 def test_a_jpeg_of_another_size_is_no_sample(whole: Path, copy: Path) -> None:

@@ -82,6 +82,31 @@ def test_threads_and_prefetch_change_nothing(tiny_shards: ShardSet, threads: int
         assert_content(batch, tiny_shards)
 
 
+@pytest.mark.parametrize(
+    ("options", "cores", "threads"),
+    [
+        ({}, 4, [2, 1, 1]),
+        ({"verify": "never"}, 4, [2, 1, 1]),
+        ({"verify": "always"}, 4, [2, 2, 2]),
+        ({}, 1, [1, 1, 1]),
+        ({"threads": 1}, 4, [1, 1, 1]),
+        ({"threads": 3}, 4, [3, 3, 3]),
+        ({"rank": 0, "world_size": 4, "batch_size": 2}, 4, [2, 2, 2, 1]),  # a rank reads a quarter of each epoch
+    ],
+)
+def test_a_second_thread_helps_while_rows_are_new(
+    tiny_shards: ShardSet, options: dict[str, object], cores: int, threads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("food101_fast.loader.batches._usable_cores", lambda: cores)
+    loader = loader_of(tiny_shards, **{"drop_last": False, **options})
+    run, used = loader._pipeline.run, []
+    monkeypatch.setattr(loader._pipeline, "run", lambda ids, threads: (used.append(threads), run(ids, threads))[1])
+    for _ in threads:
+        for batch in loader:
+            assert_content(batch, tiny_shards)
+    assert used == threads
+
+
 def test_kept_batches_are_not_overwritten(tiny_shards: ShardSet) -> None:
     loader = loader_of(tiny_shards, batch_size=4, prefetch=1)
     kept = [batch for _ in range(3) for batch in loader]

@@ -18,6 +18,7 @@ from food101_fast.prepare import PrepareSettings, prepare
 from food101_fast.shards import ShardSet
 from food101_fast.shards.folder import LocalFolder
 from food101_fast.shards.manifest import read_manifest
+from food101_fast.shards.mapped import copy_rows, read_records
 from tests.conftest import flip, write_folder
 
 
@@ -62,6 +63,61 @@ def test_gather_takes_any_ids(tiny_shards: ShardSet) -> None:
             split.gather(np.array([0, wrong]), out[:2])
     with pytest.raises(IndexError):
         split[len(split)]
+
+
+def test_what_was_not_read_before_its_shard_was_closed_is_still_checked(copy: Path) -> None:
+    shards = ShardSet.open(copy)
+    split = shards.split("train")
+    split.most_open = 1
+    rows = int(split.shard_samples[0])
+    read = list(range(0, rows, 2))
+    out = torch.zeros(len(read), split.row_bytes, dtype=torch.uint8)
+    split.gather(np.array(read), out)
+    assert split.unchecked == len(split) - len(read)
+    split[rows]  # closes the first shard
+    records = np.load(copy / split.entries[0].name.replace(".tar", ".index.npy"))
+    for row in (0, 1):
+        flip(copy / split.entries[0].name, int(records["offset"][row]) + 200)
+    split[0]  # was checked, which holds for as long as the split does
+    with pytest.raises(UserError, match=r"sample 1 .*changed after"):
+        split[1]
+    with pytest.raises(UserError, match=r"sample 0 .*changed after"):
+        shards.split("train", verify="always")[0]
+
+
+def test_shards_may_be_closed_while_a_batch_is_read(tiny_shards: ShardSet) -> None:
+    split = tiny_shards.split("train")
+    split.open_all()
+    out = torch.zeros(len(split), split.row_bytes, dtype=torch.uint8)
+    split.gather(np.arange(len(split)), out)
+    _, records, held, contents = split._find(np.arange(len(split)))
+    split.most_open = 1
+    split.gather(np.array([0]), out[:1])
+    assert len(split._open) == 1
+    again = torch.zeros_like(out)
+    copy_rows(contents + records["offset"].astype(np.int64) + 128, again)
+    assert again.equal(out)
+    assert len(held) == len(split.entries)
+
+
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("row_bytes", [1, 7, 8, 48, 1001])
+def test_rows_are_copied_from_any_address(row_bytes: int, aligned: bool) -> None:
+    rng = np.random.default_rng(row_bytes)
+    memory = rng.integers(0, 256, 5000, dtype=np.uint8)
+    starts = rng.integers(0, (5000 - row_bytes) // 8, 20) * 8 + (0 if aligned else rng.integers(0, 8, 20))
+    out = torch.zeros(20, row_bytes, dtype=torch.uint8)
+    copy_rows(memory.ctypes.data + starts, out)
+    assert all(out[i].tolist() == memory[start : start + row_bytes].tolist() for i, start in enumerate(starts.tolist()))
+
+
+def test_records_are_read_from_any_arrays() -> None:
+    kind = np.dtype([("a", "<u8"), ("b", "<i8"), ("c", "<u8")])
+    arrays = [np.arange(3 * n, dtype=np.int64).view(kind) for n in (1, 5, 9)]
+    where = [(2, 8), (0, 0), (2, 8), (1, 3)]
+    addresses = np.array([arrays[i].ctypes.data + j * kind.itemsize for i, j in where])
+    assert read_records(addresses, kind).tolist() == [arrays[i][j].item() for i, j in where]
+    assert read_records(addresses[:0], kind).shape == (0,)
 
 
 def test_writing_to_a_row_does_not_change_the_file(tiny_shards: ShardSet, tiny_path: Path) -> None:
