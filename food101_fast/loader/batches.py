@@ -20,6 +20,7 @@ from food101_fast.loader.nvjpeg import DeviceRing, GpuDecoder, torchcodec_decode
 from food101_fast.loader.order import EpochOrder, rank_slice, steps_per_epoch
 from food101_fast.loader.pipeline import Counters, Pipeline, RowSource
 from food101_fast.loader.residence import HeldRows, Residence, choose_residence, free_host_memory
+from food101_fast.processes import usable_cores
 from food101_fast.shards import ShardSet
 from food101_fast.shards.reader import Verify
 
@@ -375,5 +376,4 @@ def _remade(shards: ShardSet, arguments: dict[str, Any], epoch: int, step: int) 
 
 def _usable_cores() -> int:
     """Cores for this process: those it may run on, shared with the other ranks on this machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+    return max(usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
