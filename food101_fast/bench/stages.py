@@ -35,6 +35,7 @@ from food101_fast.bench.works import (
 from food101_fast.loader import ShardLoader
 from food101_fast.loader.residence import free_host_memory
 from food101_fast.shards import ShardSet
+from food101_fast.train.compiling import use_cache_folder
 from food101_fast.train.device import choose_device, machine, set_up_device
 from food101_fast.train.model import build_model
 from food101_fast.train.step import TrainStep
@@ -94,6 +95,8 @@ class Subject:
             window=recipe.window,
             **settings.loading.arguments(),
         )
+        if recipe.compiles_on(self.device.type):
+            use_cache_folder()
         self.step = TrainStep(recipe, build_model(recipe.model, "none", classes), self.device, classes)
         self.step.train_mode()
         self.step.prepare(0, 0.0)

@@ -108,7 +108,7 @@ def train(
     """
     where, classes = choose_device(device), len(shards.classes)
     set_up_device(where, tf32=recipe.tf32)
-    if recipe.compile == "on" or (recipe.compile == "auto" and where.type == "cuda"):
+    if recipe.compiles_on(where.type):
         use_cache_folder()
     with joined_world(where) as world, StopRequest() as stop:
         if auto_batch:

@@ -91,6 +91,10 @@ class Recipe:
     seed: int = 0
     """Decides initial weights, the order of the images, their augmentation and dropout."""
 
+    def compiles_on(self, device_type: str) -> bool:
+        """Whether anything is compiled on a device of this type: with `auto` at least the augmentation, on CUDA."""
+        return self.compile == "on" or (self.compile == "auto" and device_type == "cuda")
+
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise UserError(f"--preset {self.preset!r} should be one of: {', '.join(PRESETS)}")

@@ -70,12 +70,11 @@ class TrainStep:
         self.precision = Precision(recipe.amp, device)
         if recipe.cuda_graph == "on":
             check_graph(recipe, device, self.world)
-        automatic = recipe.compile == "auto" and device.type == "cuda"
-        if compiled is None:
-            compiled = recipe.compile == "on" or (automatic and recipe.cuda_graph == "off")
-        self.compiled = compiled
         # The transforms' many small kernels become a few in seconds, whether or not the model is worth the minute.
-        self.compiles_preset = recipe.compile == "on" or automatic
+        self.compiles_preset = recipe.compiles_on(device.type)
+        if compiled is None:
+            compiled = recipe.compile == "on" or (self.compiles_preset and recipe.cuda_graph == "off")
+        self.compiled = compiled
         self._num_classes = num_classes
         if recipe.sync_batchnorm:
             if device.type != "cuda":
