@@ -19,7 +19,7 @@ from torchvision.models import MobileNetV2
 from food101_fast import transforms as T
 from food101_fast.evaluate.views import views
 from food101_fast.images import Rules
-from food101_fast.loader import Batch
+from food101_fast.loader import Batch, ShardLoader
 from food101_fast.loader.buffers import Loaded, PinnedRing
 from food101_fast.loader.nvjpeg import DeviceRing, GpuDecoder
 from food101_fast.loader.pipeline import Counters
@@ -120,9 +120,7 @@ def test_a_preset_waits_for_nothing(name: str, cuda: FakeCuda) -> None:
 @pytest.mark.parametrize("amp", ["fp16", "bf16", "off"])
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 def test_a_step_waits_for_nothing(amp: str, optimizer: str, cuda: FakeCuda) -> None:
-    recipe = dataclasses.replace(
-        TINY, amp=amp, optimizer=optimizer, ema_decay=0.9, clip_norm=1.0, accumulate=2, label_smoothing=0.1
-    )
+    recipe = dataclasses.replace(TINY, amp=amp, optimizer=optimizer, ema_decay=0.9, clip_norm=1.0, label_smoothing=0.1)
     step = made_step(cuda, recipe)
     given, labels = images(dtype=torch.float32), torch.arange(8, device=CUDA) % 5
     for number in range(2):  # the first one makes the optimizer's state
@@ -137,10 +135,10 @@ def test_a_step_waits_for_nothing(amp: str, optimizer: str, cuda: FakeCuda) -> N
     assert all(parameter.grad is not None for parameter in step.model.parameters())
 
 
-@pytest.mark.parametrize("recipe", [*RECIPES])
+@pytest.mark.parametrize("recipe", ["baseline", "strong", "unfreeze"])
 def test_the_recipes_wait_for_nothing(recipe: str, cuda: FakeCuda) -> None:
-    """From stored images on, and with all layers but the last frozen where they are in the beginning."""
-    settings = dataclasses.replace(RECIPES[recipe], image_size=32, start_size=None, weights="none", compile="off")
+    """From stored images on, in two parts, and with all layers but the last frozen where they are in the beginning."""
+    settings = dataclasses.replace(RECIPES[recipe], image_size=32, weights="none", compile="off", accumulate=2)
     step = made_step(cuda, settings, MobileNetV2(5, inverted_residual_setting=[[1, 8, 1, 1], [6, 8, 2, 2]]))
     frozen = len(step.layers) - 1 if settings.unfreeze_epochs else 0
     with cuda.waiting_allowed():  # a phase is entered a few times in a run
@@ -271,6 +269,14 @@ def test_batches_go_to_the_device_without_waiting(tiny_shards: ShardSet, cuda: F
         assert (loaded.rows.device, loaded.numbers.device) == (CUDA, CUDA)
     rows, numbers = held.select(loaded.numbers[1])
     assert (rows.shape, numbers.shape) == ((8, split.row_bytes), (8,))
+
+
+def test_an_epoch_of_rows_on_the_device_sends_its_ids_without_waiting(tiny_shards: ShardSet, cuda: FakeCuda) -> None:
+    loader = ShardLoader(tiny_shards, split="train", batch_size=8)
+    loader.device, loader._held = CUDA, HeldRows(loader.split, CUDA)
+    batches = list(loader._resident(loader._order(), range(len(loader))))
+    assert len(batches) == len(loader)
+    assert {tensor.device for of in batches for tensor in (of.rows, of.numbers)} == {CUDA}
 
 
 @pytest.mark.usefixtures("streams")

@@ -312,7 +312,10 @@ class ShardLoader:
         """Batches of rows that are on the device: the epoch's ids are sent there at once, and then nothing."""
         assert self._held is not None
         parts = list(self._ids(order, steps))
-        ids = torch.from_numpy(np.concatenate([np.empty(0, np.int64), *parts])).to(self.device)
+        ids = torch.from_numpy(np.concatenate([np.empty(0, np.int64), *parts]))
+        if self.device.type == "cuda":
+            ids = ids.pin_memory()  # a copy from other memory would wait for all that the device has to do
+        ids = ids.to(self.device, non_blocking=True)
         for of_step in torch.split(ids, [part.size for part in parts]):
             rows, labels = self._held.select(of_step)
             yield Loaded(rows, torch.stack([labels, of_step]))

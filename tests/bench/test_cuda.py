@@ -9,7 +9,9 @@ import orjson
 import pytest
 import torch
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+from tests.cuda_device import harmless_warnings, needs_cuda
+
+pytestmark = [needs_cuda, *harmless_warnings]
 
 Command = Callable[..., tuple[int, str, str]]
 FLAGS = ["--model", "shufflenet_v2_x0_5", "--image-size", "32", "--batch-size", "8", "--device", "cuda"]

@@ -10,42 +10,94 @@ import numpy as np
 import pytest
 import torch
 
+from food101_fast.errors import UserError
 from food101_fast.loader import ShardLoader
+from food101_fast.loader.nvjpeg import torchcodec_decoder
 from food101_fast.loader.residence import Residence
 from food101_fast.prepare import PrepareSettings, prepare
 from food101_fast.shards import ShardSet
+from tests.cuda_device import DEVICES, chosen, harmless_warnings, needs_cuda, no_waiting
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+pytestmark = harmless_warnings
 
 
+def made(folder: Path, out: Path, encoding: str) -> ShardSet:
+    settings = PrepareSettings(source=f"folder:{folder}", out=out, size=32, samples_per_shard=9, workers=1)
+    prepare(PrepareSettings(**{**vars(settings), "encoding": encoding}))
+    return ShardSet.open(out)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])
 @pytest.mark.parametrize("residence", ["stream", "host", "device"])
-def test_batches_are_those_of_the_cpu(tiny_folder: Path, tmp_path: Path, residence: Residence, encoding: str) -> None:
-    settings = PrepareSettings(source=f"folder:{tiny_folder}", out=tmp_path, size=32, samples_per_shard=9)
-    prepare(PrepareSettings(**{**vars(settings), "encoding": encoding}))
-    shards = ShardSet.open(tmp_path)
+def test_batches_are_those_of_the_cpu(
+    tiny_folder: Path, tmp_path: Path, residence: Residence, encoding: str, device: str
+) -> None:
+    where, shards = chosen(device), made(tiny_folder, tmp_path, encoding)
     loaders = [
-        ShardLoader(shards, split="train", batch_size=8, device="cuda", residence=residence),
+        ShardLoader(shards, split="train", batch_size=8, device=where, residence=residence),
         ShardLoader(shards, split="train", batch_size=8),
     ]
     for _ in range(4):
         for ours, expected in zip(*loaders, strict=True):
-            assert ours.images.device.type == "cuda"
+            assert ours.images.device.type == device
             assert ours.images.is_contiguous(memory_format=torch.channels_last)
             assert ours.images.cpu().equal(expected.images)
             assert ours.labels.cpu().equal(expected.labels)
             assert ours.ids.cpu().equal(expected.ids)
 
 
-def test_no_buffer_is_filled_under_a_copy(tiny_shards: ShardSet) -> None:
-    """Checksums of 10,000 batches, computed on the device behind work that delays the reader's stream."""
-    split = tiny_shards.split("train")
-    sums = torch.from_numpy(np.array([split[sample].astype(np.int64).sum() for sample in range(len(split))])).cuda()
-    loader = ShardLoader(tiny_shards, split="train", batch_size=4, device="cuda", threads=4, prefetch=8)
-    delay = torch.randn(1024, 1024, device="cuda")
-    wrong = torch.zeros((), dtype=torch.int64, device="cuda")
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("residence", ["stream", "device"])
+def test_a_loader_never_waits_for_the_device(residence: Residence, device: str, tiny_shards: ShardSet) -> None:
+    """But for the events of its threads, which torch's check does not see."""
+    where = chosen(device)
+    loader = ShardLoader(tiny_shards, split="train", batch_size=8, device=where, residence=residence)
+    for _ in range(2):  # pinned memory is made, and rows that are to be held are there
+        for _ in loader:
+            pass
+    with no_waiting(where):
+        batches = list(loader)
+    assert len(batches) == len(loader)
+
+
+@needs_cuda
+@pytest.mark.parametrize("residence", ["stream", "device"])
+def test_nvjpeg_decodes_the_images_of_the_cpu(tiny_folder: Path, tmp_path: Path, residence: Residence) -> None:
+    """By a few levels other ones: the inverse transform and the colors are rounded in another way."""
+    try:
+        torchcodec_decoder()
+    except UserError as error:
+        pytest.skip(str(error))
+    where, shards = chosen("cuda"), made(tiny_folder, tmp_path, "jpeg")
+    on_the_gpu = ShardLoader(
+        shards, split="train", batch_size=8, device=where, decode="gpu", residence=residence, threads=2
+    )
+    for ours, expected in zip(on_the_gpu, ShardLoader(shards, split="train", batch_size=8), strict=True):
+        assert ours.images.device.type == "cuda"
+        assert ours.labels.cpu().equal(expected.labels)
+        assert ours.ids.cpu().equal(expected.ids)
+        difference = (ours.images.cpu().int() - expected.images.int()).abs()
+        assert difference.float().mean() < 1.5
+        assert difference.max() <= 24
+    sums: dict[int, int] = {}
+    for _ in range(3):  # from the second epoch on the rows may be those that are held
+        for batch in on_the_gpu:
+            for sample, total in zip(batch.ids.tolist(), batch.images.long().sum(dim=(1, 2, 3)).tolist(), strict=True):
+                assert sums.setdefault(sample, total) == total
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_no_buffer_is_filled_under_a_copy(tiny_shards: ShardSet, device: str) -> None:
+    """Checksums of many batches, computed on the device behind work that delays the reader's stream."""
+    where, split = chosen(device), tiny_shards.split("train")
+    sums = torch.from_numpy(np.array([split[sample].astype(np.int64).sum() for sample in range(len(split))])).to(where)
+    loader = ShardLoader(tiny_shards, split="train", batch_size=4, device=where, threads=4, prefetch=8)
+    size = 1024 if device == "cuda" else 8
+    delay = torch.randn(size, size, device=where)
+    wrong = torch.zeros((), dtype=torch.int64, device=where)
     batches = 0
-    while batches < 10_000:
+    while batches < (10_000 if device == "cuda" else 50):
         for batch in loader:
             if batches % 7 == 0:
                 delay = torch.tanh(delay @ delay)
@@ -55,8 +107,9 @@ def test_no_buffer_is_filled_under_a_copy(tiny_shards: ShardSet) -> None:
     assert wrong.item() == 0
 
 
+@needs_cuda
 def test_early_exits_keep_no_thread_and_no_memory(tiny_shards: ShardSet) -> None:
-    loader = ShardLoader(tiny_shards, split="train", batch_size=4, device="cuda")
+    loader = ShardLoader(tiny_shards, split="train", batch_size=4, device=chosen("cuda"))
     for _ in range(3):
         next(iter(loader))
     gc.collect()
