@@ -155,7 +155,7 @@ class Trainer:
             require_tensorboard()
         self.progress = Progress()
         self.loader, self.val_loader = self._loaders(loading)
-        self.eval_preset = eval_preset(recipe.image_size, shards.manifest.image_size)
+        self.eval_preset = eval_preset(recipe.image_size, shards.manifest.image_size).to(device)
         self.log_steps = options.log_steps or (25 if device.type == "cuda" else 1)
         self._meter_state: dict[str, Any] | None = None  # of an epoch that was broken off
         self._compiles = True  # whether the next step does

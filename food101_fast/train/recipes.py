@@ -132,6 +132,12 @@ class Recipe:
         for flag, number in (("--warmup-epochs", self.warmup_epochs), ("--unfreeze-epochs", self.unfreeze_epochs)):
             if number > self.epochs:
                 raise UserError(f"{flag} {number} should be at most --epochs {self.epochs}; give both")
+        if self.accumulate > 1 and self.compile_mode in ("reduce-overhead", "max-autotune"):
+            # Such graphs overwrite the gradients of the part before: pytorch/pytorch#169545.
+            raise UserError(
+                f"--accumulate {self.accumulate} cannot be combined with --compile-mode {self.compile_mode}; use default "
+                "or max-autotune-no-cudagraphs"
+            )
         if self.optimizer == "adam" and self.weight_decay:
             raise UserError("--weight-decay goes with --optimizer adamw or sgd, not with adam; give one of those")
 

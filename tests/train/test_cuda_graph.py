@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -20,13 +21,14 @@ from food101_fast.train.distributed import World
 from food101_fast.train.graph import GraphedFunction, check_graph
 from food101_fast.train.schedule import Phase, lr_factor
 from food101_fast.train.step import TrainStep
+from tests.cuda_device import DEVICES, chosen, harmless_warnings, no_waiting
+
+pytestmark = harmless_warnings
 
 GRAPHED = Recipe(
     model="shufflenet_v2_x0_5", weights="none", image_size=32, batch_size=8, epochs=2, learning_rate=1e-2,
     schedule="cosine", layer_decay=0.7, compile="off", cuda_graph="on",
 )  # fmt: skip
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
 
 
 def imitated_capture(function: Callable[[], tuple[Tensor, ...]]) -> Callable[[], tuple[Tensor, ...]]:
@@ -50,7 +52,7 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
         monkeypatch.setattr(graphs, "capture", imitated_capture)
         monkeypatch.setattr(graphs, "on_side_stream", lambda function: function())
         monkeypatch.setattr(steps, "check_graph", lambda *_: None)
-    return torch.device(request.param)
+    return chosen(request.param)
 
 
 def model() -> nn.Module:
@@ -117,6 +119,24 @@ def test_a_step_that_is_not_finite_leaves_no_trace_in_a_graph_either(device: tor
     bias.copy_(kept)
     for name, value in before.items():
         assert torch.equal(value, step.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("preset", ["baseline", "strong", "trivial"])
+def test_a_replay_waits_for_nothing(device: torch.device, preset: str) -> None:
+    """And moves every weight, in each of them."""
+    recipe = dataclasses.replace(GRAPHED, optimizer="adamw", ema_decay=0.9, preset=preset)
+    step = TrainStep(recipe, model(), device, 3)
+    step.train_mode()
+    given = [batch(number, device) for number in range(8)]
+    for number in range(8):
+        before = [parameter.detach().clone() for parameter in step.model.parameters()]
+        step.prepare(number, 1.0)
+        with no_waiting(device) if number > 4 else contextlib.nullcontext():
+            loss, _ = step(given[number], 0)
+        assert torch.isfinite(loss)
+        assert not any(map(torch.equal, before, step.model.parameters()))
+    assert step.average is not None
+    assert step.average.updates == 8
 
 
 def test_a_graphed_run_is_saved_and_goes_on(tiny_shards: ShardSet, tmp_path: Path, device: torch.device) -> None:

@@ -43,6 +43,7 @@ from food101_fast.train.schedule import Phase, frozen_at, image_size_at, lr_fact
         {"unfreeze_epochs": 8},
         {"clip_norm": 0.0},
         {"ema_decay": 1.0},
+        {"accumulate": 2, "compile_mode": "reduce-overhead"},
     ],
 )
 def test_a_wrong_field_is_named_by_its_flag(wrong: dict[str, object]) -> None:
