@@ -135,8 +135,8 @@ class Recipe:
         if self.accumulate > 1 and self.compile_mode in ("reduce-overhead", "max-autotune"):
             # Such graphs overwrite the gradients of the part before: pytorch/pytorch#169545.
             raise UserError(
-                f"--accumulate {self.accumulate} cannot be combined with --compile-mode {self.compile_mode}; use default "
-                "or max-autotune-no-cudagraphs"
+                f"--accumulate {self.accumulate} cannot be combined with --compile-mode {self.compile_mode}; use "
+                "default or max-autotune-no-cudagraphs"
             )
         if self.optimizer == "adam" and self.weight_decay:
             raise UserError("--weight-decay goes with --optimizer adamw or sgd, not with adam; give one of those")
