@@ -61,8 +61,8 @@ profile: $(READY) ## a trace and a timeline of ten steps on SHARDS, into profile
 bench-peers: $(READY) ## ours against all others on PHOTOS (class folders), from loading to training; half an hour
 	$(BIN)/python benchmarks/peers.py --photos $(PHOTOS)
 
-test: $(READY) ## run the tests (those on real photographs need FOOD101_FAST_DATA)
-	$(BIN)/python -m pytest
+test: $(READY) ## run the tests on all cores (those on real photographs need FOOD101_FAST_DATA)
+	$(BIN)/python -m pytest --numprocesses auto
 
 lint: $(READY) ## ruff and mypy --strict
 	$(BIN)/ruff check .
