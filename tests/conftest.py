@@ -23,10 +23,15 @@ import numpy as np
 import orjson
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from food101_fast.prepare import PrepareSettings, prepare
 from food101_fast.shards import ShardSet
+
+# By default an example may take 200 ms, which a busy machine exceeds now and then.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 def picture(seed: int, width: int, height: int) -> Image.Image:

@@ -22,7 +22,10 @@ from food101_fast.train import Recipe, train
 from tests.conftest import write_folder
 
 ODD = '<b>bold & "quoted"'
+PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs a browser: install chromium")
 
 
 def trained(folder: Path, shards: Path, seed: int) -> Path:
@@ -66,11 +69,8 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        pytest.skip("needs a browser: install chromium")
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        opened = playwright.chromium.launch(executable_path=PROGRAM, args=FLAGS)
         yield opened
         opened.close()
 

@@ -137,7 +137,7 @@ def test_wrong_class_counts_are_found(folder: Path) -> None:
     assert problems(folder) == ["manifest.json: the class counts of train are not those of its shards"]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_no_byte_of_a_shard_can_change_unnoticed(pristine: Path, data: st.DataObject) -> None:
     names = [path.name for path in pristine.iterdir() if path.name.endswith((".tar", ".npy"))]

@@ -251,11 +251,15 @@ def heads() -> list[str]:
     return [name for name in names if "regnet" not in name]
 
 
-def test_every_model_of_torchvision_has_a_head_and_groups() -> None:
+@pytest.mark.parametrize("part", range(4))
+def test_every_model_of_torchvision_has_a_head_and_groups(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from food101_fast.train.model import head_of, layer_groups
 
+    for name in vars(nn.init):
+        if name.endswith("_") and not name.startswith("_"):  # initial values, most of the work, are of no use here
+            monkeypatch.setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
     with torch.device("meta"):
-        for name in heads():
+        for name in heads()[part::4]:
             model = build_model(name, "none", 7)
             _, head = head_of(model)
             assert 7 in (getattr(head, "out_features", 0), getattr(head, "out_channels", 0)), name
