@@ -208,7 +208,8 @@ def apply_operation(images: Tensor, which: Tensor, magnitude: Tensor, mode: str,
         return torch.where(of_images(is_of[:, _PLACE[name]]), out, of)
 
     values = images if images.is_floating_point() else images.float()
-    warped = warp(images, _grid(images, is_of, magnitude), mode, fill)
+    theta = warp_matrices(which, magnitude, images)
+    warped = warp(images, affine_grid(theta, images), mode, fill)
     out = torch.where(of_images(is_of[:, _WARPS].any(dim=1)), warped, images)
     gray = grayscale(values, images)
     other = take(gray.mean(dim=(-3, -2, -1), keepdim=True), take(gray, 0.0, "Color"), "Contrast")
@@ -227,8 +228,9 @@ def _one_hot(which: Tensor) -> Tensor:
     return which[..., None] == torch.arange(len(OPERATIONS), device=which.device)
 
 
-def _grid(images: Tensor, is_of: Tensor, magnitude: Tensor) -> Tensor:
-    """One grid for each image: its shear, shift or rotation, and else nothing."""
+def warp_matrices(which: Tensor, magnitude: Tensor, images: Tensor) -> Tensor:
+    """As of `inverse_affine` the shear, shift or rotation of each image, and else nothing: float64 (N, 2, 3)."""
+    is_of = _one_hot(which)
 
     def of(name: str, value: Tensor) -> Tensor:
         return torch.where(is_of[:, _PLACE[name]], value, 0.0)
@@ -237,14 +239,13 @@ def _grid(images: Tensor, is_of: Tensor, magnitude: Tensor) -> Tensor:
     # torchvision shears around the upper left corner.
     from_corner = is_of[:, _PLACE["ShearX"]] | is_of[:, _PLACE["ShearY"]]
     centre = tuple(-0.5 * size * from_corner for size in (images.shape[-1], images.shape[-2]))
-    theta = inverse_affine(
+    return inverse_affine(
         of("Rotate", -magnitude),
         (of("TranslateX", shift), of("TranslateY", shift)),
         1.0,
         (of("ShearX", slope), of("ShearY", slope)),
         (centre[0], centre[1]),
     )
-    return affine_grid(theta, images)
 
 
 def _posterized(images: Tensor, bits: Tensor) -> Tensor:

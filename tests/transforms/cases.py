@@ -12,7 +12,9 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from food101_fast import transforms as T
-from food101_fast.transforms.auto import OPERATIONS
+from food101_fast.transforms.auto import OPERATIONS, warp_matrices
+from food101_fast.transforms.base import Params
+from food101_fast.transforms.warp import centre_of, inverse_affine, inverse_rotation
 
 BILINEAR = InterpolationMode.BILINEAR
 
@@ -28,20 +30,92 @@ class Tolerance:
     floating: float = 0.0
     """Of float32 images, in units of 1 / 255."""
     share: float = 0.0
-    """Of all pixels, which may be off by anything: they lie within rounding of the border between two neighbours."""
+    """Of all pixels, which may be off by anything where it is not known which of them lie within rounding of the border
+    between two neighbors, see `Sampled`."""
     why: str = "the very same values are taken"
 
 
 EXACT = Tolerance()
-NEAREST = Tolerance(
-    share=0.003, why="sums in another order; a pixel within 1e-5 of the middle between two may take the other one"
-)
-WARPED = Tolerance(
-    levels=1, floating=0.1, why="sums in another order move a pixel by 1e-5, and noise has slopes of 255 per pixel"
-)
+NEAREST = Tolerance(share=0.003, why="sums in another order; a pixel in the middle between two may take the other one")
+WARPED = Tolerance(levels=1, floating=0.1, why="sums in another order move a pixel, and noise has a slope of 255")
 BLENDED = Tolerance(
     levels=1, floating=0.01, why="torch multiplies and adds with one rounding, we with two, and the result is cut off"
 )
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Where a warp takes its pixels from, and how far rounding may move that.
+
+    Attributes:
+        position: float64 (N, 2, H, W), x and y in pixels of the input, whose centers are whole numbers.
+        bound: float64 (N, 2, H, W); of the difference between two computations in float32, in pixels.
+    """
+
+    position: Tensor
+    bound: Tensor
+
+    @classmethod
+    def through(cls, matrices: Tensor, images: Tensor, origin: tuple[float, float]) -> Sampled:
+        """Through matrices (N, 3, 3) from output to input, in pixels from `origin`.
+
+        A position is a quotient of sums of three products. Each product, its factors and the sums are rounded: at most
+        six roundings of half a unit in the last place, of the sum of the absolute values, in numerator and denominator,
+        and six more of the whole length on the way to `grid_sample` and in it. Two computations differ by at most twice
+        that.
+        """
+        height, width = images.shape[-2:]
+        x = torch.arange(width, dtype=torch.float64) + 0.5 - origin[0]
+        y = torch.arange(height, dtype=torch.float64) + 0.5 - origin[1]
+        points = torch.stack([x.expand(height, -1), y[:, None].expand(-1, width), torch.ones(height, width)])
+        terms = matrices.double()[..., None, None] * points
+        total, size = terms.sum(dim=2), terms.abs().sum(dim=2)
+        depth = total[:, 2:]
+        place = total[:, :2] / depth
+        length = torch.tensor([width, height])[:, None, None]
+        bound = (size[:, :2] + place.abs() * size[:, 2:]) / depth.abs() + place.abs() + length
+        position = place + torch.tensor(origin)[:, None, None] - 0.5
+        return cls(position, 2 * 6 * 2.0**-24 * bound)
+
+    def ties(self) -> Tensor:
+        """Pixels that may take either of two neighbors, and no others: bool (N, 1, H, W)."""
+        off = (self.position - self.position.floor() - 0.5).abs()
+        return (off <= self.bound).any(dim=1, keepdim=True)
+
+    def nearest(self, images: Tensor) -> Tensor:
+        """How far a sampled image may be off, of 255: infinitely at a tie, and else not at all."""
+        return torch.where(self.ties(), torch.inf, 0.0)
+
+    def bilinear(self, images: Tensor, fill: float = 0.0) -> Tensor:
+        """As `nearest`. An image, and its mixture with what lies outside, change by their range from pixel to pixel;
+        that mixture is made twice."""
+        largest = 255 * (2 + fill) if images.is_floating_point() else 2 * 255 + fill
+        return self.bound.sum(dim=1, keepdim=True) * largest
+
+
+def affinely(theta: Tensor, images: Tensor) -> Sampled:
+    """Through the matrices (N, 2, 3) of `inverse_affine`."""
+    last = torch.tensor([[[0.0, 0.0, 1.0]]]).expand(len(theta), -1, -1)
+    return Sampled.through(torch.cat([theta, last], dim=1), images, (images.shape[-1] / 2, images.shape[-2] / 2))
+
+
+def rotated(images: Tensor, params: Params) -> Sampled:
+    return affinely(inverse_rotation(params["angle"], (0.0, 0.0)), images)
+
+
+def moved(images: Tensor, params: Params, center: tuple[float, float] | None = None) -> Sampled:
+    x, y = params["translate"].unbind(1), params["shear"].unbind(1)
+    theta = inverse_affine(params["angle"], x, params["scale"], y, centre_of(center, images))
+    return affinely(theta, images)
+
+
+def seen(images: Tensor, params: Params) -> Sampled:
+    last = torch.ones(len(images), 1)
+    return Sampled.through(torch.cat([params["coefficients"], last], dim=1).view(-1, 3, 3), images, (0.0, 0.0))
+
+
+def automatically(images: Tensor, params: Params) -> Sampled:
+    return affinely(warp_matrices(params["transform_id"][:, 0], params["magnitude"][:, 0], images), images)
 
 
 @dataclass(frozen=True)
@@ -54,6 +128,8 @@ class Case:
     tolerance: Tolerance
     continuous: bool = True
     """Whether two samples never come out alike."""
+    slack: Callable[[Tensor, Params], Tensor] | None = None
+    """How far each pixel may be off beyond the tolerance since it is sampled, of 255: (N, 1, H, W)."""
 
 
 def rotate(image: Tensor, p: dict[str, Any], interpolation: InterpolationMode, fill: Any) -> Tensor:
@@ -130,24 +206,33 @@ CASES = [
         EXACT,
         continuous=False,
     ),
-    Case("RandomRotation", lambda: T.RandomRotation(180), lambda i, p: rotate(i, p, NEAR, 0), NEAREST),
+    Case(
+        "RandomRotation",
+        lambda: T.RandomRotation(180),
+        lambda i, p: rotate(i, p, NEAR, 0),
+        NEAREST,
+        slack=lambda i, p: rotated(i, p).nearest(i),
+    ),
     Case(
         "RandomRotation, bilinear",
         lambda: T.RandomRotation((-30, 60), interpolation=BILINEAR, fill=(9, 0, 200)),
         lambda i, p: rotate(i, p, BILINEAR, (9, 0, 200)),
         WARPED,
+        slack=lambda i, p: rotated(i, p).bilinear(i, 200),
     ),
     Case(
         "RandomAffine",
         lambda: T.RandomAffine(40, (0.2, 0.1), (0.6, 1.5), (-10, 20, -5, 15), fill=77),
         lambda i, p: affine(i, p, NEAR, 77, None),
         NEAREST,
+        slack=lambda i, p: moved(i, p).nearest(i),
     ),
     Case(
         "RandomAffine, bilinear",
         lambda: T.RandomAffine(40, (0.2, 0.1), (0.6, 1.5), 10, interpolation=BILINEAR, center=[3, 5]),
         lambda i, p: affine(i, p, BILINEAR, 0, [3, 5]),
         WARPED,
+        slack=lambda i, p: moved(i, p, (3, 5)).bilinear(i),
     ),
     Case(
         "RandomPerspective",
@@ -155,6 +240,7 @@ CASES = [
         lambda i, p: perspective(i, p, BILINEAR, 0),
         WARPED,
         continuous=False,
+        slack=lambda i, p: seen(i, p).bilinear(i),
     ),
     Case(
         "RandomPerspective, nearest",
@@ -162,6 +248,7 @@ CASES = [
         lambda i, p: perspective(i, p, NEAR, 3),
         NEAREST,
         continuous=False,
+        slack=lambda i, p: seen(i, p).nearest(i),
     ),
     Case(
         "ColorJitter",
@@ -201,6 +288,7 @@ CASES = [
         automatic(NEAR, None),
         Tolerance(levels=1, floating=0.01, share=0.003, why="as of its warps and blends"),
         continuous=False,
+        slack=lambda i, p: automatically(i, p).nearest(i),
     ),
     Case(
         "RandAugment",
@@ -208,6 +296,7 @@ CASES = [
         automatic(BILINEAR, [50.0, 60.0, 70.0]),
         Tolerance(levels=1, floating=0.1, why="as of its warps and blends"),
         continuous=False,
+        slack=lambda i, p: automatically(i, p).bilinear(i, 70),
     ),
     Case(
         "RandomApply",

@@ -14,9 +14,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from food101_fast import transforms as T
-from food101_fast.transforms.auto import OPERATIONS, apply_operation
+from food101_fast.transforms.auto import OPERATIONS, apply_operation, warp_matrices
 from food101_fast.transforms.base import rows
-from tests.transforms.cases import CASES, NEAR, Case, Tolerance
+from tests.transforms.cases import CASES, NEAR, Case, Tolerance, affinely
 
 by_name = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 
@@ -35,14 +35,22 @@ def batches(draw: st.DrawFn, *, smallest: int = 3, dtypes: Any = (torch.uint8, t
     return images.contiguous(memory_format=torch.channels_last) if draw(st.booleans()) else images
 
 
-def assert_close(got: Tensor, expected: Tensor, images: Tensor, tolerance: Tolerance) -> None:
+def assert_close(
+    got: Tensor, expected: Tensor, images: Tensor, tolerance: Tolerance, slack: Tensor | None = None
+) -> None:
+    """Within the tolerance. With `slack`, (N, 1, H, W), a pixel may be off by that and rounding, and no share of pixels
+    by more."""
     assert got.dtype == images.dtype
     assert got.shape == expected.shape
     scale = 255 if images.is_floating_point() else 1
     allowed = tolerance.floating if images.is_floating_point() else tolerance.levels
-    off = ((got.double() - expected.double()).abs() * scale > allowed + 1e-9).any(dim=1).double().mean().item()
+    if slack is not None:
+        allowed = slack + (min(allowed, 0.01) if images.is_floating_point() else allowed)
+    difference = (got.double() - expected.double()).abs() * scale
+    off = (difference > allowed + 1e-9).any(dim=1).double().mean().item()
     # In a tiny image a single pixel may be a large share.
-    assert off <= max(tolerance.share, 1.5 / expected[:, 0].numel() if tolerance.share else 0)
+    share = 0 if slack is not None or not tolerance.share else max(tolerance.share, 1.5 / expected[:, 0].numel())
+    assert off <= share
 
 
 @by_name
@@ -53,7 +61,8 @@ def test_a_batch_at_once_equals_torchvision(case: Case, images: Tensor, seed: in
     transform = case.make()
     params = transform.make_params([images])
     expected = torch.stack([case.reference(image, row) for image, row in zip(images, rows(params), strict=True)])
-    assert_close(transform.at_once(images, params), expected, images, case.tolerance)
+    slack = None if case.slack is None else case.slack(images, params)
+    assert_close(transform.at_once(images, params), expected, images, case.tolerance, slack)
     one_by_one = transform.transform(images, params)
     assert torch.equal(one_by_one, expected)
     for out in (one_by_one, transform.at_once(images, params)):
@@ -77,9 +86,53 @@ def test_each_operation_equals_torchvision(name: str, images: Tensor, magnitude:
     ]
     got = apply_operation(images, which, magnitudes, "nearest", None)
     exact = name in ("Identity", "Posterize", "Solarize", "AutoContrast", "Equalize")
-    warped = name in ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
-    tolerance = Tolerance() if exact else Tolerance(share=0.003) if warped else Tolerance(levels=1, floating=0.01)
-    assert_close(got, torch.stack(expected), images, tolerance)
+    if name in ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"):
+        slack = affinely(warp_matrices(which, magnitudes, images), images).nearest(images)
+        assert_close(got, torch.stack(expected), images, Tolerance(), slack)
+    else:
+        assert_close(got, torch.stack(expected), images, Tolerance() if exact else Tolerance(levels=1, floating=0.01))
+
+
+WARPS = [case for case in CASES if case.slack is not None]
+by_warp = pytest.mark.parametrize("case", WARPS, ids=[case.name for case in WARPS])
+
+
+def fused(points: Tensor, matrices: Tensor) -> Tensor:
+    """`Tensor.bmm` in float32 as some processors do it: each product and sum with one rounding."""
+    out = torch.zeros((), dtype=torch.float32)
+    for k in range(points.shape[2]):
+        out = (out.double() + points[:, :, k : k + 1].double() * matrices[:, k : k + 1].double()).float()
+    return out
+
+
+@by_warp
+def test_a_processor_that_rounds_otherwise_stays_within_the_bound(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchvision's grids are such products, and depend on the processor; ours are sums."""
+    assert case.slack is not None
+    monkeypatch.setattr(Tensor, "bmm", fused)
+    generator, flipped = torch.Generator().manual_seed(7), 0
+    for seed in range(60):
+        height, width = (int(torch.randint(3, 40, (), generator=generator)) for _ in range(2))
+        images = torch.rand(4, 3, height, width, generator=generator)
+        torch.manual_seed(seed)
+        transform = case.make()
+        params = transform.make_params([images])
+        expected = torch.stack([case.reference(image, row) for image, row in zip(images, rows(params), strict=True)])
+        got = transform.at_once(images, params)
+        assert_close(got, expected, images, case.tolerance, case.slack(images, params))
+        flipped += int(((got - expected).abs() > 0.01).sum())
+    # Corners that move by whole pixels give many ties. Were none decided otherwise, this would test nothing.
+    assert flipped > 0 or case.name != "RandomPerspective, nearest"
+
+
+@by_warp
+def test_few_pixels_may_be_off_by_much(case: Case) -> None:
+    """So that what is allowed at ties hides nothing."""
+    assert case.slack is not None
+    images = torch.zeros(256, 3, 50, 70)
+    torch.manual_seed(0)
+    slack = case.slack(images, case.make().make_params([images]))
+    assert (slack > 20).double().mean() < 0.01  # of 255; or of 51,000, where it is filled with 200
 
 
 @settings(max_examples=20, deadline=None)
@@ -107,7 +160,8 @@ def test_gray_and_float64_images(case: Case, channels: int) -> None:
         transform = case.make()
         params = transform.make_params([images])
         expected = torch.stack([case.reference(image, row) for image, row in zip(images, rows(params), strict=True)])
-        assert_close(transform.at_once(images, params), expected, images, case.tolerance)
+        slack = None if case.slack is None else case.slack(images, params)
+        assert_close(transform.at_once(images, params), expected, images, case.tolerance, slack)
 
 
 @by_name
