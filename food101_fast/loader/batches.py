@@ -299,7 +299,7 @@ class ShardLoader:
                 under_way.append(ids)
                 yield ids
 
-        # Rows that are read for the first time take twice as long: their pages are mapped and their checksums compared.
+        # Rows that are read for the first time take longer: their pages are mapped and their checksums compared.
         slow = not self._epochs_whole or self.split.unchecked > len(self.split) // 2
         for loaded in self._pipeline.run(noted(), self._most_threads if slow else self.threads):
             loaded.wait()
