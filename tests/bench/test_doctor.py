@@ -28,7 +28,7 @@ class LimitedFileSystem(LocalFileSystem):  # type: ignore[misc]
     """A file system behind a thin line."""
 
     protocol = "limited"
-    bytes_per_second = 6e6
+    bytes_per_second = 2e6
 
     def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
         file = super()._open(path, mode, **options)
@@ -90,11 +90,11 @@ def verdict(command: Command, tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def slow_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A decoder that does everything ten times: how its speed compares with a crop's depends on the processor."""
+    """A decoder that does everything four times: how its speed compares with a crop's depends on the processor."""
     decode = simplejpeg.decode_jpeg
 
     def often(*arguments: Any, **options: Any) -> Any:
-        for _ in range(9):
+        for _ in range(3):
             decode(*arguments, **options)
         return decode(*arguments, **options)
 
