@@ -1,10 +1,10 @@
-"""Images per second of our transforms, of torchvision, kornia and torchaug, from 192 px, crops to 160 px, in one run.
+"""Images per second of our transforms, of torchvision, kornia, torchaug and DALI, from 192 px to 160 px, in one run.
 
-    python benchmarks/transforms.py [--device cpu|cuda] [--batch-size 64] [--json FILE]
+    python benchmarks/transforms.py [--device cpu|cuda] [--batch-size 64] [--threads 1 2] [--json FILE]
 
-kornia and torchaug are installed in an environment of their own, with this one's torch; where that can't be done they
-are measured if they are there, and else left out. The medians over the repetitions are printed; all are kept in the
-JSON.
+kornia, torchaug and DALI are installed in an environment of their own, with this one's torch; where that can't be done
+they are measured if they are there, and else left out. The medians over the repetitions are printed; all are kept in
+the JSON.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 
 SCRIPT = HERE / "augment.py"
-LIBRARIES = ("ours", "ours, compiled", "torchvision, loop", "torchvision, one draw", "kornia", "torchaug")
+LIBRARIES = ("ours", "ours, compiled", "torchvision, loop", "torchvision, one draw", "kornia", "torchaug", "DALI")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,10 @@ class Settings:
     """Repetitions, after one that is not counted."""
     seconds: float = 0.3
     """Length of one, at the least; a batch is not broken off."""
+    threads: tuple[int, ...] = ()
+    """Numbers of threads on the CPU to measure with, in turns; by default torch's own."""
+    names: tuple[str, ...] = ()
+    """Transforms to measure; by default all."""
     envs: Path | None = ENVIRONMENTS
     """Folder for the environment; kept for the next run. None: what is installed beside this project."""
     json: Path | None = None
@@ -64,11 +68,14 @@ def main(argv: Sequence[str]) -> None:
     try:
         python = environment(SCRIPT, settings.envs)
     except UserError as error:
-        print(f"kornia and torchaug {error}", file=sys.stderr)
+        print(f"kornia, torchaug or DALI {error}", file=sys.stderr)
         python = Path(sys.executable)
     options = {name: getattr(settings, name) for name in ("device", "batch_size", "repetitions", "seconds")}
-    result = reported(SCRIPT, python, options)
-    print(table(result["images_per_second"]))
+    chosen = {"threads": ",".join(map(str, settings.threads)), "names": ",".join(settings.names)}
+    result = reported(SCRIPT, python, {**options, **chosen})
+    for count, rates in result["by_threads"].items():
+        print(f"{count} threads\n{table(rates)}")
+    options |= chosen
     measurement.publish(options, **result)
 
 

@@ -1,13 +1,15 @@
-"""Images per second of each transform and preset: ours, torchvision in a loop and once for a batch, kornia, torchaug.
+"""Images per second of each transform and preset: ours, torchvision in a loop and once for a batch, kornia, torchaug,
+DALI.
 
 Called by benchmarks/transforms.py in an environment of its own. Every library gets what it is made for: kornia floating
 images, the others uint8; on the CPU all in contiguous memory, on CUDA ours and torchvision's channels_last, as they
-come from the loader. torchaug gives each sample a draw of its own with as many chunks as there are samples. All take
-turns.
+come from the loader. torchaug gives each sample a draw of its own with as many chunks as there are samples. DALI's
+`experimental.torchvision` draws for each sample; it has crops, flips, blur and color, the last not for batches of
+tensors. All take turns, with each number of threads.
 """
 
 # /// script
-# dependencies = ["kornia==0.9.0"]
+# dependencies = ["kornia==0.9.0", "nvidia-dali-cuda130==2.4.0"]
 # [tool.peers]
 # without-dependencies = ["torchaug==0.6.1"]  # it asks for a torchvision of two years ago, and works with this one
 # ///
@@ -35,6 +37,11 @@ try:
     import torchaug.transforms as ta
 except ImportError:
     ta = None
+try:
+    import nvidia.dali.experimental.torchvision as dali
+    import nvidia.dali.types as dali_types
+except ImportError:
+    dali = None
 
 Run = Callable[[], Any]
 SIZE = 160
@@ -106,7 +113,27 @@ def torchaugs() -> dict[str, Any]:
     return {**made, "RandomResizedCrop + flip": v2.Compose(both)}
 
 
-def rows(images: Tensor, floating: Tensor) -> dict[str, dict[str, Run]]:
+def dalis(images: Tensor, threads: int) -> dict[str, Any]:
+    """The same of DALI."""
+    if not torch.cuda.is_available():
+        # It asks torch for the current CUDA stream, also for tensors on the CPU, which fails without a driver.
+        dali_types._get_default_stream_for_array = lambda array: None
+    device = "gpu" if images.is_cuda else "cpu"
+
+    def pipeline(*operators: Any) -> Any:
+        return dali.Compose(list(operators), batch_size=len(images), num_threads=threads)
+
+    crop, flip = dali.RandomResizedCrop(SIZE, device=device), dali.RandomHorizontalFlip(device=device)
+    return {
+        "RandomResizedCrop": pipeline(crop),
+        "RandomHorizontalFlip": pipeline(flip),
+        "RandomVerticalFlip": pipeline(dali.RandomVerticalFlip(device=device)),
+        "GaussianBlur": pipeline(dali.GaussianBlur(5, device=device)),
+        "RandomResizedCrop + flip": pipeline(crop, flip),
+    }
+
+
+def rows(images: Tensor, floating: Tensor, threads: int) -> dict[str, dict[str, Run]]:
     """By transform and by library what is measured."""
     contiguous = images.contiguous()
     made: dict[str, dict[str, Run]] = {}
@@ -126,6 +153,7 @@ def rows(images: Tensor, floating: Tensor) -> dict[str, dict[str, Run]]:
     for library, transforms, batch in (
         ("kornia", kornias() if K is not None else {}, floating),
         ("torchaug", torchaugs() if ta is not None else {}, contiguous),
+        ("DALI", dalis(images, threads) if dali is not None else {}, contiguous),
     ):
         for name, transform in transforms.items():
             made[name][library] = lambda transform=transform, batch=batch: transform(batch)
@@ -173,23 +201,36 @@ def main() -> None:
     parser.add_argument("--device", required=True)
     for name, kind in (("batch-size", int), ("repetitions", int), ("seconds", float)):
         parser.add_argument(f"--{name}", type=kind, required=True)
+    parser.add_argument("--threads", required=True, help="numbers, with commas; none for torch's own")
+    parser.add_argument("--names", required=True, help="of transforms, with commas; none for all")
     settings = parser.parse_args()
     torch.manual_seed(0)
     smooth = torch.nn.functional.interpolate(torch.rand(settings.batch_size, 3, 12, 12), size=192, mode="bicubic")
     layout = torch.contiguous_format if settings.device == "cpu" else torch.channels_last
     images = (smooth * 255).clamp(0, 255).to(torch.uint8).to(settings.device, memory_format=layout)
     floating = (images.float() / 255).contiguous()
-    made = rows(images, floating)
-    rates: dict[str, dict[str, list[float]]] = {name: {library: [] for library in of} for name, of in made.items()}
+    counts = [int(count) for count in settings.threads.split(",") if count] or [torch.get_num_threads()]
+    names = settings.names.split(",") if settings.names else []
+    made = {
+        count: {name: of for name, of in rows(images, floating, count).items() if name in names or not names}
+        for count in counts
+    }
+    rates: dict[int, dict[str, dict[str, list[float]]]] = {
+        count: {name: {library: [] for library in of} for name, of in by_name.items()}
+        for count, by_name in made.items()
+    }
     for repetition in range(settings.repetitions + 1):
-        for name, libraries in made.items():
-            for library, run in libraries.items():
-                rate = measure(run, images, settings.seconds)
-                if repetition:
-                    rates[name][library].append(rate)
-    libraries = {"torch": torch, "torchvision": v2, "kornia": K, "torchaug": ta}
-    versions = {name: version(name) for name, library in libraries.items() if library is not None}
-    print(json.dumps({"versions": versions, "images_per_second": rates}))
+        for count, by_name in made.items():
+            torch.set_num_threads(count)
+            for name, runs in by_name.items():
+                for library, run in runs.items():
+                    rate = measure(run, images, settings.seconds)
+                    if repetition:
+                        rates[count][name][library].append(rate)
+    packages = {"torch": torch, "torchvision": v2, "kornia": K, "torchaug": ta, "nvidia-dali-cuda130": dali}
+    versions = {name: version(name) for name, library in packages.items() if library is not None}
+    result = {"versions": versions, "images_per_second": rates[counts[-1]], "by_threads": rates}
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":
