@@ -307,7 +307,7 @@ def warp(images: Tensor, grid: Tensor, mode: str, fill: Fill) -> Tensor:
     if fill is None or (mode == "nearest" and fill == 0):
         return quantised(out, images, rounded=True)
     inside = _inside(grid, images.shape[-2], images.shape[-1], mode)[:, None]
-    channels = [fill] if isinstance(fill, int | float) else fill
+    channels = [fill] if isinstance(fill, (int, float)) else fill  # a tuple, for torch 2.9 to compile
     filling = torch.stack([torch.full((), value, dtype=values.dtype, device=images.device) for value in channels])
     filling = filling.view(1, -1, 1, 1)
     # What is sampled is already mixed with zeros at the border; torchvision mixes it once more, and so do we.
