@@ -129,7 +129,8 @@ class Preset(nn.Module):
                 flip = params_of(place + 1, after)["apply"]
                 images = transform.transform_and_flip(images, params_of(place, transform), flip)
                 flip_is_done = True
-            elif isinstance(transform, MixingTransform | RandomChoice) and transform.is_mixing:
+            # A tuple, since torch 2.9 can't compile a union of types.
+            elif isinstance(transform, (MixingTransform, RandomChoice)) and transform.is_mixing:
                 assert labels is not None
                 images, labels = transform.mix(images, labels, params_of(place, transform))
             elif isinstance(transform, PerSampleTransform):

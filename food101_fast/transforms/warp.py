@@ -329,7 +329,8 @@ def warp(images: Tensor, grid: Tensor, mode: str, fill: Fill) -> Tensor:
     # What is sampled is already mixed with zeros at the border; torchvision mixes it once more, and so do we.
     if fill == 0:
         return quantised(out * inside, images, rounded=True)
-    filling = fill if isinstance(fill, int | float) else _channels(fill, values)
+    # A tuple, since torch 2.9 cannot compile a union of types.
+    filling = fill if isinstance(fill, (int, float)) else _channels(fill, values)
     out = torch.where(inside < 0.5, filling, out) if mode == "nearest" else (out - filling) * inside + filling
     return quantised(out, images, rounded=True)
 
