@@ -14,9 +14,6 @@ BIN  := $(VENV)/bin
 # Written last, so that an interrupted installation is done again; older than its inputs, so that a changed one is.
 READY := $(VENV)/.ready
 
-# Read when torch is loaded: waiting threads sleep, which beside other programs is several times faster.
-export OMP_WAIT_POLICY ?= passive
-
 .DEFAULT_GOAL := help
 .PHONY: help setup demo shards train evaluate report export bench profile bench-peers test lint
 

@@ -152,7 +152,8 @@ finish() {
     cat "$out/$name-$device.log" >>"$out/gpu-$device.log"
     if [ "$code" != 0 ]; then
       echo "   $state; the end of what it said:"
-      tail -n 5 "$out/$name-$device.log" | cut -c -300 | sed 's/^/   /'
+      # Characters, not bytes: half of one is no text.
+      tail -n 5 "$out/$name-$device.log" | LC_ALL=C.UTF-8 sed 's/^\(.\{0,300\}\).*$/   \1/'
     fi
     [ "$name" = tests ] || rm "$out/$name-$device.log"
     [ "$state" = complete ] || [ "$state" = cut ] || failed+=("$name")

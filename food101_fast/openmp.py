@@ -1,8 +1,9 @@
 """How torch's OpenMP threads wait for each other, and how many there are: settings that are read when torch is loaded.
 
-By default a thread that waits for the others of its team keeps its core busy. Beside any other program the one that it
-waits for then gets no core, and training is several times slower. Commands therefore let waiting threads sleep, which
-is no slower on a quiet machine. A program that imports this package keeps its own settings.
+By default a thread that waits for the others of its team keeps its core busy for some milliseconds. That is the fastest
+way on a quiet machine. Beside any other program the thread that the others wait for gets no core meanwhile, and
+training is several times slower, so commands then let waiting threads sleep. A program that imports this package keeps
+its own settings.
 
 Source: OpenMP 5.2, sections 21.1.2 (OMP_NUM_THREADS) and 21.2.5 (OMP_WAIT_POLICY).
 """
@@ -11,24 +12,33 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 
-from food101_fast.processes import usable_cores
+from food101_fast.processes import busiest_core, usable_cores
+
+# Any of these says how threads wait; the last two are those of GNU's and LLVM's libraries.
+WAIT_POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 def set_up_openmp(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Set what the user has not set: waiting threads sleep, and the ranks of a machine share its cores.
+    """Set what the user has not set: beside other programs waiting threads sleep, and ranks share a machine's cores.
 
-    Must be called before torch is imported.
+    Must be called before torch is imported. Takes 0.1 s, in which it sees how busy the cores are.
 
     Args:
         environment: is changed. torchrun's `LOCAL_WORLD_SIZE` says how many ranks share the machine.
     """
-    environment.setdefault("OMP_WAIT_POLICY", "passive")
     ranks = int(environment.get("LOCAL_WORLD_SIZE", "1"))
     # torchrun sets 1 where the user has set nothing. Another number is the user's own.
     if ranks > 1 and environment.get("OMP_NUM_THREADS", "1") == "1":
         environment["OMP_NUM_THREADS"] = str(max(1, usable_cores() // ranks))
+    if _waits_for_others(environment) and busiest_core(0.1) > 0.5:
+        environment["OMP_WAIT_POLICY"] = "passive"
+
+
+def _waits_for_others(environment: Mapping[str, str]) -> bool:
+    """Whether there are several threads, and nobody has said how they wait."""
+    return environment.get("OMP_NUM_THREADS") != "1" and not any(name in environment for name in WAIT_POLICIES)
 
 
 def runs_as_command(package: str, arguments: Sequence[str], original: Sequence[str]) -> bool:

@@ -39,3 +39,17 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def busiest_core(seconds: float) -> float:
+    """How busy the busiest core that this process may run on is (0 to 1) while this process sleeps.
+
+    Args:
+        seconds: how long to watch. Processors' times are counted in hundredths of a second.
+    """
+    import psutil  # here, since workers need none and it takes a while
+
+    shares: list[float] = psutil.cpu_percent(interval=seconds, percpu=True)
+    if hasattr(os, "sched_getaffinity"):
+        shares = [shares[core] for core in os.sched_getaffinity(0) if core < len(shares)]
+    return max(shares, default=0.0) / 100

@@ -1,15 +1,17 @@
-"""Waiting threads sleep in every command, as torch's OpenMP library itself says; nobody else's process is changed."""
+"""Beside other programs waiting threads of commands sleep, as torch's OpenMP library itself says; nobody else's do."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
 
-from food101_fast.openmp import runs_as_command, set_up_openmp
-from food101_fast.processes import usable_cores
+from food101_fast.openmp import WAIT_POLICIES, runs_as_command, set_up_openmp
+from food101_fast.processes import busiest_core, usable_cores
 
 SCRIPT = ["-c", "import sys; sys.argv[0] = 'food101-fast'; from food101_fast.cli import main; main()"]
 
@@ -30,9 +32,55 @@ def _needs_an_openmp_that_tells() -> None:
         pytest.skip("asks the OpenMP library of torch's Linux builds")
 
 
+# Runs before any command, and says how busy the cores are.
+COMMAND_AMONG = """
+import os, psutil
+psutil.cpu_percent = lambda interval, percpu: [float(os.environ["TEST_PERCENT"])] * os.cpu_count()
+"""
+
+
+@pytest.fixture
+def among(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for the Python path, with which a process finds the cores as busy as TEST_PERCENT says."""
+    (tmp_path / "sitecustomize.py").write_text(COMMAND_AMONG)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.usefixtures("among")
 @pytest.mark.parametrize("arguments", [["-m", "food101_fast.train"], [*SCRIPT, "train"]])
-def test_a_command_lets_waiting_threads_sleep(arguments: list[str]) -> None:
-    assert displayed(*arguments, "--help")["GOMP_SPINCOUNT"] == "0"
+def test_beside_other_programs_waiting_threads_sleep(arguments: list[str]) -> None:
+    assert displayed(*arguments, "--help", TEST_PERCENT="90")["GOMP_SPINCOUNT"] == "0"
+    assert int(displayed(*arguments, "--help", TEST_PERCENT="10")["GOMP_SPINCOUNT"]) > 0
+
+
+@pytest.mark.parametrize("name", WAIT_POLICIES)
+def test_who_says_how_to_wait_is_not_overruled(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil, "cpu_percent", lambda interval, percpu: [100.0] * (os.cpu_count() or 1))
+    environment = {name: "1"}
+    set_up_openmp(environment)
+    assert environment == {name: "1"}
+    one = {"OMP_NUM_THREADS": "1"}
+    set_up_openmp(one)
+    assert one == {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs processor affinity")
+def test_the_busiest_core_is_one_that_we_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 2, 9})
+    monkeypatch.setattr(psutil, "cpu_percent", lambda interval, percpu: [10.0, 90.0, 30.0, 50.0])
+    assert busiest_core(0.1) == 0.3
+
+
+def test_a_process_that_works_is_seen() -> None:
+    cores = usable_cores()
+    workers = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 * cores)]
+    try:
+        assert busiest_core(1.0) > 0.5
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
 
 
 def test_what_the_user_has_set_stays() -> None:
