@@ -59,7 +59,7 @@ bench-peers: $(READY) ## ours against all others on PHOTOS (class folders), from
 	$(BIN)/python benchmarks/peers.py --photos $(PHOTOS)
 
 test: $(READY) ## run the tests on all cores (those on real photographs need FOOD101_FAST_DATA)
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
 lint: $(READY) ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -146,35 +146,47 @@ def loader() -> str:
     return table(["setting", "images/s", "lowest to highest", "busy cores"], rows)
 
 
-def augmentation() -> dict[str, dict[str, Rates]]:
-    """Images per second by transform and library."""
-    rates: dict[str, dict[str, Rates]] = result("peers-cpu")["augmentation"]["images_per_second"]
+def augmentation(threads: str = "2") -> dict[str, dict[str, Rates]]:
+    """Images per second by transform and library, with a number of threads."""
+    rates: dict[str, dict[str, Rates]] = result("transforms-cpu")["by_threads"][threads]
     return rates
 
 
 def transforms() -> str:
-    """Each transform against others, with the range of ours; the ratio is that of paired repetitions."""
-    others = ("torchvision, one draw", "kornia", "torchaug")
+    """Each transform against others, with one thread and with two; the ratio is that of paired repetitions."""
+    counts = tuple(result("transforms-cpu")["by_threads"])
+    peers = ("torchvision, loop", "torchvision, one draw", "kornia", "torchaug", "DALI")
     rows = []
     for name, rates in augmentation().items():
         if "torchvision, loop" not in rates:
             continue
-        loop = rates["torchvision, loop"]
-        cells = [median(rates[other]) if other in rates else "" for other in others]
-        ratio = f"{median_of_ratios(rates['ours'], loop):.2f}"
-        rows.append([name, *spread(rates["ours"]), median(loop), ratio, *cells])
-    head = ["transform", "ours", "lowest to highest", "torchvision in a loop", "ours / loop"]
-    return table([*head, "torchvision, one draw for the batch", "kornia", "torchaug"], rows)
+        measured = [augmentation(count)[name] for count in counts]
+
+        def cell(library: str, measured: Sequence[dict[str, Rates]] = measured) -> str:
+            return " / ".join(median(of[library]) for of in measured if library in of)
+
+        ratio = " / ".join(f"{median_of_ratios(of['ours'], of['torchvision, loop']):.2f}" for of in measured)
+        rows.append([name, cell("ours"), ratio, *map(cell, peers)])
+    others = ["torchvision in a loop", "torchvision, one draw for the batch", *peers[2:]]
+    return table(["transform", "ours", "ours / loop", *others], rows)
+
+
+def thread_gains() -> str:
+    """How many times as fast two threads are as one, over the transforms and presets."""
+    one, two = augmentation("1"), augmentation("2")
+    gains = [median_of_ratios(two[name]["ours"], one[name]["ours"]) for name in two]
+    return f"{min(gains):.1f} to {max(gains):.1f} times (median {statistics.median(gains):.1f})"
+
+
+def leads(library: str, *names: str) -> str:
+    """How many times as fast as ours another library is, with two threads, over some transforms."""
+    ratios = [1 / median_of_ratios(augmentation()[name]["ours"], augmentation()[name][library]) for name in names]
+    return f"{min(ratios):.1f} to {max(ratios):.1f}"
 
 
 def kornia_lead() -> str:
     """How much faster kornia is where it is."""
-    leads = [
-        1 / median_of_ratios(of["ours"], of["kornia"])
-        for name, of in augmentation().items()
-        if name in ("RandomResizedCrop", "RandomRotation", "RandomAffine", "RandomPerspective")
-    ]
-    return f"{min(leads):.1f} to {max(leads):.1f}"
+    return leads("kornia", "RandomResizedCrop", "RandomRotation", "RandomAffine", "RandomPerspective")
 
 
 def preset_rates() -> str:
@@ -220,10 +232,10 @@ def stage_sums() -> str:
     """How the stages fit together."""
     found = result("stages-cpu")
     return (
-        f"Transforms, forward + backward and optimiser add up to {found['parts_over_fixed_batch']:.2f} of the step on "
+        f"Transforms, forward + backward and optimizer add up to {found['parts_over_fixed_batch']:.2f} of the step on "
         f"a fixed batch. The step from shards is {1 / found['free']['loading']:.2f} times as fast as the one on a "
         f"fixed batch (median of {len(found['stages']['loader']['repetitions'])} pairs). "
-        f"Verdict: {found['verdict']['sentence']}."
+        f"Verdict: {found['verdict']['sentence'].rstrip('.')}."
     )
 
 
@@ -406,6 +418,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "transforms": transforms,
     "presets": preset_rates,
     "kornia-lead": kornia_lead,
+    "thread-gains": thread_gains,
     "exactness": exactness,
     "float16-error": lambda: f"{result('exactness-cpu')['errors']['RandomResizedCrop']['float16']['largest']:.2f}",
     "resizing": resizing,

@@ -2,7 +2,7 @@
 
     python benchmarks/pipelines.py --source PHOTOS [--model mobilenet_v2] [--device cpu|cuda] [--json FILE]
 
-All get the same photographs (longest side 512 px), model, optimiser, crop and flip to 160 px, batches and number of
+All get the same photographs (longest side 512 px), model, optimizer, crop and flip to 160 px, batches and number of
 worker processes. Two things are timed, all in turns:
 
 - `input`: an epoch of batches, augmented, normalised and on the device, without a model: the fastest that any model

@@ -15,14 +15,29 @@ from food101_fast.processes import busiest_core, usable_cores
 
 SCRIPT = ["-c", "import sys; sys.argv[0] = 'food101-fast'; from food101_fast.cli import main; main()"]
 
+# Runs before any command: the cores are as busy as TEST_PERCENT says, and at the end it prints how threads will wait.
+FIRST = """
+import atexit, os, psutil, sys
+psutil.cpu_percent = lambda interval, percpu: [float(os.environ["TEST_PERCENT"])] * os.cpu_count()
+atexit.register(lambda: print("policy:", os.environ.get("OMP_WAIT_POLICY"), file=sys.stderr))
+"""
+
+
+def run(*arguments: str, **variables: str) -> str:
+    """Standard error of a Python process for which nothing is set but what is given."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "LOCAL_"))}
+    path = os.pathsep.join(filter(None, sys.path))
+    command = [sys.executable, *arguments]
+    done = subprocess.run(
+        command, env=kept | {"PYTHONPATH": path} | variables, capture_output=True, text=True, check=False
+    )
+    return done.stderr
+
 
 def displayed(*arguments: str, **variables: str) -> dict[str, str]:
     """What the OpenMP library prints of its settings when torch is loaded by a Python process."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "LOCAL_"))}
-    path = os.pathsep.join(filter(None, sys.path))
-    environment = kept | {"OMP_DISPLAY_ENV": "VERBOSE", "PYTHONPATH": path} | variables
-    done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=True)
-    pairs = (line.partition("=") for line in done.stderr.splitlines() if "OMP_" in line and "=" in line)
+    shown = run(*arguments, OMP_DISPLAY_ENV="VERBOSE", **variables)
+    pairs = (line.partition("=") for line in shown.splitlines() if "OMP_" in line and "=" in line)
     return {name.split()[-1]: value.strip(" '") for name, _, value in pairs}
 
 
@@ -32,34 +47,31 @@ def _needs_an_openmp_that_tells() -> None:
         pytest.skip("asks the OpenMP library of torch's Linux builds")
 
 
-# Runs before any command, and says how busy the cores are.
-COMMAND_AMONG = """
-import os, psutil
-psutil.cpu_percent = lambda interval, percpu: [float(os.environ["TEST_PERCENT"])] * os.cpu_count()
-"""
-
-
 @pytest.fixture
-def among(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for the Python path, with which a process finds the cores as busy as TEST_PERCENT says."""
-    (tmp_path / "sitecustomize.py").write_text(COMMAND_AMONG)
+def first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts FIRST before all processes that inherit the Python path."""
+    (tmp_path / "sitecustomize.py").write_text(FIRST)
     monkeypatch.syspath_prepend(tmp_path)
-    return tmp_path
 
 
-@pytest.mark.usefixtures("among")
-@pytest.mark.parametrize("arguments", [["-m", "food101_fast.train"], [*SCRIPT, "train"]])
+@pytest.mark.usefixtures("first")
+@pytest.mark.parametrize("arguments", [["-m", "food101_fast.openmp"], [*SCRIPT, "prepare", "--help"]])
 def test_beside_other_programs_waiting_threads_sleep(arguments: list[str]) -> None:
-    assert displayed(*arguments, "--help", TEST_PERCENT="90")["GOMP_SPINCOUNT"] == "0"
-    assert int(displayed(*arguments, "--help", TEST_PERCENT="10")["GOMP_SPINCOUNT"]) > 0
+    assert "policy: passive" in run(*arguments, TEST_PERCENT="90")
+    assert "policy: None" in run(*arguments, TEST_PERCENT="10")
+
+
+@pytest.mark.usefixtures("first")
+def test_it_is_set_before_torch_is_loaded() -> None:
+    assert displayed("-m", "food101_fast.train", "--help", TEST_PERCENT="90")["GOMP_SPINCOUNT"] == "0"
 
 
 @pytest.mark.parametrize("name", WAIT_POLICIES)
 def test_who_says_how_to_wait_is_not_overruled(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(psutil, "cpu_percent", lambda interval, percpu: [100.0] * (os.cpu_count() or 1))
-    environment = {name: "1"}
+    environment = {name: "1", "OMP_NUM_THREADS": "3"}
     set_up_openmp(environment)
-    assert environment == {name: "1"}
+    assert environment == {name: "1", "OMP_NUM_THREADS": "3"}
     one = {"OMP_NUM_THREADS": "1"}
     set_up_openmp(one)
     assert one == {"OMP_NUM_THREADS": "1"}
@@ -83,13 +95,9 @@ def test_a_process_that_works_is_seen() -> None:
             worker.wait()
 
 
-def test_what_the_user_has_set_stays() -> None:
-    found = displayed("-m", "food101_fast.train", "--help", OMP_WAIT_POLICY="active", OMP_NUM_THREADS="3")
-    assert (found["OMP_WAIT_POLICY"], found["OMP_NUM_THREADS"]) == ("ACTIVE", "3")
-
-
+@pytest.mark.usefixtures("first")
 def test_an_import_changes_nothing() -> None:
-    assert int(displayed("-c", "import food101_fast.train")["GOMP_SPINCOUNT"]) > 0
+    assert "policy: None" in run("-c", "import food101_fast.prepare", TEST_PERCENT="90")
 
 
 @pytest.mark.parametrize(

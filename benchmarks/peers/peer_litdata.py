@@ -1,4 +1,4 @@
-"""LitData: chunks of optimised samples, read by its streaming data loader."""
+"""LitData: chunks of optimized samples, read by its streaming data loader."""
 
 # /// script
 # dependencies = ["litdata==0.2.76"]

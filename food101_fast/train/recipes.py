@@ -40,7 +40,7 @@ class Recipe:
     epochs: int = 7
     """Times that every training image is seen, at the most."""
     batch_size: int = 128
-    """Images in one optimiser step, over all ranks together."""
+    """Images in one optimizer step, over all ranks together."""
     accumulate: int = 1
     """Parts that a rank's batch is cut into, whose gradients are added up: less memory, the same step."""
     optimizer: Optimizer = "adam"

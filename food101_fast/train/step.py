@@ -1,4 +1,4 @@
-"""One optimiser step: augment, forward, backward, update. All of it is queued on the device without waiting for it."""
+"""One optimizer step: augment, forward, backward, update. All of it is queued on the device without waiting for it."""
 
 from __future__ import annotations
 

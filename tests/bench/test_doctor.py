@@ -137,7 +137,7 @@ def test_heavy_transforms(large: dict[str, Path], verdict: Callable[..., dict[st
 
 
 def test_a_heavy_model(tiny_path: Path, verdict: Callable[..., dict[str, Any]]) -> None:
-    found = verdict(tiny_path, "--model", "resnet18", "--image-size", "64")
+    found = verdict(tiny_path, "--model", "resnet18", "--image-size", "64", "--batch-size", "8")
     assert found["stage"] == "model"
     assert found["setting"].startswith("--image-size 32")
     assert 1 < found["predicted"] < 4

@@ -54,9 +54,10 @@ def test_a_moved_run_is_exported_by_the_command(moved_run: Path, command: Callab
     assert config["id2label"] == {"0": "apple pie", "1": "ramen", "2": "tacos"}
     assert config["preprocessing"]["center_crop"] == 32
     classifier = Classifier.load(moved_run, device="cpu")
+    predictors = loaded(folder)
     for size in ((32, 32), (100, 70), (31, 200)):
         image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-        for predict in loaded(folder).values():
+        for predict in predictors.values():
             np.testing.assert_allclose(predict(image[None]), classifier(Image.fromarray(image)).numpy(), atol=1e-6)
 
 

@@ -100,7 +100,7 @@ def kill_and_go_on(source: Path, whole: dict[str, bytes], folder: Path, kills: i
     raise AssertionError
 
 
-@pytest.mark.parametrize("kills", [14, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [8, pytest.param(40, marks=pytest.mark.slow)])
 def test_killed_anywhere_it_goes_on_and_ends_the_same(
     source: Path, whole: dict[str, bytes], tmp_path: Path, kills: int
 ) -> None:

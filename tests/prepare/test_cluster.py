@@ -145,12 +145,24 @@ def prepare_until(bucket: Bucket, moment: int | str, command: list[str]) -> str:
     return shown
 
 
+@pytest.mark.parametrize(
+    "moments",
+    [
+        (2, 9, "overview/samples.png", "manifest.json"),
+        pytest.param((2, 5, 7, 9, 13, "overview/samples.png", "manifest.json"), marks=pytest.mark.slow),
+    ],
+    ids=len,
+)
 def test_a_bucket_is_prepared_broken_off_and_completed(
-    bucket: Bucket, source: Path, whole: dict[str, bytes], command: Callable[..., tuple[int, str, str]]
+    bucket: Bucket,
+    source: Path,
+    whole: dict[str, bytes],
+    moments: tuple[int | str, ...],
+    command: Callable[..., tuple[int, str, str]],
 ) -> None:
-    url = "s3://shards/food"
+    url = f"s3://shards/food-{len(moments)}"
     # The lock is the first upload, the settings are the second; a shard takes three.
-    for moment in (2, 5, 9, 13, "overview/samples.png", "manifest.json"):
+    for moment in moments:
         shown = prepare_until(bucket, moment, prepare_command(f"folder:{source}", url))
         assert "Traceback" not in shown
         if moment != "manifest.json":

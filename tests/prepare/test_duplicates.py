@@ -72,6 +72,7 @@ def test_they_can_be_kept(source: Path, tmp_path: Path) -> None:
     assert manifest.rejects == {"empty": 4, "not-an-image": 2, "truncated": 2}
 
 
+@pytest.mark.slow  # half a minute for 100,956 files
 def test_the_known_groups_of_food101_are_found(photographs: Path, tmp_path: Path) -> None:
     """58 groups of byte-identical files, two of which carry different labels."""
     settings = PrepareSettings(source=f"hub:{photographs / 'food101-64px'}", out=tmp_path / "out", size=8)

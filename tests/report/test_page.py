@@ -25,7 +25,10 @@ ODD = '<b>bold & "quoted"'
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs a browser: install chromium")
+pytestmark = [
+    pytest.mark.skipif(PROGRAM is None, reason="needs a browser: install chromium"),
+    pytest.mark.xdist_group("report page"),  # its runs are trained once
+]
 
 
 def trained(folder: Path, shards: Path, seed: int) -> Path:
@@ -34,7 +37,7 @@ def trained(folder: Path, shards: Path, seed: int) -> Path:
         weights="none",
         image_size=32,
         epochs=2,
-        batch_size=16,
+        batch_size=64,
         learning_rate=1e-3,
         seed=seed,
     )
