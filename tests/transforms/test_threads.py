@@ -155,3 +155,22 @@ def test_no_thread_is_started_before_it_is_needed() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the threads that /proc shows")
+def test_no_operator_starts_threads_of_its_own_in_a_helper() -> None:
+    """Matrix products of MKL did. With more threads than cores the whole process's OpenMP is slow for good."""
+    code = (
+        "import os, torch; from food101_fast import transforms as T\n"
+        "torch.set_num_threads(2); images = torch.zeros(8, 3, 200, 200); images.add(1)\n"
+        "def threads(): return len(os.listdir('/proc/self/task'))\n"
+        "T.GaussianBlur(3)(images); before = threads()\n"
+        "for name in T.PRESETS:\n"
+        "    preset = T.train_preset(name, 160, num_classes=3)\n"
+        "    preset(images, torch.zeros(8, dtype=torch.int64), seed=0, epoch=0, ids=torch.arange(8))\n"
+        "for transform in (T.RandomPerspective(p=1.0), T.RandomRotation(9), T.RandAugment(), T.TrivialAugmentWide()):\n"
+        "    transform((images * 255).to(torch.uint8))\n"
+        "assert threads() == before, (threads(), before)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
