@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from food101_fast.errors import UserError
-from food101_fast.loader.buffers import Loaded
+from food101_fast.loader.buffers import Loaded, host_memory
 from food101_fast.shards import Split
 from food101_fast.shards.mapped import copy_rows
 
@@ -103,7 +103,10 @@ class HeldRows:
 
     def __init__(self, split: Split, device: torch.device) -> None:
         self._split = split
-        self._rows = torch.empty(len(split), split.row_bytes, dtype=torch.uint8, device=device)
+        if device.type == "cpu":
+            self._rows = torch.from_numpy(host_memory(len(split), split.row_bytes))
+        else:
+            self._rows = torch.empty(len(split), split.row_bytes, dtype=torch.uint8, device=device)
         self._labels = torch.empty(len(split), dtype=torch.int64, device=device)
         self._held = np.zeros(len(split), np.bool_)
         self.complete = False
