@@ -125,6 +125,7 @@ def _use_one_openmp_thread() -> None:
 def _one_openmp_thread() -> Iterator[None]:
     """One OpenMP thread for the calling thread. `torch.set_num_threads` would change the whole process, and
     `threadpoolctl.threadpool_limits` takes as long as a small image."""
+    torch.get_num_threads()  # as above
     before = [(library, library.get_num_threads()) for library in _openmp()]
     mkl = _mkl()(1)
     _use_one_openmp_thread()
