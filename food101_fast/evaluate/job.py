@@ -24,7 +24,7 @@ from food101_fast.shards import ShardSet
 from food101_fast.shards.folder import write_atomically
 from food101_fast.train.checkpoint import weights_hash
 from food101_fast.train.device import Device, choose_device
-from food101_fast.train.precision import Precision
+from food101_fast.train.precision import inference_precision
 from food101_fast.train.run import Run, load_model, read_metrics, read_run
 from food101_fast.train.validate import predict
 
@@ -138,7 +138,7 @@ def _logits(
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     seen = []
     for preset in views(tta, run.recipe.image_size, run.stored_size):
-        batches = predict(model, loader, preset, Precision(run.recipe.amp, device))
+        batches = predict(model, loader, preset, inference_precision(run.recipe.amp, device))
         # The results stay on the device until the end, so that no batch waits for the one before it.
         parts = list(tqdm(batches, total=len(loader), desc=f"evaluate {split}", unit="batches"))
         logits, labels, ids = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from food101_fast.images import Fit, Rules, clean
 from food101_fast.train.device import Device, choose_device
-from food101_fast.train.precision import Precision
+from food101_fast.train.precision import Precision, inference_precision
 from food101_fast.train.run import Run, load_model, read_run
 from food101_fast.transforms import Preset, eval_preset
 
@@ -64,7 +64,8 @@ class Classifier:
         """
         folder, where = Path(run), choose_device(device)
         stored = read_run(folder)
-        return cls.of(stored, load_model(folder, stored, checkpoint), where, Precision(stored.recipe.amp, where))
+        precision = inference_precision(stored.recipe.amp, where)
+        return cls.of(stored, load_model(folder, stored, checkpoint), where, precision)
 
     @classmethod
     def of(cls, run: Run, model: nn.Module, device: torch.device, precision: Precision) -> Classifier:

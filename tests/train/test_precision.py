@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from food101_fast.train.precision import Precision, chosen_amp
+from food101_fast.train.precision import Precision, chosen_amp, inference_precision
 
 
 def test_bf16_is_chosen_where_the_processor_multiplies_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,3 +22,11 @@ def test_bf16_is_chosen_where_the_processor_multiplies_it(monkeypatch: pytest.Mo
         assert chosen_amp("auto", torch.device("cpu")) == expected
     monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
     assert chosen_amp("auto", torch.device("cpu")) == "off"
+
+
+def test_a_trained_model_is_used_in_float32_on_any_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    cpu = torch.device("cpu")
+    assert chosen_amp("auto", cpu) == "bf16"
+    assert [inference_precision(amp, cpu).name for amp in ("auto", "off", "bf16")] == ["float32", "float32", "bf16"]
