@@ -29,6 +29,12 @@
 #   FOOD101_64PX         a folder that `prepare --source hub:` reads with Food-101 at 64 px
 #   FOOD101_FAST_COMMIT  the commit, for a copy of the project without .git
 set -euo pipefail
+case ${1:-} in
+  -h | --help)
+    sed -n '2,/^set -euo/ { /^#/ s/^# \{0,1\}//p }' "$0"
+    exit 0
+    ;;
+esac
 set -m # each part is a group of processes, which is ended as a whole
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}

@@ -30,7 +30,7 @@ def check_graph(recipe: Recipe, device: torch.device, world: World) -> None:
         UserError: why, and what to leave out.
     """
     if device.type != "cuda":
-        raise UserError("--cuda-graph on needs a CUDA device; leave it out, or use --device cuda")
+        raise UserError("--cuda-graph on needs a CUDA device, and this run computes on the CPU; leave the flag out")
     if world.size > 1:
         raise UserError("--cuda-graph on works on one GPU only; leave it out with torchrun")
     if recipe.compile == "on" and recipe.compile_mode not in ("default", "max-autotune-no-cudagraphs"):

@@ -212,3 +212,10 @@ def test_a_part_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: there is no part stepps; choose from: prepare tests steps")
     assert not (tmp_path / "out").exists()
+
+
+def test_help_names_all_parts_and_variables() -> None:
+    done = run("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "set -euo" not in done.stdout
+    assert all(name in done.stdout for name in (*PARTS, "BUDGET", "FOOD101_FAST_COMMIT"))
