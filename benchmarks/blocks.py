@@ -152,22 +152,20 @@ def augmentation(threads: str = "2") -> dict[str, dict[str, Rates]]:
     return rates
 
 
+LIBRARIES = ("ours", "torchvision, loop", "torchvision, one draw", "kornia", "torchaug", "DALI")
+
+
 def transforms() -> str:
     """Each transform against others, with one thread and with two; the ratio is that of paired repetitions."""
-    counts = tuple(result("transforms-cpu")["by_threads"])
-    peers = ("torchvision, loop", "torchvision, one draw", "kornia", "torchaug", "DALI")
     rows = []
-    for name, rates in augmentation().items():
-        if "torchvision, loop" not in rates:
+    for name in augmentation():
+        measured = [augmentation(threads)[name] for threads in ("1", "2")]
+        if "torchvision, loop" not in measured[0]:
             continue
-        measured = [augmentation(count)[name] for count in counts]
-
-        def cell(library: str, measured: Sequence[dict[str, Rates]] = measured) -> str:
-            return " / ".join(median(of[library]) for of in measured if library in of)
-
-        ratio = " / ".join(f"{median_of_ratios(of['ours'], of['torchvision, loop']):.2f}" for of in measured)
-        rows.append([name, cell("ours"), ratio, *map(cell, peers)])
-    others = ["torchvision in a loop", "torchvision, one draw for the batch", *peers[2:]]
+        ratios = (f"{median_of_ratios(of['ours'], of['torchvision, loop']):.2f}" for of in measured)
+        cells = {library: " / ".join(median(of[library]) for of in measured if library in of) for library in LIBRARIES}
+        rows.append([name, cells["ours"], " / ".join(ratios), *(cells[library] for library in LIBRARIES[1:])])
+    others = ["torchvision in a loop", "torchvision, one draw for the batch", *LIBRARIES[3:]]
     return table(["transform", "ours", "ours / loop", *others], rows)
 
 
@@ -178,15 +176,11 @@ def thread_gains() -> str:
     return f"{min(gains):.1f} to {max(gains):.1f} times (median {statistics.median(gains):.1f})"
 
 
-def leads(library: str, *names: str) -> str:
-    """How many times as fast as ours another library is, with two threads, over some transforms."""
-    ratios = [1 / median_of_ratios(augmentation()[name]["ours"], augmentation()[name][library]) for name in names]
-    return f"{min(ratios):.1f} to {max(ratios):.1f}"
-
-
 def kornia_lead() -> str:
-    """How much faster kornia is where it is."""
-    return leads("kornia", "RandomResizedCrop", "RandomRotation", "RandomAffine", "RandomPerspective")
+    """How much faster kornia is where it is, with two threads."""
+    names = ("RandomResizedCrop", "RandomRotation", "RandomAffine", "RandomPerspective")
+    leads = [1 / median_of_ratios(augmentation()[name]["ours"], augmentation()[name]["kornia"]) for name in names]
+    return f"{min(leads):.1f} to {max(leads):.1f}"
 
 
 def preset_rates() -> str:
@@ -235,7 +229,7 @@ def stage_sums() -> str:
         f"Transforms, forward + backward and optimizer add up to {found['parts_over_fixed_batch']:.2f} of the step on "
         f"a fixed batch. The step from shards is {1 / found['free']['loading']:.2f} times as fast as the one on a "
         f"fixed batch (median of {len(found['stages']['loader']['repetitions'])} pairs). "
-        f"Verdict: {found['verdict']['sentence'].rstrip('.')}."
+        f"Verdict: {found['verdict']['sentence']}"
     )
 
 
@@ -316,13 +310,13 @@ def _training_rows() -> list[list[str]]:
         ],
         ["the same, in the same run", _listed(fed.items())],
         [
-            f"MobileNetV2 trained at 160 px from shards (with a batch that is there already: {fixed})",
+            f"MobileNetV2 trained at 160 px from shards (with a batch already in memory: {fixed})",
             median(stage["step from shards"]["repetitions"]),
         ],
         [f"an epoch of MobileNetV2 at 160 px, ours as a multiple of: {', '.join(others)}", ratios],
     ]
     for one in found["steps"]["results"]:
-        title = f"one training step of `{one['model']}` on a batch that is there already"
+        title = f"one training step of `{one['model']}` on a batch already in memory"
         ratios = ", ".join(f"{one['ours_over'][name]:.2f}" for name in CONTENDERS[1:])
         rows.append([f"{title}, as a multiple of bare, timm's, torchvision's", ratios])
     return rows

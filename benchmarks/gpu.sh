@@ -99,7 +99,7 @@ else
   work=$(mktemp -d "$base/gpu-XXXXXX")
 fi
 export PYTHONPATH=$PWD:$PWD/benchmarks${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} TEST_ROWS=$rows
+export TEST_ROWS=$rows
 
 failed=() left_out=() running=()
 declare -A begun=()

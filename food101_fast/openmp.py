@@ -1,8 +1,8 @@
 """How torch's OpenMP threads wait for each other, and how many there are: settings that are read when torch is loaded.
 
 By default a thread that waits for the others of its team keeps its core busy for some milliseconds. That is the fastest
-way on a quiet machine. Beside any other program the thread that the others wait for gets no core meanwhile, and
-training is several times slower, so commands then let waiting threads sleep. A program that imports this package keeps
+way on a quiet machine. Beside another program the thread that the others wait for gets no core meanwhile, and training
+runs at half the speed or less, so commands then let waiting threads sleep. A program that imports this package keeps
 its own settings.
 
 Source: OpenMP 5.2, sections 21.1.2 (OMP_NUM_THREADS) and 21.2.5 (OMP_WAIT_POLICY).

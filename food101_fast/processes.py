@@ -1,4 +1,4 @@
-"""Processes: the cores they may use, and what they have used (from /proc, so on Linux only)."""
+"""Processes: the cores they may use, and what they have used (the latter from /proc, so on Linux only)."""
 
 from __future__ import annotations
 
@@ -36,9 +36,7 @@ def processor_seconds(pid: int, *, waited: bool = False) -> float:
 
 def usable_cores() -> int:
     """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(_cores())
 
 
 def busiest_core(seconds: float) -> float:
@@ -50,6 +48,9 @@ def busiest_core(seconds: float) -> float:
     import psutil  # here, since workers need none and it takes a while
 
     shares: list[float] = psutil.cpu_percent(interval=seconds, percpu=True)
-    if hasattr(os, "sched_getaffinity"):
-        shares = [shares[core] for core in os.sched_getaffinity(0) if core < len(shares)]
-    return max(shares, default=0.0) / 100
+    return max((shares[core] for core in _cores() if core < len(shares)), default=0.0) / 100
+
+
+def _cores() -> set[int]:
+    """Numbers of the cores that this process may run on."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))

@@ -96,8 +96,13 @@ def test_a_process_that_works_is_seen() -> None:
 
 
 @pytest.mark.usefixtures("first")
+def test_what_the_user_has_set_stays() -> None:
+    assert "policy: active" in run("-m", "food101_fast.openmp", TEST_PERCENT="90", OMP_WAIT_POLICY="active")
+
+
+@pytest.mark.usefixtures("first")
 def test_an_import_changes_nothing() -> None:
-    assert "policy: None" in run("-c", "import food101_fast.prepare", TEST_PERCENT="90")
+    assert "policy: None" in run("-c", "import food101_fast.train", TEST_PERCENT="90")
 
 
 @pytest.mark.parametrize(

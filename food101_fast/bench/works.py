@@ -1,7 +1,7 @@
 """What is measured: the stages of a training step, each alone, some together, and all from shards.
 
-What bounds a step is found by doing without: the step is also measured with a batch that is there already (loading is
-free), with images that are transformed already, and without a model.
+What bounds a step is found by doing without: the step is also measured with a batch that is already in memory (loading
+is free), with images that are already transformed, and without a model.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from food101_fast.bench.ceilings import DEVICE, HOST_TO_DEVICE, MATRIX, MEMORY
 from food101_fast.bench.measure import Work
 from food101_fast.bench.reading import read_work
 from food101_fast.loader import Batch, ShardLoader
-from food101_fast.loader.pipeline import use_one_openmp_thread
 from food101_fast.shards.reader import Split
+from food101_fast.torch_threads import use_one_thread
 from food101_fast.train.step import TrainStep
 
 # Names of the stages that are put together of others.
@@ -67,7 +67,7 @@ def loading_stages(loader: ShardLoader) -> dict[str, Stage]:
         return rng.choice(pool, size)
 
     # As the loader's threads are: with more than one OpenMP thread copying takes another way.
-    thread = ThreadPoolExecutor(1, initializer=use_one_openmp_thread)
+    thread = ThreadPoolExecutor(1, initializer=use_one_thread)
 
     def gather() -> float:
         thread.submit(split.gather, some(), out).result()
@@ -122,7 +122,7 @@ def _on_one_batch(
     on_device: str,
     flop: float,
 ) -> dict[str, Stage]:
-    """A step and its parts on a batch that is there already."""
+    """A step and its parts on a batch that is already in memory."""
     images, labels = augmented
     size = len(ready.labels)
 

@@ -7,7 +7,6 @@ the threads end together; the one that ends last sends it off.
 
 from __future__ import annotations
 
-import functools
 import os
 import threading
 import time
@@ -20,10 +19,10 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from food101_fast.loader.buffers import Buffer, Loaded, Ring
+from food101_fast.torch_threads import use_one_thread
 
 _THREAD_NAME = "shard-loader"
 
@@ -55,20 +54,6 @@ class Counters:
     def since(self, before: Counters) -> Counters:
         """What was counted after `before` was copied."""
         return Counters(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
-
-
-@functools.cache
-def _thread_pools() -> ThreadpoolController:
-    return ThreadpoolController()
-
-
-def use_one_openmp_thread() -> None:
-    """Run torch's operators of the calling thread in that thread alone; others keep their number of threads.
-
-    `torch.set_num_threads` would change them for the whole process.
-    """
-    torch.get_num_threads()  # torch sets a thread's number when it is first asked for, which would undo the limit
-    _thread_pools().limit(limits=1, user_api="openmp")
 
 
 class _Making:
@@ -140,7 +125,7 @@ class Pipeline:
         """
         process = os.getpid()
         pending: deque[_Making] = deque()
-        pool = ThreadPoolExecutor(threads, _THREAD_NAME, use_one_openmp_thread)
+        pool = ThreadPoolExecutor(threads, _THREAD_NAME, use_one_thread)
         begun, busy = time.perf_counter(), 0.0
         try:
             for ids in batches:

@@ -6,18 +6,15 @@ shared instead. Each is computed by one thread, so that a result does not depend
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import torch
-from threadpoolctl import ThreadpoolController
+
+from food101_fast.torch_threads import one_thread, use_one_thread
 
 
 def for_each(count: int, work: Callable[[int], None], *, alone: bool = False) -> None:
@@ -47,7 +44,7 @@ def for_each(count: int, work: Callable[[int], None], *, alone: bool = False) ->
             numbers.stop()
             raise
 
-    with _one_openmp_thread():
+    with one_thread():
         futures = list(_submitted(run, helpers))
         try:
             run()
@@ -92,46 +89,4 @@ def _submitted(run: Callable[[], None], times: int) -> Iterator[Future[None]]:
 @functools.cache
 def _pool(process: int) -> ThreadPoolExecutor:
     """The helpers of this process; a forked process has none of its parent's threads, and makes its own."""
-    return ThreadPoolExecutor(os.cpu_count() or 1, "transforms", _use_one_openmp_thread)
-
-
-@functools.cache
-def _openmp() -> list[Any]:
-    """The OpenMP libraries that are loaded."""
-    return [library for library in ThreadpoolController().lib_controllers if library.user_api == "openmp"]
-
-
-@functools.cache
-def _mkl() -> Any:
-    """`mkl_set_num_threads_local` of the MKL in torch: it takes a number for the calling thread, 0 for the process's
-    own, and returns the one before. Where there is no MKL, a function that does nothing."""
-    try:
-        library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-        return library.MKL_Set_Num_Threads_Local
-    except (OSError, AttributeError):
-        return lambda threads: 0
-
-
-def _use_one_openmp_thread() -> None:
-    torch.get_num_threads()  # torch sets a thread's number when it is first asked for, which would undo the limit
-    for library in _openmp():
-        library.set_num_threads(1)
-    # MKL, which multiplies matrices, does not look at OpenMP's number. A second team of threads would also make the
-    # first one slow for good: with more threads than cores GNU's OpenMP lets all of them sleep while they wait.
-    _mkl()(1)
-
-
-@contextmanager
-def _one_openmp_thread() -> Iterator[None]:
-    """One OpenMP thread for the calling thread. `torch.set_num_threads` would change the whole process, and
-    `threadpoolctl.threadpool_limits` takes as long as a small image."""
-    torch.get_num_threads()  # as above
-    before = [(library, library.get_num_threads()) for library in _openmp()]
-    mkl = _mkl()(1)
-    _use_one_openmp_thread()
-    try:
-        yield
-    finally:
-        for library, number in before:
-            library.set_num_threads(number)
-        _mkl()(mkl)
+    return ThreadPoolExecutor(os.cpu_count() or 1, "transforms", use_one_thread)

@@ -144,6 +144,12 @@ def test_gradients_flow_and_autocast_holds() -> None:
         assert torch.equal(transform(images.detach()), shared)
 
 
+def assert_runs(code: str) -> None:
+    """In a Python process of its own, which ends without a word."""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_no_thread_is_started_before_it_is_needed() -> None:
     code = (
         "import threading, torch; from food101_fast import transforms as T; images = torch.zeros(4, 3, 9, 9)\n"
@@ -153,8 +159,7 @@ def test_no_thread_is_started_before_it_is_needed() -> None:
         "T.GaussianBlur(3)(images); assert len(names()) == 1, names()\n"
         "import atexit; atexit.register(lambda: T.GaussianBlur(3)(images))"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert_runs(code)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts the threads that /proc shows")
@@ -172,5 +177,4 @@ def test_no_operator_starts_threads_of_its_own_in_a_helper() -> None:
         "    transform((images * 255).to(torch.uint8))\n"
         "assert threads() == before, (threads(), before)"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert_runs(code)
