@@ -5,11 +5,12 @@
 #
 #   prepare     a data set of 101,000 files, beside the tests
 #   tests       the CUDA tests (where pytest and hypothesis are installed; on 6 processes where pytest-xdist is)
-#   steps       MobileNetV2's training step: eager, CUDA graph, compiled, reduce-overhead; bare, timm's, torchvision's
+#   steps       MobileNetV2's training step: eager, compiled, as a CUDA graph; bare, timm's, torchvision's
 #   job         the notebook's job with `train`, from the command to the last checkpoint
 #   presets     crop + flip and the presets, eager and compiled, against others
 #   device      shards to the device against the bus; nvJPEG where torchcodec is installed
-#   job-graph   the notebook's job with --cuda-graph on
+#   bench       each stage of a step, and what bounds it (OUT/bench-DEVICE.json)
+#   job-graph   the notebook's job again, with the compiled code of the first time and with --cuda-graph on
 #   resnet50    ResNet-50's training step
 #   accuracy    learning curves against a plain loop, where FOOD101_64PX is set
 #
@@ -41,7 +42,7 @@ python=${PYTHON:-python3}
 device=${DEVICE:-cuda}
 out=${OUT:-build/gpu}
 budget=${BUDGET:-400}
-everything=(prepare tests steps job presets device job-graph resnet50 accuracy)
+everything=(prepare tests steps job presets device bench job-graph resnet50 accuracy)
 wanted=("$@")
 [ ${#wanted[@]} != 0 ] || wanted=("${everything[@]}")
 for name in "${wanted[@]}"; do
@@ -65,17 +66,20 @@ if [ "$device" = cpu ]; then
   job=(--model shufflenet_v2_x0_5 --image-size 32 --batch-size 16 --epochs 2)
   preset=(--batch-sizes 8 --batches 1)
   load=(--batch-size 16)
+  whole=(--model shufflenet_v2_x0_5 --image-size 32 --batch-size 8 --budget 20)
   learn=(--model shufflenet_v2_x0_5 --image-size 32 --batch-size 8 --epochs 1 --seeds 2 --workers 1)
   repetitions=${REPETITIONS:-1}
 else
   need=24
   data=(--pictures 1000 --files 101000 --few 12000 --classes 101 --size 192)
-  modes=(eager cuda-graph compiled reduce-overhead)
-  step=(--models mobilenet_v2:160 --batch-sizes 128 512 --amps fp16 --modes "${modes[@]}" --steps 20)
-  resnet=(--models resnet50:224 --batch-sizes 256 --amps fp16 --modes "${modes[@]:0:3}" --steps 10)
+  modes=(eager cuda-graph compiled compiled-graph reduce-overhead)
+  others=(--others eager compiled --amps fp16 --steps 10)
+  step=(--models mobilenet_v2:160 --batch-sizes 512 128 --modes "${modes[@]}" "${others[@]}")
+  resnet=(--models resnet50:224 --batch-sizes 256 --modes "${modes[@]:0:3}" "${others[@]}")
   job=(--model mobilenet_v2 --image-size 160 --batch-size 128 --epochs 7)
   preset=(--batch-sizes 512 128 --batches 10)
   load=(--batch-size 512)
+  whole=(--model mobilenet_v2 --image-size 160 --batch-size 512 --budget 40)
   learn=(--image-size 64 --batch-size 256 --epochs 8 --seeds 2 --workers "$((cores - 2))")
   repetitions=${REPETITIONS:-5}
 fi
@@ -176,7 +180,7 @@ if [ -d "${WHEELS:-build/wheels}" ]; then
   fi
 fi
 
-for name in prepare job device job-graph; do
+for name in prepare job device bench job-graph; do
   # Parts that need shards bring `prepare` with them.
   if [[ " ${wanted[*]} " == *" $name "* ]] && [ ! -e "$work/data/raw/manifest.json" ]; then
     [[ " ${wanted[*]} " == *" prepare "* ]] || wanted=(prepare "${wanted[@]}")
@@ -198,7 +202,7 @@ else
 fi
 finish
 
-start steps 110 "$python" benchmarks/steps.py "${step[@]}" --whole "${measured[@]}"
+start steps 160 "$python" benchmarks/steps.py "${step[@]}" --whole "${measured[@]}"
 finish
 with_shards() {
   if [[ " ${wanted[*]} " == *" $1 "* ]] && [ ! -e "$work/data/raw/manifest.json" ]; then
@@ -214,7 +218,10 @@ start presets 40 "$python" benchmarks/presets.py "${preset[@]}" "${measured[@]}"
 finish
 with_shards device 40 "$python" benchmarks/device.py --raw "$work/data/raw" --jpeg "$work/data/jpeg" "${load[@]}" \
   --seconds 0 "${measured[@]}"
-with_shards job-graph 90 "${train[@]}" --work "$(mktemp -d "$work/job-XXXXXX")" --variants cuda-graph --part job-graph
+with_shards bench 70 "$python" -m food101_fast.bench --shards "$work/data/raw" --device "$device" \
+  --json "$out/bench-$device.json" "${whole[@]}"
+with_shards job-graph 120 "${train[@]}" --work "$(mktemp -d "$work/job-XXXXXX")" --part job-graph \
+  --variants again compiled-graph cuda-graph
 start resnet50 60 "$python" benchmarks/steps.py "${resnet[@]}" --part resnet50 "${measured[@]}"
 finish
 if [ -n "${FOOD101_64PX:-}" ]; then

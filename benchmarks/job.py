@@ -4,7 +4,8 @@
 
 Runs `train --recipe baseline --weights none --patience None` as a command of its own; imports, compilation, validation
 and checkpoints are in the time. A row is kept for every epoch as soon as it is in the run's log. What other variants
-change: `cuda-graph` runs the whole step as one CUDA graph, `eager` compiles nothing.
+change: `again` changes nothing and finds the compiled code of a run before it, `eager` compiles nothing, `cuda-graph`
+and `compiled-graph` run the whole step as one CUDA graph, the second with compiled code.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from food101_fast.shards import ShardSet
 
 VARIANTS: dict[str, list[str]] = {
     "default": [],
+    "again": [],
+    "compiled": ["--compile", "on"],
     "cuda-graph": ["--cuda-graph", "on", "--compile", "off"],
+    "compiled-graph": ["--cuda-graph", "on", "--compile", "on"],
     "eager": ["--compile", "off"],
 }
 """By name, further flags of `train`."""
@@ -43,7 +47,7 @@ class Settings:
     work: Path
     """Folder for the runs; one that is there is not gone on with."""
     variants: tuple[str, ...] = ("default",)
-    """Which, one after the other: default, cuda-graph, eager."""
+    """Which, one after the other: default, again, compiled, cuda-graph, compiled-graph, eager."""
     device: Literal["cpu", "cuda"] = "cuda"
     """Where to train."""
     model: str = "mobilenet_v2"
