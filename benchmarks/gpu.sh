@@ -197,7 +197,9 @@ if ! "$python" -c 'import pytest, hypothesis' 2>/dev/null; then
   [[ " ${wanted[*]} " != *" tests "* ]] || leave_out tests "pytest or hypothesis is not installed"
 else
   spread=()
-  ! "$python" -c 'import xdist' 2>/dev/null || spread=(-n "$testers")
+  ! "$python" -c 'import xdist' 2>/dev/null || spread=(-p xdist -n "$testers")
+  # Such machines have plugins of all kinds, and what one of them warns of would be an error.
+  export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
   start tests 90 "$python" -m pytest -q --tb=short -p outcomes -p no:cacheprovider "${spread[@]}" tests/*/test_cuda*.py
 fi
 finish

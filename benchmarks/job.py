@@ -28,10 +28,10 @@ from food101_fast.shards import ShardSet
 VARIANTS: dict[str, list[str]] = {
     "default": [],
     "again": [],
-    "compiled": ["--compile", "on"],
+    "compiled": ["--compile", "on", "--cuda-graph", "off"],
     "cuda-graph": ["--cuda-graph", "on", "--compile", "off"],
     "compiled-graph": ["--cuda-graph", "on", "--compile", "on"],
-    "eager": ["--compile", "off"],
+    "eager": ["--compile", "off", "--cuda-graph", "off"],
 }
 """By name, further flags of `train`."""
 

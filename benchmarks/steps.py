@@ -8,9 +8,10 @@ repetition, and a ratio is the median of those of the repetitions. What timm and
 down here from their training scripts: the forward pass under autocast, their scaler, and on torchvision's side the
 accuracy and loss that it reads in each step. "bare" is the least that trains: forward, backward, step.
 
-`--modes` are ways to run ours: eager, compiled, reduce-overhead (compiled, with torch's own CUDA graphs), cuda-graph (the
-whole step as one graph, not compiled) and compiled-graph (the same, compiled). The others are eager, and compiled where `--others` says so. "whole step" starts from
-stored uint8 images and includes the augmentation `baseline`; nobody else augments on the device.
+`--modes` are ways to run ours: eager, compiled, reduce-overhead (compiled, with torch's own CUDA graphs), cuda-graph
+(the whole step as one graph, not compiled) and compiled-graph (the same, compiled). The others are eager, and compiled
+where `--others` says so. "whole step" starts from stored uint8 images and includes the augmentation `baseline`; nobody
+else augments on the device.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ Step = Callable[[Tensor, Tensor], object]
 """Trains on normalized images and their labels, which lie on the device."""
 
 MODES: dict[str, dict[str, Any]] = {
-    "eager": {"compile": "off"},
-    "compiled": {"compile": "on"},
-    "reduce-overhead": {"compile": "on", "compile_mode": "reduce-overhead"},
+    "eager": {"compile": "off", "cuda_graph": "off"},
+    "compiled": {"compile": "on", "cuda_graph": "off"},
+    "reduce-overhead": {"compile": "on", "compile_mode": "reduce-overhead", "cuda_graph": "off"},
     "cuda-graph": {"compile": "off", "cuda_graph": "on"},
     "compiled-graph": {"compile": "on", "cuda_graph": "on"},
 }

@@ -37,7 +37,7 @@ from food101_fast.transforms import PRESETS, Preset, eval_preset, train_preset
 from tests.fake_cuda import CUDA, FakeCuda, WaitsError, fake_cuda
 from tests.transforms.cases import CASES, Case
 
-TINY = Recipe(weights="none", image_size=32, batch_size=8, compile="off", preset="baseline")
+TINY = Recipe(weights="none", image_size=32, batch_size=8, compile="off", cuda_graph="off", preset="baseline")
 
 
 @pytest.fixture
@@ -138,7 +138,9 @@ def test_a_step_waits_for_nothing(amp: str, optimizer: str, cuda: FakeCuda) -> N
 @pytest.mark.parametrize("recipe", ["baseline", "strong", "unfreeze"])
 def test_the_recipes_wait_for_nothing(recipe: str, cuda: FakeCuda) -> None:
     """From stored images on, in two parts, and with all layers but the last frozen where they are in the beginning."""
-    settings = dataclasses.replace(RECIPES[recipe], image_size=32, weights="none", compile="off", accumulate=2)
+    settings = dataclasses.replace(
+        RECIPES[recipe], image_size=32, weights="none", compile="off", cuda_graph="off", accumulate=2
+    )
     step = made_step(cuda, settings, MobileNetV2(5, inverted_residual_setting=[[1, 8, 1, 1], [6, 8, 2, 2]]))
     frozen = len(step.layers) - 1 if settings.unfreeze_epochs else 0
     with cuda.waiting_allowed():  # a phase is entered a few times in a run

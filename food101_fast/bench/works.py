@@ -23,6 +23,8 @@ from food101_fast.bench.reading import read_work
 from food101_fast.loader import Batch, ShardLoader
 from food101_fast.shards.reader import Split
 from food101_fast.torch_threads import use_one_thread
+from food101_fast.train.graph import CALLS_BEFORE_REPLAY, GraphedFunction, Results
+from food101_fast.train.optimizer import learning_rate_on_device
 from food101_fast.train.step import TrainStep
 
 # Names of the stages that are put together of others.
@@ -94,14 +96,15 @@ def _payload_bytes(split: Split, pool: np.ndarray[Any, np.dtype[np.int64]]) -> f
 def computing_stages(loader: ShardLoader, step: TrainStep, prefetch: int) -> dict[str, Stage]:
     """What the device does with a batch, and the loader with it."""
     ready = next(iter(loader))
-    images, labels = step.augment(ready, epoch=0)
+    images, labels = (tensor.clone() for tensor in step.augment(ready, epoch=0))
     flop = _flop_per_image(step, images)
+    parts = Parts(step, ready, images, labels)
     # Read once as bytes, written once as floating numbers.
     moved = (ready.images.nbytes + images.nbytes) / len(labels)
     on_device = MEMORY if loader.device.type == "cpu" else DEVICE
     stages = {
-        **_with_the_loader(loader, step, (images, labels), prefetch, flop),
-        **_on_one_batch(step, ready, (images, labels), moved, on_device, flop),
+        **_with_the_loader(loader, step, parts, prefetch, flop),
+        **_on_one_batch(step, ready, parts, moved, on_device, flop),
     }
     if loader.device.type == "cuda":
         rows = torch.empty(len(labels), loader.split.row_bytes, dtype=torch.uint8).pin_memory()
@@ -114,33 +117,77 @@ def computing_stages(loader: ShardLoader, step: TrainStep, prefetch: int) -> dic
     return {name: stages[name] for name in _ORDER if name in stages}
 
 
+class Parts:
+    """The parts of a step, each on its own: called one by one, or each a CUDA graph where the step is one, since the
+    host may launch their kernels for longer than the device computes them.
+
+    Args:
+        step: whose parts they are.
+        ready: a batch as the loader gives it.
+        images: of that batch, augmented.
+        labels: theirs.
+    """
+
+    def __init__(self, step: TrainStep, ready: Batch, images: torch.Tensor, labels: torch.Tensor) -> None:
+        self._step, self._ready = step, ready
+        given = (images, labels)
+        # In this order: what the optimizer's graph reads and writes is what the backward pass's has left.
+        self.augment = self._made(self._augment, ready.images, ready.labels, ready.ids)
+        self.forward = self._made(self._forward, images)
+        self.backward = self._made(step.backward, *given)
+        self.apply = self._made(self._apply, step.streak)
+        self.update = self._made(self._update, *given)
+
+    def _augment(self, *batch: torch.Tensor) -> Results:
+        return self._step.augment(Batch(*batch), epoch=0)
+
+    def _forward(self, images: torch.Tensor) -> Results:
+        with torch.no_grad():
+            return (self._step.logits(images),)
+
+    def _apply(self, _: torch.Tensor) -> Results:
+        if not self._step.graphed:
+            self._step.apply()
+            return ()
+        zero = torch.zeros((), device=self._step.device)
+        with learning_rate_on_device(self._step.optimizer, zero):
+            self._step.apply(zero)
+        return ()
+
+    def _update(self, images: torch.Tensor, labels: torch.Tensor) -> Results:
+        self._step.backward(images, labels)
+        return self._apply(labels)
+
+    def _made(self, part: Callable[..., Results], *given: torch.Tensor) -> Callable[..., object]:
+        """A function of no tensors, which takes those given here, or of others in their place."""
+        if not self._step.graphed:
+            return lambda *others: part(*(others or given))
+        graph = GraphedFunction(part)
+        for _ in range(CALLS_BEFORE_REPLAY):
+            graph(given, ())
+        return lambda *others: graph(others or given, ())
+
+
 def _on_one_batch(
-    step: TrainStep,
-    ready: Batch,
-    augmented: tuple[torch.Tensor, torch.Tensor],
-    moved: float,
-    on_device: str,
-    flop: float,
+    step: TrainStep, ready: Batch, parts: Parts, moved: float, on_device: str, flop: float
 ) -> dict[str, Stage]:
     """A step and its parts on a batch that is already in memory."""
-    images, labels = augmented
     size = len(ready.labels)
 
     def transform() -> float:
-        step.augment(ready, epoch=0)
+        parts.augment()
         return size
 
     def forward() -> float:
-        with torch.no_grad():
-            step.logits(images)
+        parts.forward()
         return size
 
     def backward() -> float:
-        step.backward(images, labels)
+        parts.backward()
         return size
 
     def optimize() -> float:
-        step.apply()
+        parts.apply()
         return size
 
     def fixed() -> float:
@@ -157,10 +204,9 @@ def _on_one_batch(
 
 
 def _with_the_loader(
-    loader: ShardLoader, step: TrainStep, augmented: tuple[torch.Tensor, torch.Tensor], prefetch: int, flop: float
+    loader: ShardLoader, step: TrainStep, parts: Parts, prefetch: int, flop: float
 ) -> dict[str, Stage]:
     """The loader alone, the whole step with it, and that step without one of its parts."""
-    images, labels = augmented
     batches = endless(loader)  # one loader iterates once at a time
 
     def drain() -> None:
@@ -180,12 +226,12 @@ def _with_the_loader(
 
     def without_transforms() -> float:
         loaded = len(next(batches).labels)
-        step.update(images, labels)
+        parts.update()
         return loaded
 
     def without_model() -> float:
         batch = next(batches)
-        step.augment(batch, epoch=0)
+        parts.augment(batch.images, batch.labels, batch.ids)
         return len(batch.labels)
 
     def whole() -> float:

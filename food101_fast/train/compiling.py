@@ -37,6 +37,7 @@ _CACHED_SHARE = 0.2
 # How many times as fast a compiled step is. Source: PyTorch's measurement of 163 models on an A100,
 # https://pytorch.org/get-started/pytorch-2.x/: 51 % faster with mixed precision, 21 % in float32.
 _SPEEDUP_MIXED, _SPEEDUP_FLOAT32 = 1.51, 1.21
+_SPEEDUP_GRAPHED = 1.3
 # The first steps choose algorithms and fill caches; the steps after them are measured.
 _WARM_UP_STEPS, _MEASURED_STEPS = 10, 30
 
@@ -61,7 +62,7 @@ def use_cache_folder() -> None:
 def chosen_at_once(recipe: Recipe, device: torch.device) -> bool | None:
     """Whether to compile the model, if that is known before the first step; None where measured steps decide."""
     if recipe.compile == "auto":
-        return None if device.type == "cuda" and recipe.cuda_graph == "off" else False
+        return None if device.type == "cuda" else False
     return recipe.compile == "on"
 
 
@@ -185,7 +186,9 @@ class AutoCompile:
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
 
-    def choose(self, steps_left: int, step_seconds: float, graphs: Iterable[str], times: CompileTimes) -> Choice:
+    def choose(
+        self, steps_left: int, step_seconds: float, graphs: Iterable[str], times: CompileTimes, *, graphed: bool
+    ) -> Choice:
         """Weigh compiling against the steps that are left.
 
         Args:
@@ -193,17 +196,19 @@ class AutoCompile:
             step_seconds: as `step_done` gave it.
             graphs: names of the graphs that would be compiled.
             times: how long that took before.
+            graphed: whether steps are one CUDA graph, so that compiling saves no launches.
         """
+        speedup = _SPEEDUP_GRAPHED if graphed else self._speedup
         estimates = [times.estimate(name) for name in graphs]
         compiling = sum(seconds for seconds, _ in estimates)
         compiled = worth_compiling(
-            steps_left=steps_left, step_seconds=step_seconds, compile_seconds=compiling, speedup=self._speedup
+            steps_left=steps_left, step_seconds=step_seconds, compile_seconds=compiling, speedup=speedup
         )
         measured = "as measured before" if all(known for _, known in estimates) else "an estimate"
-        saved = saved_seconds(steps_left, step_seconds, self._speedup)
+        saved = saved_seconds(steps_left, step_seconds, speedup)
         return Choice(
             compiled,
             f"compile: {'on' if compiled else 'off'}, {steps_left:,} steps of {step_seconds * 1e3:.1f} ms are "
             f"{'enough' if compiled else 'too few'}: compiling takes about {compiling:.0f} s ({measured}) and saves "
-            f"about {saved:.0f} s (steps {self._speedup} times as fast); --compile on or off decides otherwise",
+            f"about {saved:.0f} s (steps {speedup} times as fast); --compile on or off decides otherwise",
         )

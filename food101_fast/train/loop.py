@@ -160,6 +160,7 @@ class Trainer:
         self._meter_state: dict[str, Any] | None = None  # of an epoch that was broken off
         self._compiles = True  # whether the next step does
         self._auto_compile: AutoCompile | None = None  # until it has chosen
+        self._obstacle_told = False
         self._saved_at = time.monotonic()
 
     def _loaders(self, loading: LoaderOptions) -> tuple[ShardLoader, ShardLoader]:
@@ -323,7 +324,7 @@ class Trainer:
         recipe, groups = self.recipe, len(self.step.layers)
         phases = {phase_at(recipe, epoch, groups) for epoch in range(self.progress.epoch, recipe.epochs)}
         graphs = [graph_name(recipe, phase, self.device, self.world.size) for phase in phases]
-        choice = auto.choose(self._steps_left(), step_seconds, graphs, compile_times())
+        choice = auto.choose(self._steps_left(), step_seconds, graphs, compile_times(), graphed=self.step.graphed)
         self._say(choice.line)
         if self.world.any(choice.compiled and self.world.is_main)[0]:
             self.step.compile_from_now_on()
@@ -340,6 +341,10 @@ class Trainer:
                 torch.cuda.synchronize(self.device)
             meter.leave_out(time.perf_counter() - begun)
         self._compiles = False
+        if self.step.obstacle is not None and not self._obstacle_told:
+            self._obstacle_told = True
+            self._compiles = self.step.compiles_preset
+            self._say(f"cuda graph: off, {self.step.obstacle}")
 
     def _look(self, meter: EpochMeter, bar: Any) -> None:
         """Read what the steps left on the device, which waits for it; stop if gradients stay not finite."""

@@ -11,7 +11,7 @@ from food101_fast.transforms import PRESETS
 
 Amp = Literal["auto", "fp16", "bf16", "off"]
 Compile = Literal["auto", "on", "off"]
-CudaGraph = Literal["on", "off"]
+CudaGraph = Literal["auto", "on", "off"]
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["exponential", "cosine", "constant"]
@@ -80,9 +80,10 @@ class Recipe:
     and compiles if the steps that are left gain more than compiling takes."""
     compile_mode: CompileMode = "default"
     """Mode of torch.compile; reduce-overhead and max-autotune use CUDA graphs."""
-    cuda_graph: CudaGraph = "off"
+    cuda_graph: CudaGraph = "auto"
     """Capture the whole training step as a CUDA graph, which the host launches at once: for small models and batches.
-    Needs no compiler; one GPU only. The model is then compiled only if --compile is on."""
+    Needs no compiler; one GPU only. auto is on where there is one GPU, --compile-mode makes no graphs of its own, and
+    no step waits for the GPU."""
     sync_batchnorm: bool = False
     """With several ranks: normalise over the whole batch instead of each rank's part of it (CUDA only)."""
     window: int | None = None

@@ -16,7 +16,7 @@ from food101_fast.loader import Batch
 from food101_fast.train.batchnorm import BatchCounters, side_by_side
 from food101_fast.train.distributed import World
 from food101_fast.train.ema import ModelAverage
-from food101_fast.train.graph import GraphedFunction, check_graph
+from food101_fast.train.graph import GraphedFunction, uses_graph
 from food101_fast.train.model import layer_groups
 from food101_fast.train.optimizer import build_optimizer, learning_rate_on_device, set_learning_rate
 from food101_fast.train.precision import Precision
@@ -44,6 +44,8 @@ class TrainStep:
         model: the model itself, not wrapped in anything.
         compiled: whether it is compiled.
         compiles_preset: whether the augmentation is.
+        graphed: whether a step is one CUDA graph, from the fourth one on.
+        obstacle: why it is not, although the recipe allows for that; None where nothing is in the way.
         optimizer: fused, so that it can leave a step out without the host knowing.
         average: the moving average of the weights, or None.
         streak: int64 () on the device: steps in a row, up to the last one, that were left out since a gradient was not
@@ -51,7 +53,7 @@ class TrainStep:
         skipped: int64 (), such steps in all.
 
     Raises:
-        UserError: the recipe asks for what the device can't do.
+        UserError: the recipe asks for what the device can't do, from the third step on also what the model can't.
     """
 
     def __init__(
@@ -68,13 +70,14 @@ class TrainStep:
         self.device = device
         self.world = world or World()
         self.precision = Precision(recipe.amp, device)
-        if recipe.cuda_graph == "on":
-            check_graph(recipe, device, self.world)
-        # The transforms' many small kernels become a few in seconds, whether or not the model is worth the minute.
-        self.compiles_preset = recipe.compiles_on(device.type)
+        self.graphed = uses_graph(recipe, device, self.world)
+        self.obstacle: str | None = None
         if compiled is None:
-            compiled = recipe.compile == "on" or (self.compiles_preset and recipe.cuda_graph == "off")
+            compiled = recipe.compile == "on" or (recipe.compiles_on(device.type) and not self.graphed)
         self.compiled = compiled
+        # Without a graph the host launches the transforms' hundreds of kernels for longer than the device computes
+        # them. Compiling makes them a few in seconds, whether or not the model is worth the minute.
+        self.compiles_preset = compiled or (recipe.compiles_on(device.type) and not self.graphed)
         self._num_classes = num_classes
         if recipe.sync_batchnorm:
             if device.type != "cuda":
@@ -108,15 +111,33 @@ class TrainStep:
         if self.world.size > 1:  # it must know which gradients will come
             ids = [self.device.index] if self.device.type == "cuda" else None
             self._network = DistributedDataParallel(self.model, device_ids=ids, gradient_as_bucket_view=True)
+        self._make_functions()
+
+    def _make_functions(self) -> None:
+        """What a step calls, compiled and captured as far as that is wanted."""
         self._forward = self.compile(self._network)
         # Small kernels gain nothing from the CUDA graphs that other modes make, which would keep their memory.
         self._augment = _compiled(self.preset, fullgraph=True) if self.compiles_preset else self.preset
-        self._graph = GraphedFunction(self._whole) if self.recipe.cuda_graph == "on" else None
+        self._graph = GraphedFunction(self._whole) if self.graphed else None
 
     def compile_from_now_on(self) -> None:
-        """Compile the model for the steps that follow, where the recipe left the choice to a measurement."""
-        self.compiled = True
-        self._forward = self.compile(self._network)
+        """Compile the steps that follow, where the recipe left the choice to a measurement."""
+        self.compiled = self.compiles_preset = True
+        self._make_functions()
+
+    def _leave_graph(self, obstacle: str) -> None:
+        """Do without a CUDA graph from the next step on.
+
+        Raises:
+            UserError: the recipe wants one.
+        """
+        if self.recipe.cuda_graph == "on":
+            raise UserError(
+                f"--cuda-graph on: a step of {self.recipe.model} can't be a CUDA graph, since {obstacle}; leave it out"
+            )
+        self.graphed, self.obstacle = False, obstacle
+        self.compiles_preset = self.recipe.compiles_on(self.device.type)
+        self._make_functions()
 
     def compile(self, module: nn.Module) -> Callable[..., Any]:
         """The module, compiled if the recipe says so: each shape of its input has a graph of its own."""
@@ -152,7 +173,10 @@ class TrainStep:
         if self._graph is None:
             return self.update(*self.augment(batch, epoch))
         weight = 0.0 if self.average is None else self.average.next_weight()
-        loss, correct = self._graph((batch.images, batch.labels, batch.ids), (epoch, self._lr_factor, weight))
+        graph = self._graph
+        loss, correct = graph((batch.images, batch.labels, batch.ids), (epoch, self._lr_factor, weight))
+        if graph.obstacle is not None:
+            self._leave_graph(graph.obstacle)
         return loss, correct
 
     def _whole(

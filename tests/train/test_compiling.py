@@ -170,18 +170,18 @@ def test_waiting_for_data_is_no_time_of_a_step(monkeypatch: pytest.MonkeyPatch) 
 def test_the_line_says_what_and_why(tmp_path: Path) -> None:
     times = CompileTimes(tmp_path)
     auto = AutoCompile(Precision("bf16", CPU), CPU)
-    choice = auto.choose(4_400, 0.007, ["a"], times)
+    choice = auto.choose(4_400, 0.007, ["a"], times, graphed=False)
     assert not choice.compiled
     assert choice.line.startswith("compile: off, 4,400 steps of 7.0 ms are too few: compiling takes about 60 s (an est")
     times.note("a", 12.0)
     times.note("a", 4.0)
-    choice = auto.choose(4_400, 0.007, ["a"], times)
+    choice = auto.choose(4_400, 0.007, ["a"], times, graphed=False)
     assert choice.compiled
     assert choice.line.startswith(
         "compile: on, 4,400 steps of 7.0 ms are enough: compiling takes about 4 s (as measured before) and saves about "
         "10 s (steps 1.51 times as fast)"
     )
-    assert not auto.choose(4_400, 0.007, ["a", "b"], times).compiled  # one of two phases is not known
+    assert not auto.choose(4_400, 0.007, ["a", "b"], times, graphed=False).compiled  # one of two phases is not known
 
 
 @pytest.mark.parametrize(("seconds", "compiles"), [(1e-9, True), (1e9, False)])

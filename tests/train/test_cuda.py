@@ -35,7 +35,11 @@ from tests.cuda_device import DEVICES, chosen, harmless_warnings, needs_cuda, no
 
 pytestmark = harmless_warnings
 
-TINY = Recipe(model="shufflenet_v2_x0_5", weights="none", image_size=32, epochs=2, batch_size=8, learning_rate=1e-3)
+# Step by step; test_cuda_graph.py has graphs.
+TINY = Recipe(
+    model="shufflenet_v2_x0_5", weights="none", image_size=32, epochs=2, batch_size=8, learning_rate=1e-3,
+    cuda_graph="off",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -210,19 +214,21 @@ def test_a_resumed_run_goes_on_with_the_same_samples(tiny_shards: ShardSet, tmp_
 
 
 @needs_cuda
+@pytest.mark.parametrize("graph", ["off", "auto"])
 def test_auto_measures_steps_before_it_compiles(
-    tiny_shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+    graph: Any, tiny_shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     """With compilations that take no time, and with those that take a year."""
-    recipe = dataclasses.replace(TINY, epochs=8, compile="auto", patience=None)
+    recipe = dataclasses.replace(TINY, epochs=8, compile="auto", patience=None, cuda_graph=graph)
     for seconds, expected in ((0.0, "on"), (3e7, "off")):
         monkeypatch.setattr("food101_fast.train.compiling._COMPILE_SECONDS", seconds)
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / f"compiled {expected}"))
         timings = [row["timing"] for row in train(tiny_shards, tmp_path / expected, recipe, device="cuda").metrics]
         assert f"compile: {expected}, " in "".join(capfd.readouterr())
-        # The augmentation at once. 40 steps of 7 in an epoch: the model in the sixth, when the choice is made.
+        # Without a graph the augmentation at once. 40 steps of 7 in an epoch: the model in the sixth, as then chosen.
         compiled = [timing["compile_seconds"] > 0 for timing in timings]
-        assert compiled == [True, *[False] * 4, expected == "on", False, False]
+        assert compiled == [graph == "off", *[False] * 4, expected == "on", False, False]
 
 
 @needs_cuda
@@ -244,8 +250,9 @@ def test_memory_that_is_too_small_is_measured(tiny_shards: ShardSet, tmp_path: P
         recipe = dataclasses.replace(TINY, model="resnet18", image_size=224, batch_size=56, compile="off")
         fits = fit_batch(recipe, device, 3, 32, 1024, World())
         assert 2 <= fits < 1024
+        larger = dataclasses.replace(recipe, image_size=1024, cuda_graph="auto")
         with pytest.raises(UserError, match="out of device memory with --batch-size 56"):
-            train(tiny_shards, tmp_path / "run", dataclasses.replace(recipe, image_size=1024), device="cuda")
+            train(tiny_shards, tmp_path / "run", larger, device="cuda")
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, device)
         torch.cuda.empty_cache()

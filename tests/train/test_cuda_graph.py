@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from food101_fast.bench.works import Parts
 from food101_fast.errors import UserError
 from food101_fast.loader import Batch
 from food101_fast.shards import ShardSet
@@ -18,7 +20,7 @@ from food101_fast.train import Recipe, train
 from food101_fast.train import graph as graphs
 from food101_fast.train import step as steps
 from food101_fast.train.distributed import World
-from food101_fast.train.graph import GraphedFunction, check_graph
+from food101_fast.train.graph import GraphedFunction, check_graph, uses_graph
 from food101_fast.train.schedule import Phase, lr_factor
 from food101_fast.train.step import TrainStep
 from tests.cuda_device import DEVICES, chosen, harmless_warnings, no_waiting
@@ -51,7 +53,8 @@ def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> t
     if request.param == "cpu":
         monkeypatch.setattr(graphs, "capture", imitated_capture)
         monkeypatch.setattr(graphs, "on_side_stream", lambda function: function())
-        monkeypatch.setattr(steps, "check_graph", lambda *_: None)
+        monkeypatch.setattr(graphs, "noting_waits", lambda function: (function(), None))
+        monkeypatch.setattr(steps, "uses_graph", lambda recipe, *_: recipe.cuda_graph != "off")
     return chosen(request.param)
 
 
@@ -119,6 +122,78 @@ def test_a_step_that_is_not_finite_leaves_no_trace_in_a_graph_either(device: tor
     bias.copy_(kept)
     for name, value in before.items():
         assert torch.equal(value, step.model.state_dict()[name]), name
+
+
+class Waiting(nn.Module):
+    """Looks at what it is given."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images if images.sum().item() > 0 else images * 2
+
+
+def test_steps_that_wait_are_no_graph(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `auto` they are done one by one, and with the same results; who wants a graph is told why there is none."""
+    if device.type == "cpu":
+        monkeypatch.setattr(
+            graphs, "noting_waits", lambda function: (function(), "in model.py, line 3, the host waits")
+        )
+    plain = model()
+    losses: dict[str, list[float]] = {}
+    for choice in ("off", "auto"):
+        recipe = dataclasses.replace(GRAPHED, amp="off", cuda_graph=choice)  # type: ignore[arg-type]
+        step = TrainStep(recipe, nn.Sequential(Waiting(), copy.deepcopy(plain)), device, 3)
+        step.train_mode()
+        losses[choice] = []
+        for number in range(7):
+            step.prepare(number, 1.0)
+            losses[choice].append(step(batch(number, device), 0)[0].item())
+        assert not step.graphed
+        assert (step.obstacle is None) == (choice == "off")
+    assert losses["auto"] == pytest.approx(losses["off"], rel=0 if device.type == "cpu" else 1e-2)
+    assert ".py, line " in str(step.obstacle)
+    step = TrainStep(dataclasses.replace(GRAPHED, amp="off"), nn.Sequential(Waiting(), plain), device, 3)
+    step.train_mode()
+    for number in range(2):
+        step(batch(number, device), 0)
+    with pytest.raises(UserError, match=r"--cuda-graph on: a step of .* in .*, line \d+, the host waits"):
+        step(batch(2, device), 0)
+
+
+def test_a_run_says_why_it_has_no_graph(
+    device: torch.device, tiny_shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(graphs, "noting_waits", lambda function: (function(), "in model.py, line 3, the host waits"))
+    recipe = dataclasses.replace(GRAPHED, cuda_graph="auto")
+    train(tiny_shards, tmp_path / "run", recipe, device="cuda" if device.type == "cuda" else "cpu")
+    assert "".join(capfd.readouterr()).count("cuda graph: off, in model.py, line 3, the host waits") == 1
+
+
+def test_auto_is_wherever_there_can_be_a_graph() -> None:
+    auto = dataclasses.replace(GRAPHED, cuda_graph="auto", compile="auto")
+    cuda, overhead = torch.device("cuda"), "reduce-overhead"
+    assert uses_graph(auto, cuda, World())
+    assert not uses_graph(auto, torch.device("cpu"), World())
+    assert not uses_graph(auto, cuda, World(0, 2))
+    assert not uses_graph(dataclasses.replace(auto, compile_mode=overhead), cuda, World())  # type: ignore[arg-type]
+    assert uses_graph(dataclasses.replace(auto, compile="off", compile_mode=overhead), cuda, World())  # type: ignore[arg-type]
+    assert not uses_graph(dataclasses.replace(auto, cuda_graph="off"), cuda, World())
+
+
+def test_the_parts_that_bench_measures_are_graphs_too(device: torch.device) -> None:
+    """Captured one after the other and called in any order; a learning rate of 0 leaves the weights alone."""
+    step = TrainStep(dataclasses.replace(GRAPHED, amp="off", ema_decay=0.9), model(), device, 3)
+    step.train_mode()
+    given = batch(0, device)
+    before = [parameter.detach().clone() for parameter in step.model.parameters()]
+    images, labels = (tensor.clone() for tensor in step.augment(given, epoch=0))
+    parts = Parts(step, given, images, labels)
+    for part in (parts.update, parts.apply, parts.forward, parts.backward, parts.augment):
+        for _ in range(2):
+            part()
+    parts.augment(given.images, given.labels, given.ids)
+    for one, other in zip(before, step.model.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("preset", ["baseline", "strong", "trivial"])
