@@ -3,16 +3,17 @@
 #
 #   benchmarks/gpu.sh [PART...]        all parts, or those named; shards are prepared if a part needs them
 #
-#   prepare     a data set of 101,000 files, beside the tests
-#   tests       the CUDA tests (where pytest and hypothesis are installed; on 6 processes where pytest-xdist is)
-#   steps       MobileNetV2's training step: eager, compiled, as a CUDA graph; bare, timm's, torchvision's
-#   job         the notebook's job with `train`, from the command to the last checkpoint
-#   presets     crop + flip and the presets, eager and compiled, against others
-#   device      shards to the device against the bus; nvJPEG where torchcodec is installed
-#   bench       each stage of a step, and what bounds it (OUT/bench-DEVICE.json)
-#   job-graph   the notebook's job again, with the compiled code of the first time and with --cuda-graph on
-#   resnet50    ResNet-50's training step
-#   accuracy    learning curves against a plain loop, where FOOD101_64PX is set
+#   prepare       a data set of 101,000 files, beside the tests
+#   tests         the CUDA tests (where pytest and hypothesis are installed; on 6 processes where pytest-xdist is)
+#   job           the notebook's job with `train`, from the command to the last checkpoint
+#   steps         MobileNetV2's training step: eager, compiled, as a CUDA graph; bare, timm's, torchvision's
+#   presets       crop + flip and the presets, eager and compiled, against others
+#   device        shards to the device against the bus; nvJPEG where torchcodec is installed
+#   bench         each stage of a step, and what bounds it
+#   speedrun      seconds to a target accuracy, where FOOD101_64PX is set
+#   resnet50      ResNet-50's training step
+#   job-variants  the notebook's job compiled, without and with a CUDA graph
+#   accuracy      learning curves against a plain loop, where FOOD101_64PX is set
 #
 # Every row is appended to OUT/gpu-DEVICE.jsonl as it is measured, so that an end at any moment loses none. At the end,
 # and when the script is interrupted, they are merged into OUT/gpu-DEVICE.json and shown; after a harder end
@@ -28,6 +29,7 @@
 #   WHEELS               folder of wheels to install for this run, see gpu-wheels.sh (build/wheels)
 #   REPETITIONS          of each measurement (5; with DEVICE=cpu 1)
 #   FOOD101_64PX         a folder that `prepare --source hub:` reads with Food-101 at 64 px
+#   SPEEDRUN             further flags of speedrun.py, such as --weights FILE
 #   FOOD101_FAST_COMMIT  the commit, for a copy of the project without .git
 set -euo pipefail
 case ${1:-} in
@@ -42,7 +44,7 @@ python=${PYTHON:-python3}
 device=${DEVICE:-cuda}
 out=${OUT:-build/gpu}
 budget=${BUDGET:-400}
-everything=(prepare tests steps job presets device bench job-graph resnet50 accuracy)
+everything=(prepare tests job steps presets device bench speedrun resnet50 job-variants accuracy)
 wanted=("$@")
 [ ${#wanted[@]} != 0 ] || wanted=("${everything[@]}")
 for name in "${wanted[@]}"; do
@@ -67,6 +69,7 @@ if [ "$device" = cpu ]; then
   preset=(--batch-sizes 8 --batches 1)
   load=(--batch-size 16)
   whole=(--model shufflenet_v2_x0_5 --image-size 32 --batch-size 8 --budget 20)
+  run=(--weights none --model shufflenet_v2_x0_5 --image-size 32 --start-size None --batch-size 8 --epochs 1 --seeds 2)
   learn=(--model shufflenet_v2_x0_5 --image-size 32 --batch-size 8 --epochs 1 --seeds 2 --workers 1)
   repetitions=${REPETITIONS:-1}
 else
@@ -79,7 +82,8 @@ else
   job=(--model mobilenet_v2 --image-size 160 --batch-size 128 --epochs 7)
   preset=(--batch-sizes 512 128 --batches 10)
   load=(--batch-size 512)
-  whole=(--model mobilenet_v2 --image-size 160 --batch-size 512 --budget 40)
+  whole=(--model mobilenet_v2 --image-size 160 --batch-size 128 --budget 40)
+  run=(--weights none)
   learn=(--image-size 64 --batch-size 256 --epochs 8 --seeds 2 --workers "$((cores - 2))")
   repetitions=${REPETITIONS:-5}
 fi
@@ -180,12 +184,15 @@ if [ -d "${WHEELS:-build/wheels}" ]; then
   fi
 fi
 
-for name in prepare job device bench job-graph; do
+for name in prepare job device bench job-variants; do
   # Parts that need shards bring `prepare` with them.
   if [[ " ${wanted[*]} " == *" $name "* ]] && [ ! -e "$work/data/raw/manifest.json" ]; then
     [[ " ${wanted[*]} " == *" prepare "* ]] || wanted=(prepare "${wanted[@]}")
     rm -rf "$work/data" # what an earlier run has not finished
   fi
+done
+for name in speedrun accuracy; do
+  [[ " ${wanted[*]} " != *" $name "* ]] || wanted+=(prepare-64px)
 done
 measured=(--device "$device" --rows "$rows" --repetitions "$repetitions")
 
@@ -199,42 +206,43 @@ else
   spread=()
   ! "$python" -c 'import xdist' 2>/dev/null || spread=(-p xdist -n "$testers")
   # Such machines have plugins of all kinds, and what one of them warns of would be an error.
+  # What they compile is small: to start processes for it would take longer.
   export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
-  start tests 90 "$python" -m pytest -q --tb=short -p outcomes -p no:cacheprovider "${spread[@]}" tests/*/test_cuda*.py
+  testing=("$python" -m pytest -q --tb=short -p outcomes -p no:cacheprovider "${spread[@]}")
+  start tests 120 env TORCHINDUCTOR_COMPILE_THREADS=1 "${testing[@]}" tests/*/test_cuda*.py
+fi
+if [ -n "${FOOD101_64PX:-}" ] && [ ! -e "$work/64px/manifest.json" ]; then
+  start prepare-64px 90 "$python" -m food101_fast.prepare --source "hub:$FOOD101_64PX" --size 64 --out "$work/64px"
 fi
 finish
 
-start steps 160 "$python" benchmarks/steps.py "${step[@]}" --whole "${measured[@]}"
-finish
-with_shards() {
-  if [[ " ${wanted[*]} " == *" $1 "* ]] && [ ! -e "$work/data/raw/manifest.json" ]; then
-    leave_out "$1" "there are no shards"
+# in_turn FOLDER NAME LIMIT COMMAND...: a part that needs the shards in a folder, and nothing beside it.
+in_turn() {
+  local shards=$1
+  shift
+  if [[ " ${wanted[*]} " == *" $1 "* ]] && [ -n "$shards" ] && [ ! -e "$work/$shards/manifest.json" ]; then
+    leave_out "$1" "there are no shards in $shards"
   else
     start "$@"
     finish
   fi
 }
-train=("$python" benchmarks/job.py --shards "$work/data/raw" --device "$device" --rows "$rows" "${job[@]}")
-with_shards job 120 "${train[@]}" --work "$(mktemp -d "$work/job-XXXXXX")"
-start presets 40 "$python" benchmarks/presets.py "${preset[@]}" "${measured[@]}"
-finish
-with_shards device 40 "$python" benchmarks/device.py --raw "$work/data/raw" --jpeg "$work/data/jpeg" "${load[@]}" \
+raw=$work/data/raw
+train=("$python" benchmarks/job.py --shards "$raw" --device "$device" --rows "$rows" "${job[@]}")
+in_turn data/raw job 120 "${train[@]}" --work "$(mktemp -d "$work/job-XXXXXX")"
+in_turn "" steps 120 "$python" benchmarks/steps.py "${step[@]}" --whole "${measured[@]}"
+in_turn "" presets 60 "$python" benchmarks/presets.py "${preset[@]}" "${measured[@]}"
+in_turn data/raw device 40 "$python" benchmarks/device.py --raw "$raw" --jpeg "$work/data/jpeg" "${load[@]}" \
   --seconds 0 "${measured[@]}"
-with_shards bench 70 "$python" -m food101_fast.bench --shards "$work/data/raw" --device "$device" \
-  --json "$out/bench-$device.json" "${whole[@]}"
-with_shards job-graph 120 "${train[@]}" --work "$(mktemp -d "$work/job-XXXXXX")" --part job-graph \
-  --variants again compiled-graph cuda-graph
-start resnet50 60 "$python" benchmarks/steps.py "${resnet[@]}" --part resnet50 "${measured[@]}"
-finish
-if [ -n "${FOOD101_64PX:-}" ]; then
-  # shellcheck disable=SC2016 # for the inner shell
-  start accuracy 120 bash -c '"$0" -m food101_fast.prepare --source "hub:$1" --size 64 --out "$2" && shift 2 && exec "$0" "$@"' \
-    "$python" "$FOOD101_64PX" "$work/64px" benchmarks/accuracy.py --shards "$work/64px" --device "$device" \
-    "${learn[@]}" --rows "$rows"
-  finish
-elif [[ " ${wanted[*]} " == *" accuracy "* ]]; then
-  leave_out accuracy "FOOD101_64PX is not set"
-fi
+in_turn data/raw bench 60 "$python" benchmarks/stages.py --shards "$raw" --device "$device" --rows "$rows" "${whole[@]}"
+# shellcheck disable=SC2086 # SPEEDRUN holds several words
+TQDM_DISABLE=1 in_turn 64px speedrun 60 "$python" benchmarks/speedrun.py --shards "$work/64px" --device "$device" \
+  --rows "$rows" "${run[@]}" ${SPEEDRUN:-}
+in_turn "" resnet50 60 "$python" benchmarks/steps.py "${resnet[@]}" --part resnet50 "${measured[@]}"
+in_turn data/raw job-variants 180 "${train[@]}" --work "$(mktemp -d "$work/job-XXXXXX")" --part job-variants \
+  --variants compiled compiled-graph
+in_turn 64px accuracy 120 "$python" benchmarks/accuracy.py --shards "$work/64px" --device "$device" "${learn[@]}" \
+  --rows "$rows"
 
 echo "== in short ($SECONDS s)"
 sum_up

@@ -79,12 +79,14 @@ def _processor_seconds() -> float | None:
 def _commit() -> str | None:
     """The commit of the checkout that this package lies in, with a plus sign where its code was changed.
 
-    Of a copy without `.git` it is what FOOD101_FAST_COMMIT says; None if that is not set.
+    What FOOD101_FAST_COMMIT says goes before it, for copies that have no `.git`, or that of another commit. None if
+    neither is known.
     """
-    git, here = shutil.which("git"), Path(__file__).parent
-    told = os.environ.get("FOOD101_FAST_COMMIT") or None
-    if git is None:
+    if told := os.environ.get("FOOD101_FAST_COMMIT"):
         return told
+    git, here = shutil.which("git"), Path(__file__).parent
+    if git is None:
+        return None
 
     def ask(*arguments: str) -> str:
         return subprocess.run([git, "-C", here, *arguments], capture_output=True, text=True, check=True).stdout.strip()
@@ -92,7 +94,7 @@ def _commit() -> str | None:
     try:
         return ask("rev-parse", "HEAD") + ("+" if ask("status", "--porcelain", "--", ":/*.py") else "")
     except (OSError, subprocess.CalledProcessError):
-        return told
+        return None
 
 
 def _cpu_state() -> dict[str, Any]:

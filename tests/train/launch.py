@@ -26,6 +26,7 @@ from torch import nn
 
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, RunOptions, train
+from food101_fast.train.device import Device
 from food101_fast.train.loop import Trainer
 from food101_fast.train.step import TrainStep
 
@@ -47,6 +48,7 @@ class Job:
     shards: Path
     run: Path
     recipe: Recipe
+    device: Device = "cpu"
     resume: bool = False
     options: RunOptions = field(default_factory=RunOptions)
     kill_before_step: int | None = None
@@ -113,7 +115,8 @@ def _rank(job: Job, rank: int, ranks: int, port: int) -> None:
     with contextlib.ExitStack() as patches:
         _patch(job, rank, patches.callback)
         try:
-            train(ShardSet.open(job.shards), job.run, job.recipe, device="cpu", resume=job.resume, options=job.options)
+            shards, how = ShardSet.open(job.shards), {"resume": job.resume, "options": job.options}
+            train(shards, job.run, job.recipe, device=job.device, **how)  # type: ignore[arg-type]
         except BaseException:
             traceback.print_exc()
             os._exit(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from food101_fast.evaluate import evaluate
 from food101_fast.loader import Batch, ShardLoader
 from food101_fast.predict import Classifier
 from food101_fast.shards import ShardSet
-from food101_fast.train import Recipe, train
+from food101_fast.train import Recipe, RunOptions, train
 from food101_fast.train.distributed import World
 from food101_fast.train.memory import fit_batch, release
 from food101_fast.train.meter import EpochMeter
@@ -32,6 +33,7 @@ from food101_fast.train.validate import validate
 from food101_fast.transforms import eval_preset
 from tests.conftest import encoded, picture
 from tests.cuda_device import DEVICES, chosen, harmless_warnings, needs_cuda, no_waiting
+from tests.train.launch import Job, start
 
 pytestmark = harmless_warnings
 
@@ -211,6 +213,23 @@ def test_a_resumed_run_goes_on_with_the_same_samples(tiny_shards: ShardSet, tmp_
     assert [row["step"] for row in resumed] == [row["step"] for row in whole]
     # CUDA kernels may add up in another order each time.
     assert resumed[1]["train_loss"] == pytest.approx(whole[1]["train_loss"], rel=0.05)
+
+
+@needs_cuda
+@pytest.mark.parametrize("graph", ["off", "auto"])
+def test_a_killed_run_goes_on_with_the_same_samples(graph: Any, tiny_path: Path, tmp_path: Path) -> None:
+    """In the middle of its second epoch of 7 steps, after a checkpoint at step 10."""
+    recipe = dataclasses.replace(TINY, compile="off", cuda_graph=graph)
+    job = Job(
+        shards=tiny_path, run=tmp_path / "run", recipe=recipe, device="cuda", options=RunOptions(checkpoint_steps=5),
+        kill_before_step=12,
+    )  # fmt: skip
+    assert start(job) == [-signal.SIGKILL]
+    assert start(dataclasses.replace(job, kill_before_step=None, resume=True)) == [0]
+    whole = train(ShardSet.open(tiny_path), tmp_path / "whole", recipe, device="cuda").metrics
+    rows = read_metrics(tmp_path / "run")
+    assert [row["step"] for row in rows] == [row["step"] for row in whole] == [7, 14]
+    assert rows[1]["train_loss"] == pytest.approx(whole[1]["train_loss"], rel=0.05)
 
 
 @needs_cuda
