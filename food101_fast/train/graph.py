@@ -8,8 +8,10 @@ changes from step to step.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Sequence
+from typing import TextIO
 
 import torch
 from torch import Tensor
@@ -132,25 +134,38 @@ class GraphedFunction:
 
 
 def noting_waits(function: Callable[[], Results]) -> tuple[Results, str | None]:
-    """Call a function and see whether the host waited for the device in it.
+    """Call a function and see whether the host waited for the device in it. What other threads wait for is theirs.
 
     Returns:
         What it returned, and where the host waited first; None if it did not.
     """
-    before = torch.cuda.get_sync_debug_mode()
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    before, thread = torch.cuda.get_sync_debug_mode(), threading.get_ident()
+    waits: list[str] = []
+
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def look(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if _WAITING not in str(message):
+                show(message, category, filename, lineno, file, line)
+            elif threading.get_ident() == thread:
+                waits.append(f"in {filename}, line {lineno}, the host waits for the device")
+
+        warnings.filterwarnings("always", f".*{_WAITING}")
+        warnings.filterwarnings("ignore", f".*{_PROTOTYPE}")
+        warnings.showwarning = look
         torch.cuda.set_sync_debug_mode("warn")
         try:
             results = function()
         finally:
             torch.cuda.set_sync_debug_mode(before)
-    waits = []
-    for warning in caught:
-        if _WAITING in str(warning.message):
-            waits.append(f"in {warning.filename}, line {warning.lineno}, the host waits for the device")
-        elif _PROTOTYPE not in str(warning.message):
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
     return results, waits[0] if waits else None
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import re
+import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -157,6 +160,32 @@ def test_steps_that_wait_are_no_graph(device: torch.device, monkeypatch: pytest.
         step(batch(number, device), 0)
     with pytest.raises(UserError, match=r"--cuda-graph on: a step of .* in .*, line \d+, the host waits"):
         step(batch(2, device), 0)
+
+
+def test_only_what_the_thread_itself_waits_for_is_an_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With torch's warnings, which this test gives in its place."""
+
+    def waits() -> tuple[Tensor, ...]:
+        warnings.warn("called a synchronizing CUDA operation (Triggered internally)", UserWarning, stacklevel=1)
+        return ()
+
+    def another_thread_waits() -> tuple[Tensor, ...]:
+        thread = threading.Thread(target=waits)
+        thread.start()
+        thread.join()
+        return ()
+
+    modes: list[int | str] = []
+    monkeypatch.setattr("torch.cuda.get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr("torch.cuda.set_sync_debug_mode", modes.append)
+    found, obstacle = graphs.noting_waits(waits)
+    assert found == ()
+    assert obstacle is not None
+    assert re.fullmatch(r"in .*test_cuda_graph\.py, line \d+, the host waits for the device", obstacle)
+    assert graphs.noting_waits(another_thread_waits) == ((), None)
+    with pytest.warns(UserWarning, match="something else"):
+        graphs.noting_waits(lambda: warnings.warn("something else", stacklevel=1) or ())  # type: ignore[func-returns-value]
+    assert modes == ["warn", 0] * 3
 
 
 def test_a_run_says_why_it_has_no_graph(
