@@ -71,6 +71,7 @@ if [ "$device" = cpu ]; then
   whole=(--model shufflenet_v2_x0_5 --image-size 32 --batch-size 8 --budget 20)
   run=(--weights none --model shufflenet_v2_x0_5 --image-size 32 --start-size None --batch-size 8 --epochs 1 --seeds 2)
   learn=(--model shufflenet_v2_x0_5 --image-size 32 --batch-size 8 --epochs 1 --seeds 2 --workers 1)
+  variants=(--variants eager cuda-graph)
   repetitions=${REPETITIONS:-1}
 else
   need=24
@@ -85,6 +86,7 @@ else
   whole=(--model mobilenet_v2 --image-size 160 --batch-size 128 --budget 40)
   run=(--weights none)
   learn=(--image-size 64 --batch-size 256 --epochs 8 --seeds 2 --workers "$((cores - 2))")
+  variants=(--variants compiled compiled-graph)
   repetitions=${REPETITIONS:-5}
 fi
 
@@ -239,8 +241,8 @@ in_turn data/raw bench 60 "$python" benchmarks/stages.py --shards "$raw" --devic
 TQDM_DISABLE=1 in_turn 64px speedrun 60 "$python" benchmarks/speedrun.py --shards "$work/64px" --device "$device" \
   --rows "$rows" "${run[@]}" ${SPEEDRUN:-}
 in_turn "" resnet50 60 "$python" benchmarks/steps.py "${resnet[@]}" --part resnet50 "${measured[@]}"
-in_turn data/raw job-variants 180 "${train[@]}" --work "$(mktemp -d "$work/job-XXXXXX")" --part job-variants \
-  --variants compiled compiled-graph
+in_turn data/raw job-variants 180 "${train[@]}" --work "$(mktemp -d "$work/job-XXXXXX")" "${variants[@]}" \
+  --part job-variants
 in_turn 64px accuracy 120 "$python" benchmarks/accuracy.py --shards "$work/64px" --device "$device" "${learn[@]}" \
   --rows "$rows"
 

@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
         measurement.rows.rates(name, stage["repetitions"], share_of_ceiling=stage.get("share_of_ceiling"))
         print(f"{name:<28}{statistics.median(stage['repetitions']):>12,.0f} images/s", flush=True)
     verdict = diagnose(result)
-    measurement.rows.value("step from shards over fixed batch", 1 / result["free"]["loading"], "", **verdict)
+    measurement.rows.value("step from shards over fixed batch", 1 / result["free"]["loading"], "", verdict=verdict)
     print(verdict["sentence"])
     measurement.publish(chosen, **{name: result[name] for name in ("stages", "ceilings", "free", "loading", "timing")})
 
