@@ -238,7 +238,7 @@ in_turn data/raw device 40 "$python" benchmarks/device.py --raw "$raw" --jpeg "$
   --seconds 0 "${measured[@]}"
 in_turn data/raw bench 60 "$python" benchmarks/stages.py --shards "$raw" --device "$device" --rows "$rows" "${whole[@]}"
 # shellcheck disable=SC2086 # SPEEDRUN holds several words
-TQDM_DISABLE=1 in_turn 64px speedrun 60 "$python" benchmarks/speedrun.py --shards "$work/64px" --device "$device" \
+TQDM_DISABLE=1 in_turn 64px speedrun 90 "$python" benchmarks/speedrun.py --shards "$work/64px" --device "$device" \
   --rows "$rows" "${run[@]}" ${SPEEDRUN:-}
 in_turn "" resnet50 60 "$python" benchmarks/steps.py "${resnet[@]}" --part resnet50 "${measured[@]}"
 in_turn data/raw job-variants 180 "${train[@]}" --work "$(mktemp -d "$work/job-XXXXXX")" "${variants[@]}" \
