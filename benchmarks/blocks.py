@@ -401,6 +401,173 @@ def scaling_measured() -> str:
     return table(["measured", ""], rows)
 
 
+GPU = {
+    "prepare": "gpu-h200-2",
+    "tests": "gpu-h200-2",
+    "job": "gpu-h200-2",
+    "steps": "gpu-h200-2",
+    "device": "gpu-h200-2",
+    "presets": "gpu-h200-1",
+}
+"""The results that each part of gpu.sh is quoted from."""
+
+
+def gpu_part(part: str, of: str | None = None) -> dict[str, Any]:
+    """What a part of gpu.sh left."""
+    found: dict[str, Any] = result(of or GPU[part])["parts"][part]
+    return found
+
+
+def gpu_row(part: str, name: str, of: str | None = None) -> dict[str, Any]:
+    """A row of a part of gpu.sh."""
+    (row,) = (row for row in gpu_part(part, of)["rows"] if row["name"] == name)
+    found: dict[str, Any] = row
+    return found
+
+
+def gpu_rate(part: str, name: str, of: str | None = None) -> float:
+    """The median of a rate of gpu.sh, in images per second."""
+    return statistics.median(gpu_row(part, name, of)["repetitions"])
+
+
+def gpu_job(epoch: int | None = None, variant: str = "default", of: str | None = None) -> float:
+    """Seconds of the notebook's job from the command on, until an epoch is done or until the last checkpoint."""
+    name = f"{variant}, last checkpoint" if epoch is None else f"{variant}, epoch {epoch} done"
+    return float(gpu_row("job", name, of)["value"])
+
+
+STEP = "mobilenet_v2 160 px, batch {batch}, fp16, {mode}: {name}"
+
+
+def gpu_step(batch: int, mode: str, name: str) -> float:
+    """Images per second of a MobileNetV2's training step at 160 px in fp16."""
+    return gpu_rate("steps", STEP.format(batch=batch, mode=mode, name=name))
+
+
+def gpu_from_shards() -> float:
+    """Images per second of the notebook's job in an epoch whose images lie on the GPU."""
+    return max(row["timing"]["images_per_second"] for row in gpu_part("job")["rows"] if "timing" in row)
+
+
+def gpu_timing(epoch: int) -> dict[str, float]:
+    """What an epoch of the notebook's job says of its time."""
+    timing: dict[str, float] = gpu_row("job", f"default, epoch {epoch} done")["timing"]
+    return timing
+
+
+def gpu_machine() -> str:
+    """What stands beside the GPU, and the versions."""
+    about = gpu_part("job")["provenance"]
+    versions, machine = about["versions"], about["machine"]
+    clock = max(about["cpu_state"]["mhz"]) / 1e3
+    return (
+        f"{machine['cores']} cores at {clock:.1f} GHz, torch {versions['torch']}, torchvision {versions['torchvision']}"
+    )
+
+
+def gpu_outcomes() -> str:
+    """How the CUDA tests ended."""
+    outcomes = [row["outcome"] for row in gpu_part("tests")["rows"]]
+    return ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in ("passed", "failed", "skipped"))
+
+
+def gpu_headline() -> str:
+    """What a GPU did."""
+    crop = "crop + flip, batch 512: {}"
+    peers = [crop.format(name) for name in ("torchvision, loop", "kornia", "torchvision, one draw")]
+    whole_step = gpu_step(128, "cuda-graph", "whole step")
+    rows = [
+        [
+            "a whole step of MobileNetV2 at 160 px (augmentation included), fp16, batch 128 / 512",
+            f"{whole(whole_step)} / {whole(gpu_step(512, 'cuda-graph', 'whole step'))}",
+        ],
+        [
+            "timm's step in the same run, without augmentation, not compiled",
+            f"{whole(gpu_step(128, 'eager', 'timm'))} / {whole(gpu_step(512, 'eager', 'timm'))}",
+        ],
+        [
+            "trained from shards, batch 128, images on the GPU, as a share of the whole step",
+            f"{whole(gpu_from_shards())}, {gpu_from_shards() / whole_step:.3f}",
+        ],
+        [
+            "the notebook's job (7 epochs of 80,800 images, with validation) from the command to the last checkpoint",
+            f"{gpu_job():.1f} s",
+        ],
+        [
+            "of that, start and first epoch; each later epoch",
+            f"{gpu_job(1):.1f} s; {(gpu_job(7) - gpu_job(1)) / 6:.1f} s",
+        ],
+        [
+            "random resized crop + flip to 160 px with a draw for each image, compiled (not compiled), batch 512",
+            f"{whole(gpu_rate('presets', crop.format('ours, compiled')))} "
+            f"({whole(gpu_rate('presets', crop.format('ours')))})",
+        ],
+        [
+            "the same by torchvision image by image; by kornia; by torchvision with one draw for the batch",
+            "; ".join(whole(gpu_rate("presets", name)) for name in peers),
+        ],
+        [
+            "raw shards to the GPU, one thread (copies alone, the bus)",
+            f"{whole(gpu_rate('device', 'raw, residence stream'))} "
+            f"({whole(gpu_rate('device', 'copies alone, page-locked (the bus)'))})",
+        ],
+    ]
+    return table(["what", "images/s, or seconds"], rows)
+
+
+def gpu_steps() -> str:
+    """A MobileNetV2's training step on a GPU: ours against others, in images per second."""
+    ways = [
+        ("bare (forward, backward, fused Adam)", "eager", "bare"),
+        ("timm's", "eager", "timm"),
+        ("torchvision's", "eager", "torchvision"),
+        ("**ours**", "eager", "food101_fast"),
+        ("**ours**, whole step with augmentation", "eager", "whole step"),
+        ("**ours**, whole step with augmentation, one CUDA graph (the default)", "cuda-graph", "whole step"),
+    ]
+    rows = []
+    for title, mode, name in ways:
+        cells = [" (".join(spread(gpu_row("steps", STEP.format(batch=b, mode=mode, name=name))["repetitions"])) + ")"
+                 for b in (128, 512)]  # fmt: skip
+        rows.append([title, *cells])
+    return table(["step", "batch 128, images/s", "batch 512, images/s"], rows)
+
+
+def gpu_presets() -> str:
+    """Crop + flip and a preset on a GPU, the fastest first."""
+    rows = [
+        [name, *spread(row["repetitions"])]
+        for name, row in sorted(
+            ((row["name"], row) for row in gpu_part("presets")["rows"]),
+            key=lambda pair: -statistics.median(pair[1]["repetitions"]),
+        )
+    ]
+    return table(["what", "images/s", "lowest to highest"], rows)
+
+
+def gpu_epochs() -> str:
+    """The notebook's job, epoch by epoch, as it was before and after steps became one CUDA graph."""
+    rows = []
+    for epoch in range(1, 8):
+        cells = []
+        for of in ("gpu-h200-1", "gpu-h200-2"):
+            names = {row["name"]: row for row in gpu_part("job", of)["rows"]}
+            row = names.get(f"default, epoch {epoch} done")
+            rate = "" if row is None else whole(row["timing"]["images_per_second"])
+            cells += ["" if row is None else f"{row['value']:.1f}", rate]
+        rows.append([str(epoch), *cells])
+    head = ["epoch", "launched one by one: seconds from the command", "images/s", "CUDA graph: seconds", "images/s"]
+    return table(head, rows)
+
+
+def gpu_bus() -> str:
+    """How many bytes per second the loader and the bus move."""
+    bus = gpu_row("device", "copies alone, page-locked (the bus)")
+    size = bus["bytes_per_image"]
+    ours = gpu_rate("device", "raw, residence stream")
+    return f"{ours * size / 1e9:.1f} of {statistics.median(bus['repetitions']) * size / 1e9:.0f} GB/s"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "peers-raw": lambda: peers("raw"),
     "peers-jpeg": lambda: peers("jpeg"),
@@ -430,6 +597,21 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "prepare-pss": megabytes(-1, "pss_bytes"),
     "prepare-private-25000": megabytes(0, "private_bytes"),
     "scaling-measured": scaling_measured,
+    "gpu-headline": gpu_headline,
+    "gpu-steps": gpu_steps,
+    "gpu-presets": gpu_presets,
+    "gpu-epochs": gpu_epochs,
+    "gpu-bus": gpu_bus,
+    "gpu-tests": gpu_outcomes,
+    "gpu-machine": gpu_machine,
+    "gpu-start": lambda: f"{gpu_job(1) - gpu_timing(1)['seconds'] - gpu_timing(1)['validation_seconds']:.0f}",
+    "gpu-first-steps": lambda: f"{gpu_timing(1)['seconds'] - gpu_timing(2)['seconds']:.0f}",
+    "gpu-shards-rate": lambda: whole(gpu_from_shards()),
+    "gpu-job": lambda: f"{gpu_job():.1f}",
+    "gpu-first-epoch": lambda: f"{gpu_job(1) - (gpu_job(7) - gpu_job(1)) / 6:.0f}",
+    "gpu-graph-gain": lambda: (
+        f"{gpu_step(128, 'cuda-graph', 'whole step') / gpu_step(128, 'cuda-graph', 'whole step, eager'):.1f}"
+    ),
     "verdict": lambda: f"```text\n{result('stages-cpu')['verdict']['sentence']}\n```",
 }
 """By the name that a README asks for."""

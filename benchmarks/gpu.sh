@@ -6,13 +6,14 @@
 #   prepare       a data set of 101,000 files, beside the tests
 #   tests         the CUDA tests (where pytest and hypothesis are installed; on 6 processes where pytest-xdist is)
 #   job           the notebook's job with `train`, from the command to the last checkpoint
-#   steps         MobileNetV2's training step: eager, compiled, as a CUDA graph; bare, timm's, torchvision's
-#   presets       crop + flip and the presets, eager and compiled, against others
+#   steps         MobileNetV2's training step: eager and as a CUDA graph; bare, timm's, torchvision's
 #   device        shards to the device against the bus; nvJPEG where torchcodec is installed
-#   bench         each stage of a step, and what bounds it
 #   speedrun      seconds to a target accuracy, where FOOD101_64PX is set
+#   presets       crop + flip and the presets, eager and compiled, against others
+#   bench         each stage of a step, and what bounds it
+#   job-variants  the notebook's job without cuDNN's search, and compiled
+#   compiled      MobileNetV2's training step, compiled: ours and the others'
 #   resnet50      ResNet-50's training step
-#   job-variants  the notebook's job compiled, without and with a CUDA graph
 #   accuracy      learning curves against a plain loop, where FOOD101_64PX is set
 #
 # Every row is appended to OUT/gpu-DEVICE.jsonl as it is measured, so that an end at any moment loses none. At the end,
@@ -44,7 +45,7 @@ python=${PYTHON:-python3}
 device=${DEVICE:-cuda}
 out=${OUT:-build/gpu}
 budget=${BUDGET:-400}
-everything=(prepare tests job steps presets device bench speedrun resnet50 job-variants accuracy)
+everything=(prepare tests job steps device speedrun presets bench job-variants compiled resnet50 accuracy)
 wanted=("$@")
 [ ${#wanted[@]} != 0 ] || wanted=("${everything[@]}")
 for name in "${wanted[@]}"; do
@@ -64,6 +65,7 @@ if [ "$device" = cpu ]; then
   need=2
   data=(--pictures 100 --files 600 --few 200 --classes 10 --size 64)
   step=(--models mobilenet_v2:32 --batch-sizes 8 --amps off --modes eager cuda-graph --steps 1)
+  compiled=(--models mobilenet_v2:32 --batch-sizes 2 --amps off --modes compiled-graph --steps 1)
   resnet=(--models resnet50:32 --batch-sizes 2 --amps off --modes eager --steps 1)
   job=(--model shufflenet_v2_x0_5 --image-size 32 --batch-size 16 --epochs 2)
   preset=(--batch-sizes 8 --batches 1)
@@ -76,17 +78,17 @@ if [ "$device" = cpu ]; then
 else
   need=24
   data=(--pictures 1000 --files 101000 --few 12000 --classes 101 --size 192)
-  modes=(eager cuda-graph compiled compiled-graph reduce-overhead)
-  others=(--others eager compiled --amps fp16 --steps 10)
-  step=(--models mobilenet_v2:160 --batch-sizes 512 128 --modes "${modes[@]}" "${others[@]}")
-  resnet=(--models resnet50:224 --batch-sizes 256 --modes "${modes[@]:0:3}" "${others[@]}")
+  step=(--models mobilenet_v2:160 --batch-sizes 512 128 --modes eager cuda-graph --amps fp16 --steps 10)
+  compiled=(--models mobilenet_v2:160 --batch-sizes 512 128 --modes compiled compiled-graph reduce-overhead)
+  compiled+=(--others compiled --amps fp16 --steps 10)
+  resnet=(--models resnet50:224 --batch-sizes 256 --modes eager cuda-graph --amps fp16 --steps 10)
   job=(--model mobilenet_v2 --image-size 160 --batch-size 128 --epochs 7)
   preset=(--batch-sizes 512 128 --batches 10)
   load=(--batch-size 512)
   whole=(--model mobilenet_v2 --image-size 160 --batch-size 128 --budget 40)
   run=(--weights none)
   learn=(--image-size 64 --batch-size 256 --epochs 8 --seeds 2 --workers "$((cores - 2))")
-  variants=(--variants compiled compiled-graph)
+  variants=(--variants no-search compiled-graph)
   repetitions=${REPETITIONS:-5}
 fi
 
@@ -233,16 +235,17 @@ raw=$work/data/raw
 train=("$python" benchmarks/job.py --shards "$raw" --device "$device" --rows "$rows" "${job[@]}")
 in_turn data/raw job 120 "${train[@]}" --work "$(mktemp -d "$work/job-XXXXXX")"
 in_turn "" steps 120 "$python" benchmarks/steps.py "${step[@]}" --whole "${measured[@]}"
-in_turn "" presets 60 "$python" benchmarks/presets.py "${preset[@]}" "${measured[@]}"
-in_turn data/raw device 40 "$python" benchmarks/device.py --raw "$raw" --jpeg "$work/data/jpeg" "${load[@]}" \
-  --seconds 0 "${measured[@]}"
-in_turn data/raw bench 60 "$python" benchmarks/stages.py --shards "$raw" --device "$device" --rows "$rows" "${whole[@]}"
+in_turn data/raw device 80 "$python" benchmarks/device.py --raw "$raw" --jpeg "$work/data/jpeg" "${load[@]}" \
+  --seconds 0 "${measured[@]}" --repetitions "$((repetitions < 3 ? repetitions : 3))"
 # shellcheck disable=SC2086 # SPEEDRUN holds several words
 TQDM_DISABLE=1 in_turn 64px speedrun 90 "$python" benchmarks/speedrun.py --shards "$work/64px" --device "$device" \
   --rows "$rows" "${run[@]}" ${SPEEDRUN:-}
-in_turn "" resnet50 60 "$python" benchmarks/steps.py "${resnet[@]}" --part resnet50 "${measured[@]}"
-in_turn data/raw job-variants 180 "${train[@]}" --work "$(mktemp -d "$work/job-XXXXXX")" "${variants[@]}" \
+in_turn "" presets 60 "$python" benchmarks/presets.py "${preset[@]}" "${measured[@]}"
+in_turn data/raw bench 60 "$python" benchmarks/stages.py --shards "$raw" --device "$device" --rows "$rows" "${whole[@]}"
+in_turn data/raw job-variants 240 "${train[@]}" --work "$(mktemp -d "$work/job-XXXXXX")" "${variants[@]}" \
   --part job-variants
+in_turn "" compiled 240 "$python" benchmarks/steps.py "${compiled[@]}" --whole --part compiled "${measured[@]}"
+in_turn "" resnet50 60 "$python" benchmarks/steps.py "${resnet[@]}" --whole --part resnet50 "${measured[@]}"
 in_turn 64px accuracy 120 "$python" benchmarks/accuracy.py --shards "$work/64px" --device "$device" "${learn[@]}" \
   --rows "$rows"
 

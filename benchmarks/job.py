@@ -4,8 +4,8 @@
 
 Runs `train --recipe baseline --weights none --patience None` as a command of its own; imports, compilation, validation
 and checkpoints are in the time. A row is kept for every epoch as soon as it is in the run's log. What other variants
-change: `again` changes nothing and finds the compiled code of a run before it, `eager` compiles nothing, `cuda-graph`
-and `compiled-graph` run the whole step as one CUDA graph, the second with compiled code.
+change: `again` changes nothing and finds the compiled code of a run before it, `no-search` leaves cuDNN's search out,
+`compiled` has no CUDA graph, `cuda-graph` compiles nothing, `compiled-graph` has both, `eager` neither.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from food101_fast.shards import ShardSet
 VARIANTS: dict[str, list[str]] = {
     "default": [],
     "again": [],
+    "no-search": ["--no-cudnn-benchmark"],
     "compiled": ["--compile", "on", "--cuda-graph", "off"],
     "cuda-graph": ["--cuda-graph", "on", "--compile", "off"],
     "compiled-graph": ["--cuda-graph", "on", "--compile", "on"],
@@ -47,7 +48,7 @@ class Settings:
     work: Path
     """Folder for the runs; one that is there is not gone on with."""
     variants: tuple[str, ...] = ("default",)
-    """Which, one after the other: default, again, compiled, cuda-graph, compiled-graph, eager."""
+    """Which, one after the other: default, again, no-search, compiled, cuda-graph, compiled-graph, eager."""
     device: Literal["cpu", "cuda"] = "cuda"
     """Where to train."""
     model: str = "mobilenet_v2"

@@ -7,12 +7,15 @@ Several programs may append to one file at once. A line belongs to a part and ha
   why there is no figure.
 - `started` and `state`: written by gpu.sh before and after a part: how it ended, and when, in seconds of the script.
 
+The others say `at` what time they were written, in seconds since 1970.
+
 Needs no torch, so that a killed script can still sum up.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +39,7 @@ class Rows:
         """Append one line, in a single write, so that it is there whole or not at all."""
         if self._path is None:
             return
-        document = {"part": self._part, "kind": kind, **content}
+        document = {"part": self._part, "kind": kind, "at": round(time.time(), 1), **content}
         line = orjson.dumps(document, option=orjson.OPT_APPEND_NEWLINE)
         file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:

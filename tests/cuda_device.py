@@ -24,6 +24,9 @@ harmless_warnings = [
         "Unable to hit fast path of CUDAGraphs:UserWarning",
         # Python 3.12's, about processes that the compiler starts.
         "This process .* is multi-threaded, use of fork:DeprecationWarning",
+        # Of torch 2.11: about a graph that it captures to begin a pool of memory, and by its autotuning about itself.
+        "The CUDA Graph is empty:UserWarning",
+        "TypedStorage is deprecated:UserWarning",
         # DDP's, about gradients of 1 x 1 convolutions: both layouts are the same memory.
         "Grad strides do not match bucket view strides:UserWarning",
     )

@@ -78,7 +78,7 @@ class Subject:
     def __init__(self, settings: BenchSettings, deadline: float | None = None) -> None:
         self.device = choose_device(settings.device)
         place, self.recipe = settings.chosen()
-        set_up_device(self.device, tf32=self.recipe.tf32)
+        set_up_device(self.device, tf32=self.recipe.tf32, cudnn_benchmark=self.recipe.cudnn_benchmark)
         shards = ShardSet.open(place)
         classes = len(shards.classes)
         self.watch = Watch(self.device)

@@ -30,17 +30,18 @@ def choose_device(device: Device) -> torch.device:
     return torch.device(device, local_rank()) if device == "cuda" else torch.device(device)
 
 
-def set_up_device(device: torch.device, *, tf32: bool) -> None:
+def set_up_device(device: torch.device, *, tf32: bool, cudnn_benchmark: bool = True) -> None:
     """Choose torch's settings for training on a CUDA device; nothing for others.
 
     Args:
         device: is made the current one.
         tf32: whether float32 may be multiplied with 10 bits of mantissa.
+        cudnn_benchmark: whether cuDNN measures algorithms for each new shape, and keeps the fastest.
     """
     if device.type != "cuda":
         return
     torch.cuda.set_device(device)
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = cudnn_benchmark
     torch.backends.cudnn.allow_tf32 = tf32
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
 

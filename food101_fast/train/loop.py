@@ -107,7 +107,7 @@ def train(
             checkpoint can't be written; gradients stay not finite; or the device's memory is too small.
     """
     where, classes = choose_device(device), len(shards.classes)
-    set_up_device(where, tf32=recipe.tf32)
+    set_up_device(where, tf32=recipe.tf32, cudnn_benchmark=recipe.cudnn_benchmark)
     if recipe.compiles_on(where.type):
         use_cache_folder()
     with joined_world(where) as world, StopRequest() as stop:

@@ -17,7 +17,7 @@ Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["exponential", "cosine", "constant"]
 
 # Fields that say how long to train or how to compute the same thing: they may be changed when a run goes on.
-CHANGEABLE = ("epochs", "patience", "accumulate", "compile", "compile_mode", "cuda_graph")
+CHANGEABLE = ("epochs", "patience", "accumulate", "compile", "compile_mode", "cuda_graph", "cudnn_benchmark")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +84,9 @@ class Recipe:
     """Capture the whole training step as a CUDA graph, which the host launches at once: for small models and batches.
     Needs no compiler; one GPU only. auto is on where there is one GPU, --compile-mode makes no graphs of its own, and
     no step waits for the GPU."""
+    cudnn_benchmark: bool = True
+    """Have cuDNN try several algorithms for each convolution in the first step of each image size, and keep the
+    fastest; --no-cudnn-benchmark starts sooner and takes the ones that cuDNN thinks best."""
     sync_batchnorm: bool = False
     """With several ranks: normalise over the whole batch instead of each rank's part of it (CUDA only)."""
     window: int | None = None
