@@ -1,9 +1,9 @@
 """A whole training step as one CUDA graph: the host launches it at once, instead of each of its hundreds of kernels.
 
 Small models at small batches are bound by those launches: on an H200 a MobileNetV2 at 160 px and batch 128 trained 2.7
-to 3.7 times as fast (benchmarks/results/gpu-h200-*.json). A graph needs no compiler, so that it pays from the first epoch on. What it needs is that a step always
-does the same on the same memory: fixed shapes, nothing that waits for the device, and no number of the host's that
-changes from step to step.
+to 3.7 times as fast (benchmarks/results/gpu-h200-1.json and -2.json). A graph needs no compiler, so that it pays from
+the first epoch on. What it needs is that a step always does the same on the same memory: fixed shapes, nothing that
+waits for the device, and no number of the host's that changes from step to step.
 """
 
 from __future__ import annotations
