@@ -22,7 +22,7 @@ from PIL import Image
 
 from food101_fast.bench.ceilings import MATRIX, MEMORY, shares
 from food101_fast.bench.sweep import sweep_figure
-from food101_fast.shards.folder import write_atomically
+from food101_fast.storage import write_atomically
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 FIELD = "Results"

@@ -17,7 +17,7 @@ from rows import Rows
 
 from food101_fast.bench.provenance import Watch
 from food101_fast.bench.settings import check_folder
-from food101_fast.shards.folder import write_atomically
+from food101_fast.storage import write_atomically
 from food101_fast.train.device import Device, choose_device, set_up_device
 
 RESULT_VERSION = 2

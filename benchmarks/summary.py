@@ -17,7 +17,7 @@ from rows import merge, read_rows
 
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
-from food101_fast.shards.folder import write_atomically
+from food101_fast.storage import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from plots import PLOTS, draw, drawn_from
 
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
-from food101_fast.shards.folder import write_atomically
+from food101_fast.storage import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md", ROOT / "benchmarks" / "SCALING.md")

@@ -21,7 +21,7 @@ from food101_fast.bench.stages import GROUPS, run_bench
 from food101_fast.bench.sweep import parse_sweep, plot_sweep, run_sweep, sweep_table
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
-from food101_fast.shards.folder import write_atomically
+from food101_fast.storage import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ from food101_fast.bench.settings import BenchSettings
 from food101_fast.bench.stages import Subject
 from food101_fast.bench.works import endless
 from food101_fast.errors import UserError
-from food101_fast.shards.folder import write_atomically
+from food101_fast.storage import write_atomically
 
 TRACE_NAME = "trace.json.gz"
 STEPS = 10

@@ -13,7 +13,7 @@ from typing import Any
 
 from food101_fast.bench.measure import Work
 from food101_fast.shards import ShardSet
-from food101_fast.shards.folder import LocalFolder
+from food101_fast.storage import LocalFolder
 
 _BLOCK = 8 << 20
 _COLD_REPETITIONS = 5

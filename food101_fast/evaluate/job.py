@@ -21,7 +21,7 @@ from food101_fast.evaluate.views import Tta, averaged, views
 from food101_fast.loader import ShardLoader
 from food101_fast.prepare.overview import plot_class_counts
 from food101_fast.shards import ShardSet
-from food101_fast.shards.folder import write_atomically
+from food101_fast.storage import write_atomically
 from food101_fast.train.checkpoint import weights_hash
 from food101_fast.train.device import Device, choose_device
 from food101_fast.train.precision import inference_precision

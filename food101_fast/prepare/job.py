@@ -27,7 +27,6 @@ from food101_fast.prepare.records import NotedImage, Reject, ShardResult, ShardT
 from food101_fast.prepare.sources import FolderSource, Source, open_source
 from food101_fast.prepare.split import check_counts, check_fractions, stratified_split, stratified_subset
 from food101_fast.prepare.write import ShardWriter
-from food101_fast.shards.folder import Folder, LocalFolder, open_folder
 from food101_fast.shards.layout import (
     MANIFEST_NAME,
     NOTES_NAME,
@@ -38,6 +37,7 @@ from food101_fast.shards.layout import (
     shard_name,
 )
 from food101_fast.shards.manifest import Manifest, SplitEntry, read_manifest, write_manifest
+from food101_fast.storage import Folder, LocalFolder, open_folder
 
 _FILES_PER_HASH_TASK = 1000
 

@@ -17,9 +17,9 @@ from PIL import Image, ImageDraw, ImageFont
 from food101_fast.images import RejectedError, Rules, clean
 from food101_fast.prepare.records import Reject
 from food101_fast.prepare.sources import Source
-from food101_fast.shards.folder import Folder
 from food101_fast.shards.layout import OVERVIEW_NAMES, index_name, npy_header
 from food101_fast.shards.manifest import Manifest
+from food101_fast.storage import Folder
 
 _DPI = 120
 _MANY_CLASSES = 20  # past this, labels get smaller

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from food101_fast.errors import UserError
 from food101_fast.prepare import demo
-from food101_fast.shards.folder import Folder, open_folder
+from food101_fast.storage import Folder, open_folder
 
 _SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 

@@ -14,8 +14,8 @@ import xxhash
 
 from food101_fast.errors import UserError
 from food101_fast.prepare.records import UNFINISHED, ShardResult, ShardTask, record_name
-from food101_fast.shards.folder import TEMPORARY_SUFFIX, Folder, LocalFolder
 from food101_fast.shards.layout import MANIFEST_NAME, NOTES_NAME, OVERVIEW_NAMES, REJECTS_NAME, SPLITS, index_name
+from food101_fast.storage import TEMPORARY_SUFFIX, Folder, LocalFolder
 
 LOCK_NAME = f"{UNFINISHED}/lock"
 SOURCE_FILES = "what the source holds"

@@ -22,9 +22,9 @@ from food101_fast.errors import UserError
 from food101_fast.images import RejectedError, Rules, Scratch, clean
 from food101_fast.prepare.records import NotedImage, Reject, ShardResult, ShardTask, record_name
 from food101_fast.prepare.sources import Source
-from food101_fast.shards.folder import Content, Folder
 from food101_fast.shards.layout import ENCODINGS, INDEX_DTYPE, index_name, npy_header
 from food101_fast.shards.manifest import ShardEntry
+from food101_fast.storage import Content, Folder
 
 
 class _Workspace(threading.local):

@@ -19,7 +19,7 @@ from food101_fast.report.charts import line_chart, reliability_chart
 from food101_fast.report.findings import Findings, Predictions, read_findings
 from food101_fast.report.matrix import matrix
 from food101_fast.report.pictures import thumbnail
-from food101_fast.shards.folder import write_atomically
+from food101_fast.storage import write_atomically
 from food101_fast.train.logs import results
 
 REPORT_NAME = "report.html"

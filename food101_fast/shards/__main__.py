@@ -15,11 +15,11 @@ from tqdm import tqdm
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.images import Fit, Rules
-from food101_fast.shards.folder import open_folder
-from food101_fast.shards.index import write_index
+from food101_fast.shards.foreign import write_index
 from food101_fast.shards.manifest import read_manifest
 from food101_fast.shards.show import describe
 from food101_fast.shards.verify import verify
+from food101_fast.storage import open_folder
 
 _DAMAGED_CODE = 1
 

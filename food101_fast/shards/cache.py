@@ -24,9 +24,9 @@ import xxhash
 from tqdm import tqdm
 
 from food101_fast.errors import DamagedDataError, UserError
-from food101_fast.shards.folder import TEMPORARY_SUFFIX, Folder, RemoteFolder
 from food101_fast.shards.layout import index_bytes, index_name
 from food101_fast.shards.manifest import ShardEntry
+from food101_fast.storage import TEMPORARY_SUFFIX, Folder, RemoteFolder
 
 _DOWNLOADS_AT_A_TIME = 4
 _ATTEMPTS = 5

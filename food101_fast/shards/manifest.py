@@ -11,8 +11,8 @@ import orjson
 import xxhash
 
 from food101_fast.errors import UserError
-from food101_fast.shards.folder import Folder
 from food101_fast.shards.layout import ENCODINGS, FOREIGN, FORMAT_VERSION, MANIFEST_NAME, SPLITS
+from food101_fast.storage import Folder
 
 
 @dataclass(frozen=True, kw_only=True)

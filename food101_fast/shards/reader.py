@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from food101_fast.errors import DamagedDataError, UserError
 from food101_fast.images import Check, Fit, RejectedError, Rules, clean
 from food101_fast.shards.cache import CacheSettings, ShardCache, cache_settings
-from food101_fast.shards.folder import Folder, LocalFolder, open_folder
 from food101_fast.shards.layout import INDEX_DTYPE, index_bytes, index_name, npy_header
 from food101_fast.shards.manifest import Manifest, ShardEntry, read_manifest
 from food101_fast.shards.mapped import OpenShard, copy_rows, damaged, damaged_sample, open_shard, read_records
+from food101_fast.storage import Folder, LocalFolder, open_folder
 
 Verify = Literal["first-epoch", "always", "never"]
 

@@ -13,8 +13,7 @@ import simplejpeg
 import xxhash
 from numpy.typing import NDArray
 
-from food101_fast.shards.folder import Folder
-from food101_fast.shards.index import SOURCE_PREFIX
+from food101_fast.shards.foreign import SOURCE_PREFIX
 from food101_fast.shards.layout import (
     ENCODINGS,
     INDEX_DTYPE,
@@ -26,6 +25,7 @@ from food101_fast.shards.layout import (
     npy_header,
 )
 from food101_fast.shards.manifest import Manifest, ShardEntry, read_manifest
+from food101_fast.storage import Folder
 
 
 def verify(folder: Folder, progress: Callable[[int], None] = lambda samples: None) -> Iterator[str]:

@@ -19,7 +19,7 @@ import orjson
 import torch
 
 from food101_fast.shards.cache import cache_settings
-from food101_fast.shards.folder import write_atomically
+from food101_fast.storage import write_atomically
 from food101_fast.train.device import machine
 from food101_fast.train.precision import Precision
 from food101_fast.train.recipes import Recipe

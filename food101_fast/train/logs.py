@@ -14,7 +14,7 @@ import orjson
 import torch
 
 from food101_fast.errors import UserError
-from food101_fast.shards.folder import write_atomically
+from food101_fast.storage import write_atomically
 from food101_fast.train.run import CSV_NAME, METRICS_NAME, read_metrics
 
 Row = dict[str, Any]

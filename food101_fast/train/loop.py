@@ -19,7 +19,7 @@ from tqdm import tqdm
 from food101_fast.errors import UserError
 from food101_fast.loader import LoaderOptions, ShardLoader
 from food101_fast.shards import ShardSet
-from food101_fast.shards.folder import write_atomically
+from food101_fast.storage import write_atomically
 from food101_fast.train.checkpoint import (
     epoch_name,
     load_checkpoint,

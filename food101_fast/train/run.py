@@ -17,7 +17,7 @@ from torch import nn
 from food101_fast import __version__
 from food101_fast.errors import UserError
 from food101_fast.shards import ShardSet
-from food101_fast.shards.folder import LocalFolder, write_atomically
+from food101_fast.storage import LocalFolder, write_atomically
 from food101_fast.train.checkpoint import has_checkpoint, load_checkpoint
 from food101_fast.train.device import machine
 from food101_fast.train.model import build_model, load_weights

@@ -17,9 +17,9 @@ from food101_fast.errors import DamagedDataError, UserError
 from food101_fast.loader import ShardLoader
 from food101_fast.prepare import PrepareSettings, prepare
 from food101_fast.shards import ShardSet
-from food101_fast.shards.folder import LocalFolder
 from food101_fast.shards.layout import INDEX_DTYPE
 from food101_fast.shards.verify import verify
+from food101_fast.storage import LocalFolder
 from tests.conftest import flip, write_folder
 
 SHARD = "train-000002.tar"

@@ -19,8 +19,8 @@ import pytest
 from food101_fast.errors import UserError
 from food101_fast.prepare import PrepareSettings, prepare, unfinished
 from food101_fast.prepare.executors import InProcess
-from food101_fast.shards.folder import LocalFolder
 from food101_fast.shards.verify import verify
+from food101_fast.storage import LocalFolder
 from tests.conftest import contents, encoded, picture, write_folder
 
 INJECT = Path(__file__).parent / "inject"

@@ -15,8 +15,8 @@ import pytest
 import s3fs
 
 from food101_fast.errors import UserError
-from food101_fast.shards.folder import LocalFolder, RemoteFolder, open_folder
 from food101_fast.shards.verify import verify
+from food101_fast.storage import LocalFolder, RemoteFolder, open_folder
 from tests.conftest import contents, write_folder
 
 FLAGS = ["--size", "24", "--samples-per-shard", "6", "--workers", "2"]

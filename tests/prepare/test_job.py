@@ -19,8 +19,8 @@ from food101_fast.errors import UserError
 from food101_fast.loader import ShardLoader
 from food101_fast.prepare import PrepareSettings, prepare
 from food101_fast.shards import ShardSet
-from food101_fast.shards.folder import open_folder
 from food101_fast.shards.verify import verify
+from food101_fast.storage import open_folder
 from tests.conftest import contents, write_folder
 
 

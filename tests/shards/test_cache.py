@@ -23,7 +23,7 @@ from food101_fast.errors import DamagedDataError, UserError
 from food101_fast.loader import ShardLoader
 from food101_fast.shards import ShardSet, cache
 from food101_fast.shards.cache import cache_settings
-from food101_fast.shards.folder import RemoteFolder
+from food101_fast.storage import RemoteFolder
 from tests.conftest import flip
 
 Fault = Callable[[bytes], bytes]

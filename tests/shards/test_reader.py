@@ -16,9 +16,9 @@ from food101_fast.errors import UserError
 from food101_fast.images import Rules, clean
 from food101_fast.prepare import PrepareSettings, prepare
 from food101_fast.shards import ShardSet
-from food101_fast.shards.folder import LocalFolder
 from food101_fast.shards.manifest import read_manifest
 from food101_fast.shards.mapped import copy_rows, read_records
+from food101_fast.storage import LocalFolder
 from tests.conftest import flip, write_folder
 
 

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from food101_fast.prepare import PrepareSettings, prepare
-from food101_fast.shards.folder import LocalFolder
 from food101_fast.shards.verify import verify
+from food101_fast.storage import LocalFolder
 
 
 @pytest.fixture(scope="module", params=["raw", "jpeg"])

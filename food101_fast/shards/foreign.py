@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 
 from food101_fast.errors import UserError
 from food101_fast.images import RejectedError, Rules, Scratch, clean
-from food101_fast.shards.folder import Folder, LocalFolder, open_folder
 from food101_fast.shards.layout import (
     FOREIGN,
     INDEX_DTYPE,
@@ -42,6 +41,7 @@ from food101_fast.shards.layout import (
     npy_header,
 )
 from food101_fast.shards.manifest import Manifest, ShardEntry, SplitEntry, read_manifest
+from food101_fast.storage import Folder, LocalFolder, open_folder
 
 SOURCE_PREFIX = "index:"
 INCOMPLETE = "incomplete"

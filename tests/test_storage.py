@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from food101_fast.errors import UserError
-from food101_fast.shards.folder import Folder, LocalFolder, RemoteFolder, open_folder
+from food101_fast.storage import Folder, LocalFolder, RemoteFolder, open_folder
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -71,7 +71,7 @@ def test_only_one_writer_holds_a_folder(folder: Folder) -> None:
 
 def test_a_lock_on_a_disk_ends_with_its_process(tmp_path: Path) -> None:
     code = (
-        "import os; from food101_fast.shards.folder import open_folder; "
+        "import os; from food101_fast.storage import open_folder; "
         f"lock = open_folder({str(tmp_path)!r}).lock('lock'); lock.__enter__(); os.abort()"
     )
     subprocess.run(
