@@ -20,7 +20,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Say what it runs on."""
     if not _WORKER:
         from food101_fast.bench.provenance import Watch
-        from food101_fast.train.device import choose_device
+        from food101_fast.compute.device import choose_device
 
         _ROWS.write("begin", pid=os.getpid(), settings={}, provenance=Watch(choose_device("auto")).notes())
 

@@ -17,8 +17,8 @@ from rows import Rows
 
 from food101_fast.bench.provenance import Watch
 from food101_fast.bench.settings import check_folder
+from food101_fast.compute.device import Device, choose_device, set_up_device
 from food101_fast.storage import write_atomically
-from food101_fast.train.device import Device, choose_device, set_up_device
 
 RESULT_VERSION = 2
 """Of the files; 2 is the first with `provenance`."""

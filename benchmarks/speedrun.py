@@ -28,10 +28,10 @@ import torch
 from published import Measurement
 
 from food101_fast.cli import exit_with, parse
+from food101_fast.compute.device import Device
 from food101_fast.loader import LoaderOptions
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, train
-from food101_fast.train.device import Device
 from food101_fast.train.recipes import RECIPES
 
 

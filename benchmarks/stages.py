@@ -16,7 +16,7 @@ from food101_fast.bench.doctor import diagnose
 from food101_fast.bench.settings import BenchSettings
 from food101_fast.bench.stages import run_bench
 from food101_fast.cli import exit_with, parse
-from food101_fast.train.device import Device
+from food101_fast.compute.device import Device
 
 
 @dataclass(frozen=True, kw_only=True)

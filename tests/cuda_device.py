@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from food101_fast.train.device import set_up_device
+from food101_fast.compute.device import set_up_device
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

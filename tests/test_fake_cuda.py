@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from torchvision.models import MobileNetV2
 
 from food101_fast import transforms as T
+from food101_fast.compute.distributed import World
+from food101_fast.compute.logits import predict
+from food101_fast.compute.precision import Precision
 from food101_fast.evaluate.views import views
 from food101_fast.images import Rules
 from food101_fast.loader import Batch, ShardLoader
@@ -27,12 +30,10 @@ from food101_fast.loader.residence import HeldRows
 from food101_fast.predict import Classifier
 from food101_fast.shards import ShardSet
 from food101_fast.train import RECIPES, Recipe
-from food101_fast.train.distributed import World
 from food101_fast.train.meter import EpochMeter
-from food101_fast.train.precision import Precision
 from food101_fast.train.schedule import Phase
 from food101_fast.train.step import TrainStep
-from food101_fast.train.validate import predict, validate
+from food101_fast.train.validate import validate
 from food101_fast.transforms import PRESETS, Preset, eval_preset, train_preset
 from tests.fake_cuda import CUDA, FakeCuda, WaitsError, fake_cuda
 from tests.transforms.cases import CASES, Case

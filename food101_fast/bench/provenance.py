@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
+from food101_fast.compute.device import machine
 from food101_fast.processes import family, processor_seconds
-from food101_fast.train.device import machine
 from food101_fast.train.run import versions
 
 _BUSY = 0.1

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from food101_fast.compute.device import Device
 from food101_fast.errors import UserError
 from food101_fast.loader import LoaderOptions
-from food101_fast.train.device import Device
 from food101_fast.train.recipes import Recipe
 from food101_fast.train.run import read_run
 

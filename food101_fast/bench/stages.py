@@ -32,11 +32,11 @@ from food101_fast.bench.works import (
     computing_stages,
     loading_stages,
 )
+from food101_fast.compute.device import choose_device, machine, set_up_device
 from food101_fast.loader import ShardLoader
 from food101_fast.loader.residence import free_host_memory
 from food101_fast.shards import ShardSet
 from food101_fast.train.compiling import use_cache_folder
-from food101_fast.train.device import choose_device, machine, set_up_device
 from food101_fast.train.model import build_model
 from food101_fast.train.step import TrainStep
 

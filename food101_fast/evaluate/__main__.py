@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from food101_fast.cli import exit_with, parse
+from food101_fast.compute.device import Device
 from food101_fast.errors import UserError
 from food101_fast.evaluate.job import Evaluation, check_same_shards, evaluate, evaluate_ensemble
 from food101_fast.evaluate.views import Tta
 from food101_fast.report import write_report
-from food101_fast.train.device import Device
 
 _PAIRS_SHOWN = 5
 

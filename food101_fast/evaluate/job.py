@@ -14,6 +14,9 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from food101_fast.compute.device import Device, choose_device
+from food101_fast.compute.logits import predict
+from food101_fast.compute.precision import inference_precision
 from food101_fast.errors import UserError
 from food101_fast.evaluate.metrics import compute_metrics, confusion, normalised
 from food101_fast.evaluate.plots import plot_confusion, plot_curves
@@ -23,10 +26,7 @@ from food101_fast.prepare.overview import plot_class_counts
 from food101_fast.shards import ShardSet
 from food101_fast.storage import write_atomically
 from food101_fast.train.checkpoint import weights_hash
-from food101_fast.train.device import Device, choose_device
-from food101_fast.train.precision import inference_precision
 from food101_fast.train.run import Run, load_model, read_metrics, read_run
-from food101_fast.train.validate import predict
 
 # What the metrics of an average say about each of its runs.
 MEMBER_KEYS = ("weights", "tta", "top1", "top5", "loss")

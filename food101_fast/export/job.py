@@ -20,13 +20,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from food101_fast.compute.precision import Precision
 from food101_fast.errors import UserError
 from food101_fast.export.card import model_card
 from food101_fast.export.program import Program
 from food101_fast.predict import Classifier
 from food101_fast.storage import write_atomically
 from food101_fast.train.checkpoint import WEIGHTS_NAME, packed
-from food101_fast.train.precision import Precision
 from food101_fast.train.run import Run, load_model, read_run
 from food101_fast.transforms.presets import MEAN, STD, eval_preset
 

@@ -13,10 +13,10 @@ import orjson
 import tyro
 
 from food101_fast.cli import exit_with, parse
+from food101_fast.compute.device import Device
 from food101_fast.errors import UserError
 from food101_fast.images import RejectedError
 from food101_fast.predict.classifier import Classifier
-from food101_fast.train.device import Device
 
 _BAD_FILES_CODE = 1
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import tyro
 
 from food101_fast.cli import exit_with, parse
+from food101_fast.compute.device import Device
 from food101_fast.errors import UserError
 from food101_fast.loader import LoaderOptions
 from food101_fast.shards import ShardSet
-from food101_fast.train.device import Device
 from food101_fast.train.logs import summary
 from food101_fast.train.loop import train
 from food101_fast.train.options import RunOptions

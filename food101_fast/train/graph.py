@@ -16,8 +16,8 @@ from typing import TextIO
 import torch
 from torch import Tensor
 
+from food101_fast.compute.distributed import World
 from food101_fast.errors import UserError
-from food101_fast.train.distributed import World
 from food101_fast.train.recipes import Recipe
 
 Results = tuple[Tensor, ...]

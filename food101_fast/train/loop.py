@@ -16,6 +16,8 @@ import orjson
 import torch
 from tqdm import tqdm
 
+from food101_fast.compute.device import Device, choose_device, set_up_device
+from food101_fast.compute.distributed import World, joined_world
 from food101_fast.errors import UserError
 from food101_fast.loader import LoaderOptions, ShardLoader
 from food101_fast.shards import ShardSet
@@ -28,8 +30,6 @@ from food101_fast.train.checkpoint import (
     save_checkpoint,
 )
 from food101_fast.train.compiling import AutoCompile, chosen_at_once, compile_times, graph_name, use_cache_folder
-from food101_fast.train.device import Device, choose_device, set_up_device
-from food101_fast.train.distributed import World, joined_world
 from food101_fast.train.logs import Board, MetricsLog, Row, epoch_line, peak_memory, require_tensorboard
 from food101_fast.train.memory import fit_batch, out_of_memory, out_of_memory_ends, trial_steps
 from food101_fast.train.meter import EpochMeter

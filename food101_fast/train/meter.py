@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from food101_fast.compute.distributed import World
 from food101_fast.loader import ShardLoader
 from food101_fast.loader.pipeline import Counters
-from food101_fast.train.distributed import World
 from food101_fast.train.validate import LOSS_UNIT, in_units
 
 

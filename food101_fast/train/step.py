@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
+from food101_fast.compute.distributed import World
+from food101_fast.compute.precision import Precision
 from food101_fast.errors import UserError
 from food101_fast.loader import Batch
 from food101_fast.train.batchnorm import BatchCounters, side_by_side
-from food101_fast.train.distributed import World
 from food101_fast.train.ema import ModelAverage
 from food101_fast.train.graph import GraphedFunction, uses_graph
 from food101_fast.train.model import layer_groups
 from food101_fast.train.optimizer import build_optimizer, learning_rate_on_device, set_learning_rate
-from food101_fast.train.precision import Precision
 from food101_fast.train.recipes import Recipe
 from food101_fast.train.schedule import Phase, step_seed
 from food101_fast.transforms import Preset, train_preset

@@ -1,25 +1,24 @@
-"""Predictions of a model over a loader, and what validation makes of them."""
+"""Validation: loss and accuracy of a model over a loader."""
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from food101_fast.compute.distributed import World
+from food101_fast.compute.logits import Model, predict
+from food101_fast.compute.precision import Precision
 from food101_fast.loader import ShardLoader
-from food101_fast.train.distributed import World
-from food101_fast.train.precision import Precision
 from food101_fast.transforms import Preset
 
 # Losses are added up as whole multiples of this: such sums are exact, so that they do not depend on their order.
 LOSS_UNIT = 2.0**-30
 _LARGEST_LOSS = 2.0**12  # nats; so two million of them can be added up
-
-Model = Callable[[Tensor], Tensor]
 
 
 def eval_twin(model: nn.Module) -> nn.Module:
@@ -63,33 +62,6 @@ class FirstCall:
         self.seconds = time.perf_counter() - begun
         self._called = True
         return logits
-
-
-def predict(
-    model: Model, loader: ShardLoader, preset: Preset, precision: Precision
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Logits of every batch: yields float32 (N, classes), labels (N,) and ids (N,), on the loader's device.
-
-    A smaller last batch is filled up, and what that adds is left out: kernels may round otherwise for another size, so
-    that a sample's logits would depend on the number of ranks, and a compiled model would need another graph.
-
-    Args:
-        model: in evaluation mode.
-        loader: that goes through each sample once.
-        preset: of evaluation.
-        precision: in which the model is computed.
-    """
-    for batch in loader:
-        samples = len(batch.labels)
-        if not samples:
-            continue
-        with torch.inference_mode(), precision.autocast():
-            images = preset(batch.images, seed=0, epoch=0, ids=batch.ids)
-            if samples < loader.batch_size:
-                images = torch.cat([images, images[:1].expand(loader.batch_size - samples, -1, -1, -1)])
-                images = images.contiguous(memory_format=torch.channels_last)
-            logits = model(images)[:samples]
-        yield logits.float(), batch.labels, batch.ids
 
 
 def validate(

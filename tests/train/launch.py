@@ -24,9 +24,9 @@ import orjson
 import torch
 from torch import nn
 
+from food101_fast.compute.device import Device
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, RunOptions, train
-from food101_fast.train.device import Device
 from food101_fast.train.loop import Trainer
 from food101_fast.train.step import TrainStep
 

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import food101_fast.train.loop as loop
+from food101_fast.compute.precision import Precision
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, train
 from food101_fast.train.compiling import (
@@ -28,7 +29,6 @@ from food101_fast.train.compiling import (
     use_cache_folder,
     worth_compiling,
 )
-from food101_fast.train.precision import Precision
 from food101_fast.train.schedule import Phase
 from food101_fast.train.step import TrainStep
 from tests.train.test_validation_graph import graphs as graphs  # a fixture

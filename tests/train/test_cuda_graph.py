@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from food101_fast.bench.works import Parts
+from food101_fast.compute.distributed import World
 from food101_fast.errors import UserError
 from food101_fast.loader import Batch
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, train
 from food101_fast.train import graph as graphs
 from food101_fast.train import step as steps
-from food101_fast.train.distributed import World
 from food101_fast.train.graph import GraphedFunction, check_graph, uses_graph
 from food101_fast.train.schedule import Phase, lr_factor
 from food101_fast.train.step import TrainStep

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from food101_fast.train.precision import Precision, chosen_amp, inference_precision
+from food101_fast.compute.precision import Precision, chosen_amp, inference_precision
 
 
 def test_bf16_is_chosen_where_the_processor_multiplies_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import torch
 
+from food101_fast.compute.distributed import local_rank
 from food101_fast.errors import UserError
 from food101_fast.processes import usable_cores
-from food101_fast.train.distributed import local_rank
 
 Device = Literal["auto", "cpu", "cuda"]
 
