@@ -32,9 +32,9 @@ from torchvision.transforms import v2
 from food101_fast.cli import exit_with, parse
 from food101_fast.compute.device import Device
 from food101_fast.compute.precision import Precision
+from food101_fast.models import build_model
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, train
-from food101_fast.train.model import build_model
 from food101_fast.transforms.presets import MEAN, STD
 
 

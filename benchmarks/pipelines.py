@@ -41,9 +41,9 @@ from food101_fast.bench.measure import measure, median_of_ratios
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.loader import ShardLoader
+from food101_fast.models import build_model
 from food101_fast.prepare import PrepareSettings, prepare
 from food101_fast.train import Recipe
-from food101_fast.train.model import build_model
 from food101_fast.transforms.presets import MEAN, STD
 
 SIZE, STORED = 160, 192

@@ -34,8 +34,8 @@ from food101_fast.cli import exit_with, parse
 from food101_fast.compute.precision import Precision
 from food101_fast.errors import UserError
 from food101_fast.loader import Batch
+from food101_fast.models import build_model
 from food101_fast.train import Recipe
-from food101_fast.train.model import build_model
 from food101_fast.train.step import TrainStep
 
 Step = Callable[[Tensor, Tensor], object]

@@ -35,9 +35,9 @@ from food101_fast.bench.works import (
 from food101_fast.compute.device import choose_device, machine, set_up_device
 from food101_fast.loader import ShardLoader
 from food101_fast.loader.residence import free_host_memory
+from food101_fast.models import build_model
 from food101_fast.shards import ShardSet
 from food101_fast.train.compiling import use_cache_folder
-from food101_fast.train.model import build_model
 from food101_fast.train.step import TrainStep
 
 RESULT_VERSION = 2

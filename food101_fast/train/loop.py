@@ -20,6 +20,7 @@ from food101_fast.compute.device import Device, choose_device, set_up_device
 from food101_fast.compute.distributed import World, joined_world
 from food101_fast.errors import UserError
 from food101_fast.loader import LoaderOptions, ShardLoader
+from food101_fast.models import build_model, check_sizes, load_weights
 from food101_fast.shards import ShardSet
 from food101_fast.storage import write_atomically
 from food101_fast.train.checkpoint import (
@@ -33,7 +34,6 @@ from food101_fast.train.compiling import AutoCompile, chosen_at_once, compile_ti
 from food101_fast.train.logs import Board, MetricsLog, Row, epoch_line, peak_memory, require_tensorboard
 from food101_fast.train.memory import fit_batch, out_of_memory, out_of_memory_ends, trial_steps
 from food101_fast.train.meter import EpochMeter
-from food101_fast.train.model import build_model, check_sizes, load_weights
 from food101_fast.train.options import RunOptions
 from food101_fast.train.recipes import Recipe
 from food101_fast.train.run import Run, check_resumable, held_run, new_run, read_run, write_run

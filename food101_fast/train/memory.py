@@ -12,7 +12,7 @@ import torch
 from food101_fast.compute.distributed import World
 from food101_fast.errors import UserError
 from food101_fast.loader import Batch
-from food101_fast.train.model import build_model
+from food101_fast.models import build_model
 from food101_fast.train.recipes import Recipe
 from food101_fast.train.step import TrainStep
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from food101_fast.train.model import layer_groups
+from food101_fast.models import layer_groups
 from food101_fast.train.recipes import Recipe
 
 

@@ -17,10 +17,10 @@ from torch import nn
 from food101_fast import __version__
 from food101_fast.compute.device import machine
 from food101_fast.errors import UserError
+from food101_fast.models import build_model, load_weights
 from food101_fast.shards import ShardSet
 from food101_fast.storage import LocalFolder, write_atomically
 from food101_fast.train.checkpoint import has_checkpoint, load_checkpoint
-from food101_fast.train.model import build_model, load_weights
 from food101_fast.train.recipes import CHANGEABLE, Recipe
 
 RECIPE_NAME = "recipe.json"

@@ -21,11 +21,11 @@ from food101_fast.errors import UserError
 from food101_fast.evaluate import evaluate
 from food101_fast.export import export, job
 from food101_fast.export.card import model_card
+from food101_fast.models import build_model
 from food101_fast.predict import Classifier
 from food101_fast.prepare import PrepareSettings, prepare
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, train
-from food101_fast.train.model import build_model
 from food101_fast.train.run import read_run
 
 Probabilities = Callable[[np.ndarray], np.ndarray]

@@ -14,9 +14,9 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from food101_fast.loader import Batch
+from food101_fast.models import build_model
 from food101_fast.train import RECIPES, Recipe
 from food101_fast.train.ema import ModelAverage
-from food101_fast.train.model import build_model
 from food101_fast.train.schedule import Phase
 from food101_fast.train.step import TrainStep
 
@@ -253,7 +253,7 @@ def heads() -> list[str]:
 
 @pytest.mark.parametrize("part", range(4))
 def test_every_model_of_torchvision_has_a_head_and_groups(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from food101_fast.train.model import head_of, layer_groups
+    from food101_fast.models import head_of, layer_groups
 
     for name in vars(nn.init):
         if name.endswith("_") and not name.startswith("_"):  # initial values, most of the work, are of no use here

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from food101_fast.errors import UserError
-from food101_fast.train.model import build_model, read_weights
+from food101_fast.models import build_model, read_weights
 
 NAMES = [
     "mobilenet_v2",

@@ -1,0 +1,7 @@
+"""A network by its name, weights from anywhere, a new head, and its layers in groups."""
+
+from food101_fast.models.build import build_model, check_sizes
+from food101_fast.models.layers import head_of, layer_groups
+from food101_fast.models.weights import load_weights, read_weights
+
+__all__ = ["build_model", "check_sizes", "head_of", "layer_groups", "load_weights", "read_weights"]
