@@ -30,9 +30,9 @@ from published import Measurement
 from food101_fast.cli import exit_with, parse
 from food101_fast.compute.device import Device
 from food101_fast.loader import LoaderOptions
+from food101_fast.runs.recipe import RECIPES
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, train
-from food101_fast.train.recipes import RECIPES
 
 
 @dataclass(frozen=True, kw_only=True)

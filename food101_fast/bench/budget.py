@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 from food101_fast.models import build_model
-from food101_fast.train.recipes import Recipe
+from food101_fast.runs.recipe import Recipe
 from food101_fast.train.step import TrainStep
 
 ENOUGH = 6

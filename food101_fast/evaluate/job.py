@@ -23,10 +23,11 @@ from food101_fast.evaluate.plots import plot_confusion, plot_curves
 from food101_fast.evaluate.views import Tta, averaged, views
 from food101_fast.loader import ShardLoader
 from food101_fast.prepare.overview import plot_class_counts
+from food101_fast.runs.checkpoint import weights_hash
+from food101_fast.runs.folder import Run, load_model, read_run
+from food101_fast.runs.results import read_metrics
 from food101_fast.shards import ShardSet
 from food101_fast.storage import write_atomically
-from food101_fast.train.checkpoint import weights_hash
-from food101_fast.train.run import Run, load_model, read_metrics, read_run
 
 # What the metrics of an average say about each of its runs.
 MEMBER_KEYS = ("weights", "tta", "top1", "top5", "loss")

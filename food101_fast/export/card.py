@@ -11,7 +11,8 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 
 from food101_fast.evaluate import read_evaluation
-from food101_fast.train.run import Run, read_metrics
+from food101_fast.runs.folder import Run
+from food101_fast.runs.results import read_metrics
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _WEAKEST = 5

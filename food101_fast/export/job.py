@@ -25,9 +25,9 @@ from food101_fast.errors import UserError
 from food101_fast.export.card import model_card
 from food101_fast.export.program import Program
 from food101_fast.predict import Classifier
+from food101_fast.runs.checkpoint import WEIGHTS_NAME, packed
+from food101_fast.runs.folder import Run, load_model, read_run
 from food101_fast.storage import write_atomically
-from food101_fast.train.checkpoint import WEIGHTS_NAME, packed
-from food101_fast.train.run import Run, load_model, read_run
 from food101_fast.transforms.presets import MEAN, STD, eval_preset
 
 PROGRAM_NAME = "model.pt2"

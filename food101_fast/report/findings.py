@@ -15,9 +15,10 @@ from food101_fast.errors import UserError
 from food101_fast.evaluate import read_evaluation, read_predictions
 from food101_fast.evaluate.job import MEMBER_KEYS
 from food101_fast.evaluate.metrics import confusion
+from food101_fast.runs.checkpoint import has_checkpoint
+from food101_fast.runs.folder import Run, read_run
+from food101_fast.runs.results import METRICS_NAME, read_metrics
 from food101_fast.shards import ShardSet
-from food101_fast.train.checkpoint import has_checkpoint
-from food101_fast.train.run import METRICS_NAME, Run, read_metrics, read_run
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

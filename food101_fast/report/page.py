@@ -19,8 +19,8 @@ from food101_fast.report.charts import line_chart, reliability_chart
 from food101_fast.report.findings import Findings, Predictions, read_findings
 from food101_fast.report.matrix import matrix
 from food101_fast.report.pictures import thumbnail
+from food101_fast.runs.results import results
 from food101_fast.storage import write_atomically
-from food101_fast.train.logs import results
 
 REPORT_NAME = "report.html"
 COMPARISON_NAME = "comparison.html"

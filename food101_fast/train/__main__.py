@@ -14,12 +14,12 @@ from food101_fast.cli import exit_with, parse
 from food101_fast.compute.device import Device
 from food101_fast.errors import UserError
 from food101_fast.loader import LoaderOptions
+from food101_fast.runs.folder import read_run
+from food101_fast.runs.recipe import RECIPES, Recipe
 from food101_fast.shards import ShardSet
 from food101_fast.train.logs import summary
 from food101_fast.train.loop import train
 from food101_fast.train.options import RunOptions
-from food101_fast.train.recipes import RECIPES, Recipe
-from food101_fast.train.run import read_run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,9 @@ import torch
 
 from food101_fast.compute.device import machine
 from food101_fast.compute.precision import Precision
+from food101_fast.runs.recipe import Recipe
 from food101_fast.shards.cache import cache_settings
 from food101_fast.storage import write_atomically
-from food101_fast.train.recipes import Recipe
 from food101_fast.train.schedule import Phase
 
 # Torch's own name for the folder of compiled code.

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from food101_fast.compute.distributed import World
 from food101_fast.errors import UserError
-from food101_fast.train.recipes import Recipe
+from food101_fast.runs.recipe import Recipe
 
 Results = tuple[Tensor, ...]
 

@@ -8,16 +8,14 @@ import resource
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import orjson
 import torch
 
 from food101_fast.errors import UserError
+from food101_fast.runs.folder import CSV_NAME
+from food101_fast.runs.results import METRICS_NAME, Row, read_metrics, results
 from food101_fast.storage import write_atomically
-from food101_fast.train.run import CSV_NAME, METRICS_NAME, read_metrics
-
-Row = dict[str, Any]
 
 
 class MetricsLog:
@@ -113,31 +111,6 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def results(rows: Sequence[Row]) -> dict[str, str]:
-    """A run's results as texts by their names.
-
-    Args:
-        rows: of `metrics.jsonl`, at least one.
-    """
-    best = max(rows, key=lambda row: row["val_top1"])
-    timings = [row["timing"] for row in rows]
-    seconds = sum(timing["seconds"] for timing in timings)
-    waited = sum(timing["seconds"] * timing["wait_share"] for timing in timings)
-    images = sum(timing["images"] for timing in timings)
-    compiling = sum(timing["compile_seconds"] for timing in timings)
-    validation = sum(timing["validation_seconds"] for timing in timings)
-    return {
-        "best epoch": f"{best['epoch']} of {len(rows)}",
-        "validation top-1": f"{best['val_top1']:.4f}",
-        "validation top-5": f"{best['val_top5']:.4f}",
-        "images per second": f"{images / seconds:,.0f} ({images / max(seconds - waited, 1e-9):,.0f} without waiting)",
-        "waiting for data": f"{waited / seconds:.1%}",
-        "peak memory": f"{max(timing['peak_memory_bytes'] for timing in timings) / 1e9:.2f} GB",
-        "time": f"{seconds + compiling + validation:,.1f} s (training {seconds:,.1f}, validation {validation:,.1f}, "
-        f"compiling {compiling:,.1f})",
-    }
 
 
 def summary(rows: Sequence[Row]) -> str:

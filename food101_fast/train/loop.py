@@ -21,22 +21,23 @@ from food101_fast.compute.distributed import World, joined_world
 from food101_fast.errors import UserError
 from food101_fast.loader import LoaderOptions, ShardLoader
 from food101_fast.models import build_model, check_sizes, load_weights
-from food101_fast.shards import ShardSet
-from food101_fast.storage import write_atomically
-from food101_fast.train.checkpoint import (
+from food101_fast.runs.checkpoint import (
     epoch_name,
     load_checkpoint,
     load_training_weights,
     remove_epochs,
     save_checkpoint,
 )
+from food101_fast.runs.folder import Run, check_resumable, held_run, new_run, read_run, write_run
+from food101_fast.runs.recipe import Recipe
+from food101_fast.runs.results import Row
+from food101_fast.shards import ShardSet
+from food101_fast.storage import write_atomically
 from food101_fast.train.compiling import AutoCompile, chosen_at_once, compile_times, graph_name, use_cache_folder
-from food101_fast.train.logs import Board, MetricsLog, Row, epoch_line, peak_memory, require_tensorboard
+from food101_fast.train.logs import Board, MetricsLog, epoch_line, peak_memory, require_tensorboard
 from food101_fast.train.memory import fit_batch, out_of_memory, out_of_memory_ends, trial_steps
 from food101_fast.train.meter import EpochMeter
 from food101_fast.train.options import RunOptions
-from food101_fast.train.recipes import Recipe
-from food101_fast.train.run import Run, check_resumable, held_run, new_run, read_run, write_run
 from food101_fast.train.schedule import lr_factor, phase_at
 from food101_fast.train.signals import StopRequest
 from food101_fast.train.step import TrainStep

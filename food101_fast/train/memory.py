@@ -13,7 +13,7 @@ from food101_fast.compute.distributed import World
 from food101_fast.errors import UserError
 from food101_fast.loader import Batch
 from food101_fast.models import build_model
-from food101_fast.train.recipes import Recipe
+from food101_fast.runs.recipe import Recipe
 from food101_fast.train.step import TrainStep
 
 # The first step allocates what the optimizer holds, the second runs with it.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from food101_fast.models import layer_groups
-from food101_fast.train.recipes import Recipe
+from food101_fast.runs.recipe import Recipe
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from food101_fast.train.recipes import Recipe
+from food101_fast.runs.recipe import Recipe
 
 # Networks halve an image five times, so other sizes would waste pixels.
 _SIZE_STEP = 32

@@ -16,11 +16,11 @@ from food101_fast.compute.precision import Precision
 from food101_fast.errors import UserError
 from food101_fast.loader import Batch
 from food101_fast.models import layer_groups
+from food101_fast.runs.recipe import Recipe
 from food101_fast.train.batchnorm import BatchCounters, side_by_side
 from food101_fast.train.ema import ModelAverage
 from food101_fast.train.graph import GraphedFunction, uses_graph
 from food101_fast.train.optimizer import build_optimizer, learning_rate_on_device, set_learning_rate
-from food101_fast.train.recipes import Recipe
 from food101_fast.train.schedule import Phase, step_seed
 from food101_fast.transforms import Preset, train_preset
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from food101_fast.bench import budget, stages
 from food101_fast.bench.budget import fitting_batch, needed_seconds, seconds_per_image
-from food101_fast.train.recipes import Recipe
+from food101_fast.runs.recipe import Recipe
 
 Command = Callable[..., tuple[int, str, str]]
 FLAGS = ["--model", "shufflenet_v2_x0_5", "--image-size", "32", "--device", "cpu", "--seconds", "0.01"]

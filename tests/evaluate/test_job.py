@@ -15,8 +15,8 @@ from food101_fast.evaluate import evaluate, read_evaluation
 from food101_fast.evaluate.metrics import compute_metrics
 from food101_fast.evaluate.plots import plot_confusion
 from food101_fast.prepare.overview import plot_class_counts
+from food101_fast.runs.checkpoint import weights_hash
 from food101_fast.shards import ShardSet
-from food101_fast.train.checkpoint import weights_hash
 
 
 @pytest.fixture

@@ -24,9 +24,9 @@ from food101_fast.export.card import model_card
 from food101_fast.models import build_model
 from food101_fast.predict import Classifier
 from food101_fast.prepare import PrepareSettings, prepare
+from food101_fast.runs.folder import read_run
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, train
-from food101_fast.train.run import read_run
 
 Probabilities = Callable[[np.ndarray], np.ndarray]
 
@@ -87,7 +87,7 @@ def test_the_card_says_what_the_model_is_and_how_good(moved_run: Path) -> None:
 
 @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "mobilenet_v2", "squeezenet1_1", "googlenet", "vit_b_32"])
 def test_weights_load_as_the_card_says(name: str, tmp_path: Path) -> None:
-    from food101_fast.train.checkpoint import packed
+    from food101_fast.runs.checkpoint import packed
 
     ours = build_model(name, "none", 5)
     (tmp_path / "model.safetensors").write_bytes(packed(ours.state_dict()))

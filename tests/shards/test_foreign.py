@@ -17,12 +17,12 @@ from food101_fast.errors import DamagedDataError, UserError
 from food101_fast.images import Rules, clean
 from food101_fast.loader import ShardLoader
 from food101_fast.prepare import PrepareSettings, prepare
+from food101_fast.runs.recipe import Recipe
 from food101_fast.shards import ShardSet
 from food101_fast.shards.foreign import write_index
 from food101_fast.shards.verify import verify
 from food101_fast.storage import LocalFolder
 from food101_fast.train.loop import train
-from food101_fast.train.recipes import Recipe
 from tests.conftest import contents, encoded, flip, picture
 
 RULES = Rules(size=32)

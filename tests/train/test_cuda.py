@@ -23,11 +23,11 @@ from food101_fast.evaluate import evaluate
 from food101_fast.loader import Batch, ShardLoader
 from food101_fast.models import build_model
 from food101_fast.predict import Classifier
+from food101_fast.runs.results import read_metrics
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, RunOptions, train
 from food101_fast.train.memory import fit_batch, release
 from food101_fast.train.meter import EpochMeter
-from food101_fast.train.run import read_metrics
 from food101_fast.train.step import TrainStep
 from food101_fast.train.validate import validate
 from food101_fast.transforms import eval_preset

@@ -14,9 +14,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from food101_fast.runs.checkpoint import has_checkpoint
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, RunOptions
-from food101_fast.train.checkpoint import has_checkpoint
 from tests.train.launch import Job, start
 
 # With everything that has a state: dropout, running statistics, an average, momentum, a schedule, sizes, frozen layers.

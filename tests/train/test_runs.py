@@ -18,9 +18,9 @@ import safetensors.torch
 import torch
 
 from food101_fast.models import build_model
+from food101_fast.runs.checkpoint import load_checkpoint
 from food101_fast.shards import ShardSet
 from food101_fast.train import RECIPES, Recipe, RunOptions, train
-from food101_fast.train.checkpoint import load_checkpoint
 from food101_fast.train.logs import MetricsLog
 
 TINY = Recipe(model="shufflenet_v2_x0_5", weights="none", image_size=32, epochs=3, batch_size=8, learning_rate=1e-3)

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from food101_fast.compute.distributed import World
 from food101_fast.errors import UserError
 from food101_fast.loader import ShardLoader
+from food101_fast.runs.checkpoint import load_checkpoint
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, RunOptions, train
-from food101_fast.train.checkpoint import load_checkpoint
 from food101_fast.train.memory import fit_batch, is_out_of_memory, largest_batch
 from food101_fast.train.step import TrainStep
 

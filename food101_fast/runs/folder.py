@@ -18,13 +18,13 @@ from food101_fast import __version__
 from food101_fast.compute.device import machine
 from food101_fast.errors import UserError
 from food101_fast.models import build_model, load_weights
+from food101_fast.runs.checkpoint import has_checkpoint, load_checkpoint
+from food101_fast.runs.recipe import CHANGEABLE, Recipe
+from food101_fast.runs.results import METRICS_NAME
 from food101_fast.shards import ShardSet
 from food101_fast.storage import LocalFolder, write_atomically
-from food101_fast.train.checkpoint import has_checkpoint, load_checkpoint
-from food101_fast.train.recipes import CHANGEABLE, Recipe
 
 RECIPE_NAME = "recipe.json"
-METRICS_NAME = "metrics.jsonl"
 CSV_NAME = "metrics.csv"
 LOCK_NAME = ".lock"
 
@@ -155,19 +155,6 @@ def load_model(folder: Path, run: Run, checkpoint: str = "best") -> nn.Module:
     model = build_model(run.recipe.model, "none", len(run.classes))
     load_weights(model, weights)
     return model.eval()
-
-
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl`, one dict per epoch; empty where there is none yet.
-
-    Raises:
-        UserError: one of them is damaged.
-    """
-    path = folder / METRICS_NAME
-    try:
-        return [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); remove the lines that are no JSON") from error
 
 
 def check_resumable(folder: Path, run: Run, recipe: Recipe, shards: ShardSet) -> None:

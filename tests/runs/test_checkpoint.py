@@ -16,9 +16,9 @@ import pytest
 import torch
 
 import food101_fast.train.loop as loop
+from food101_fast.runs.checkpoint import checkpoint_folder, has_checkpoint, load_checkpoint, save_checkpoint
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, RunOptions, train
-from food101_fast.train.checkpoint import checkpoint_folder, has_checkpoint, load_checkpoint, save_checkpoint
 from food101_fast.train.loop import Trainer
 from tests.train.launch import forked, plain_model
 from tests.train.test_resume import difference, metrics_of, state_of
