@@ -61,7 +61,8 @@ bench-peers: $(READY) ## ours against all others on PHOTOS (class folders), from
 test: $(READY) ## run the tests on all cores (those on real photographs need FOOD101_FAST_DATA)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
 
-lint: $(READY) ## ruff and mypy --strict
+lint: $(READY) ## ruff, mypy --strict, and which folder may import which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo

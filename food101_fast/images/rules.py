@@ -1,0 +1,73 @@
+"""What a stored image looks like, which files may become one, and how a file is judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Fit = Literal["crop", "squash"]
+Check = Literal["strict", "default", "tolerant"]
+Reason = Literal["empty", "not-an-image", "truncated", "damaged-pixels", "too-small", "too-large", "unsupported"]
+NoteKind = Literal["stray-bytes", "bad-metadata", "first-frame", "truncated", "damaged-pixels"]
+REASONS: tuple[str, ...] = get_args(Reason)
+
+# Pillow's own limit against decompression bombs (Image.MAX_IMAGE_PIXELS): a quarter of a GiB as RGB.
+MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What a stored image looks like, and which files may become one."""
+
+    size: int
+    """Height and width of the stored image in pixels."""
+    fit: Fit = "crop"
+    """`crop` keeps the proportions and cuts the longer side evenly; `squash` keeps everything."""
+    check: Check = "default"
+    """`strict` drops what would carry a note; `tolerant` keeps damaged pixels, with a note."""
+    min_side: int = 1
+    """Images whose shorter side has fewer pixels are dropped."""
+    in_threads: bool = False
+    """Leave Python's warnings alone, which belong to the whole process: for images that were accepted before."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cleaned:
+    """An accepted image."""
+
+    pixels: NDArray[np.uint8]
+    """uint8 (size, size, 3), RGB, upright, resized with an antialiasing bilinear filter."""
+    note: Note | None
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is odd about an image that is kept."""
+
+    kind: NoteKind
+    detail: str
+
+
+class RejectedError(Exception):
+    """The file is dropped.
+
+    Attributes:
+        reason: one of `Reason`.
+        detail: what the decoder said.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+def check_size(width: int, height: int, rules: Rules) -> None:
+    """Raise RejectedError if a picture has too many pixels, or a side with too few."""
+    if height * width > MAX_PIXELS:
+        raise RejectedError("too-large", f"{width} x {height} pixels")
+    if min(width, height) < rules.min_side:
+        raise RejectedError("too-small", f"{width} x {height} pixels")
