@@ -71,7 +71,7 @@ def watched(settings: Settings, limit: int, out: Path) -> dict[str, Any]:
     process = subprocess.Popen([sys.executable, *command.split(), *flags], stdout=subprocess.DEVNULL)
     highest = (0, 0)
     while process.poll() is None:
-        now = memory(family(process.pid))
+        now = memory([member.pid for member in family(process.pid)])
         highest = max(highest[0], now[0]), max(highest[1], now[1])
         time.sleep(_EVERY)
     if process.returncode:

@@ -23,6 +23,7 @@ from published import Measurement
 
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
+from food101_fast.processes import usable_cores
 from food101_fast.shards import ShardSet
 
 DRAWN = 224
@@ -45,7 +46,7 @@ class Settings:
     """Classes that the files are divided into."""
     size: int = 192
     """Height and width of the stored images, in pixels."""
-    workers: int = os.cpu_count() or 1
+    workers: int = usable_cores()
     """Processes that draw and decode."""
     rows: Path | None = None
     """File to append each row to as it is measured."""

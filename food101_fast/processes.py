@@ -1,42 +1,55 @@
-"""Processes: the cores they may use, and what they have used (the latter from /proc, so on Linux only)."""
+"""Processes: the cores that they may use, and the processor time that they have used."""
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import psutil
+
+# What a container may use, as the kernel's control groups (version 2) show it from within.
+_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 
 
-def family(pid: int) -> list[int]:
-    """A process, and then all that descend from it and still run."""
-    pids = [pid]
-    for member in pids:
-        try:
-            for task in Path(f"/proc/{member}/task").iterdir():
-                pids += map(int, (task / "children").read_text().split())
-        except OSError:  # it has ended in this moment
-            continue
-    return pids
+def family(pid: int) -> list[psutil.Process]:
+    """A process, and then all that descend from it and still run; empty if it has ended."""
+    import psutil  # here, since workers need none and it takes a while
+
+    try:
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
-def processor_seconds(pid: int, *, waited: bool = False) -> float:
+def processor_seconds(process: psutil.Process, *, waited: bool = False) -> float:
     """Processor time of a process; 0 if it has ended.
 
     Args:
-        pid: its number.
+        process: one of `family`.
         waited: count that of its children, too, which have ended and which it has waited for.
     """
+    import psutil
+
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
+        times = process.cpu_times()
+    except psutil.Error:
         return 0.0
-    # utime, stime, cutime and cstime, see proc(5); the name before them may hold anything.
-    ticks = stat.rpartition(")")[2].split()[11 : 15 if waited else 13]
-    return sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")
+    own = times.user + times.system
+    return float(own + times.children_user + times.children_system if waited else own)
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
-    return len(_cores())
+    """Cores that this process may run on, or may use at a time where its container allows for less."""
+    cores = len(_cores())
+    try:
+        quota, period = _CPU_LIMIT.read_text().split()
+        return max(min(cores, math.ceil(int(quota) / int(period))), 1)
+    except (OSError, ValueError):  # no control groups, or no limit ("max")
+        return cores
 
 
 def busiest_core(seconds: float) -> float:
@@ -45,7 +58,7 @@ def busiest_core(seconds: float) -> float:
     Args:
         seconds: how long to watch. Processors' times are counted in hundredths of a second.
     """
-    import psutil  # here, since workers need none and it takes a while
+    import psutil
 
     shares: list[float] = psutil.cpu_percent(interval=seconds, percpu=True)
     return max((shares[core] for core in _cores() if core < len(shares)), default=0.0) / 100

@@ -134,3 +134,12 @@ def test_ranks_share_the_cores() -> None:
         environment = {"LOCAL_WORLD_SIZE": ranks} | ({} if before is None else {"OMP_NUM_THREADS": before})
         set_up_openmp(environment)
         assert environment.get("OMP_NUM_THREADS") == expected
+
+
+@pytest.mark.parametrize(("limit", "most"), [("50000 100000", 1), ("150000 100000", 2), ("max 100000", 4), ("", 4)])
+def test_a_container_limits_the_cores(limit: str, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("food101_fast.processes._cores", lambda: {0, 1, 2, 3})
+    path = tmp_path / "cpu.max"
+    path.write_text(limit)
+    monkeypatch.setattr("food101_fast.processes._CPU_LIMIT", path)
+    assert usable_cores() == most

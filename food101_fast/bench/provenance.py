@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from food101_fast.compute.device import machine
@@ -41,10 +42,8 @@ class Watch:
         more."""
         cores = machine(self._device)["cores"]
         available = (time.perf_counter() - self._begun) * cores
-        own, everything = _own_seconds() - self._own, _processor_seconds()
-        others = None
-        if everything is not None and self._all is not None:
-            others = max(everything - self._all - own, 0.0) / available
+        own, everything = _own_seconds() - self._own, _processor_seconds() - self._all
+        others = max(everything - own, 0.0) / available
         return {
             "commit": _commit(),
             "versions": versions(),
@@ -52,7 +51,7 @@ class Watch:
             "started": self._started.isoformat(timespec="seconds"),
             "load_before": self._load,
             "others_share": others,
-            "busy": others is not None and others >= _BUSY,
+            "busy": others >= _BUSY,
             "cpu_state": _cpu_state(),
             "gpu_state": _gpu_state() if self._device.type == "cuda" else None,
         }
@@ -62,18 +61,15 @@ def _own_seconds() -> float:
     """Processor time of this process and all that it has started; of those that ended, what somebody has waited for."""
     times = os.times()
     own = times.user + times.system + times.children_user + times.children_system
-    return own + sum(processor_seconds(pid, waited=True) for pid in family(os.getpid())[1:])
+    return own + sum(processor_seconds(process, waited=True) for process in family(os.getpid())[1:])
 
 
-def _processor_seconds() -> float | None:
-    """Seconds that all processors of the machine were at work, or taken away from it; None where it can't be read."""
-    try:
-        user, nice, system, _, _, interrupts, soft, steal, *_ = map(
-            int, Path("/proc/stat").read_text().splitlines()[0].split()[1:]
-        )
-    except (OSError, ValueError):
-        return None
-    return (user + nice + system + interrupts + soft + steal) / os.sysconf("SC_CLK_TCK")
+def _processor_seconds() -> float:
+    """Seconds that all processors of the machine were at work, or taken away from it."""
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    guest = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # which `user` and `nice` hold, too
+    return float(sum(times) - idle - guest)
 
 
 def _commit() -> str | None:
@@ -100,10 +96,9 @@ def _commit() -> str | None:
 def _cpu_state() -> dict[str, Any]:
     """Clocks of the processors now in MHz, and what governs them; None where the system does not say."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    clocks = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
+        clocks = [clock.current for clock in psutil.cpu_freq(percpu=True) or ()]
+    except (OSError, NotImplementedError, AttributeError):  # the system has no such figures
+        clocks = []
     try:
         governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
     except OSError:

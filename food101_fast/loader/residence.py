@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -80,11 +81,7 @@ def _gb(size: int) -> str:
 def free_host_memory() -> int:
     """Bytes of RAM that this process may still take: what the system has available, the limit of its control group,
     divided by the processes of the job on this machine (torchrun's LOCAL_WORLD_SIZE)."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    free = int(psutil.virtual_memory().available)
     group = Path("/sys/fs/cgroup")
     try:
         limit = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from food101_fast.prepare.records import NotedImage, Reject, ShardResult, ShardT
 from food101_fast.prepare.sources import FolderSource, Source, open_source
 from food101_fast.prepare.split import check_counts, check_fractions, stratified_split, stratified_subset
 from food101_fast.prepare.write import ShardWriter
+from food101_fast.processes import usable_cores
 from food101_fast.shards.layout import (
     MANIFEST_NAME,
     NOTES_NAME,
@@ -74,7 +74,7 @@ class PrepareSettings:
     duplicates: Duplicates = "drop"
     """Identical files: drop keeps the first, and none where their labels differ; keep keeps all, and reads the source
     once instead of twice."""
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    workers: int = field(default_factory=usable_cores)
     """Processes that decode; their number does not change a byte of the result."""
     executor: Literal["local", "ray"] = "local"
     """Processes on this machine, or a Ray cluster."""

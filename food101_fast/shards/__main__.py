@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from tqdm import tqdm
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.images import Fit, Rules
+from food101_fast.processes import usable_cores
 from food101_fast.shards.foreign import write_index
 from food101_fast.shards.manifest import read_manifest
 from food101_fast.shards.show import describe
@@ -59,7 +59,7 @@ class Index:
     """Text file with the names of the classes, a line for each, in the order of their numbers."""
     min_side: int = 8
     """Leave out images whose shorter side has fewer pixels."""
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    workers: int = field(default_factory=usable_cores)
     """Processes that decode the images to see whether they are whole."""
 
     def __post_init__(self) -> None:

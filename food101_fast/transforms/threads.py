@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
+from food101_fast.processes import usable_cores
 from food101_fast.torch_threads import one_thread, use_one_thread
 
 
@@ -89,4 +90,4 @@ def _submitted(run: Callable[[], None], times: int) -> Iterator[Future[None]]:
 @functools.cache
 def _pool(process: int) -> ThreadPoolExecutor:
     """The helpers of this process; a forked process has none of its parent's threads, and makes its own."""
-    return ThreadPoolExecutor(os.cpu_count() or 1, "transforms", use_one_thread)
+    return ThreadPoolExecutor(usable_cores(), "transforms", use_one_thread)
