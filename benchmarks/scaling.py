@@ -23,7 +23,7 @@ import torch
 from food101_fast.cli import exit_with, parse
 from food101_fast.compute.device import machine
 from food101_fast.loader.order import EpochOrder, permutation, rank_slice, steps_per_epoch
-from food101_fast.runs.folder import versions
+from food101_fast.runs.run import versions
 from food101_fast.shards.layout import index_bytes
 from food101_fast.shards.manifest import Manifest, ShardEntry, SplitEntry
 from food101_fast.storage import write_atomically

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -24,6 +25,9 @@ COMMANDS = {
     "bench": "images per second of each stage",
 }
 USER_ERROR_CODE = 2  # the code argparse and tyro exit with for a wrong flag
+
+# A full or read-only disk, wherever it is found out.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 Settings = TypeVar("Settings")
 
@@ -48,12 +52,21 @@ def exit_with(command: Callable[[Sequence[str]], None], argv: Sequence[str] | No
     """Run `command` on `argv` (default: the process's own) and exit: 0 done, 2 the user's mistake, 130 Ctrl-C."""
     try:
         command(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()  # here, where it can still be said that there is no space for it
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR_CODE)
     except BrokenPipeError:  # whoever read the output has seen enough: `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        if error.filename is None:  # the output; what is left of it would be written at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        what = error.filename or "the output"
+        print(f"error: {what} could not be written ({error.strerror}); free space there", file=sys.stderr)
+        sys.exit(USER_ERROR_CODE)
     except KeyboardInterrupt as interrupt:
         print(f"interrupted: {interrupt}" if interrupt.args else "interrupted", file=sys.stderr)
         sys.exit(130)

@@ -204,6 +204,23 @@ def write_atomically(path: Path, content: Content, *, keep_in_memory: bool = Tru
         raise
 
 
+@contextmanager
+def writing(path: Path | str, advice: str = "free space there, or choose another folder") -> Iterator[None]:
+    """Turn a full or read-only disk, or a missing permission, into one sentence.
+
+    Args:
+        path: what is written, for the sentence.
+        advice: what to do.
+
+    Raises:
+        UserError: an OSError was raised in the context.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} could not be written ({error.strerror or error}); {advice}") from error
+
+
 class RemoteFolder:
     """A folder behind a URL that fsspec knows, such as `s3://bucket/shards`. Settings of the service come from its own
     environment variables and files, or from fsspec's configuration."""

@@ -21,7 +21,7 @@ from food101_fast.bench.stages import GROUPS, run_bench
 from food101_fast.bench.sweep import parse_sweep, plot_sweep, run_sweep, sweep_table
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
-from food101_fast.storage import write_atomically
+from food101_fast.storage import write_atomically, writing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,9 @@ def main(argv: Sequence[str]) -> None:
         if "verdict" in result:
             print(result["verdict"]["sentence"])
     if settings.json is not None:
-        write_atomically(settings.json, orjson.dumps(result, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+        content = orjson.dumps(result, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        with writing(settings.json, "free space there, or give another --json"):
+            write_atomically(settings.json, content)
         print(settings.json)
 
 

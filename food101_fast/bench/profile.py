@@ -18,10 +18,11 @@ from food101_fast.bench.measure import wait_for
 from food101_fast.bench.settings import BenchSettings
 from food101_fast.bench.stages import Subject
 from food101_fast.bench.works import endless
-from food101_fast.errors import UserError
-from food101_fast.storage import write_atomically
+from food101_fast.plots import png
+from food101_fast.storage import write_atomically, writing
 
 TRACE_NAME = "trace.json.gz"
+_ADVICE = "free space there, or give another --profile"
 STEPS = 10
 _WARM_UP = 3
 _OPERATORS = 10
@@ -66,15 +67,14 @@ def profile_steps(settings: BenchSettings, folder: Path) -> dict[str, Any]:
     Raises:
         UserError: the folder can't be written, or the shards, the run, the model or the device can't be used.
     """
-    try:
+    with writing(folder, _ADVICE):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write into {folder} ({error.strerror}); give another --profile") from error
     subject = Subject(settings)
     spans: Spans = {lane: [] for lane in _COLORS}
     profiler, begun, ended = _recorded(subject, spans)
     trace = folder / TRACE_NAME
-    profiler.export_chrome_trace(str(trace))
+    with writing(trace, _ADVICE):
+        profiler.export_chrome_trace(str(trace))
     events = orjson.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
     zero = _beginning(events)
     for lane, category in (("kernels on the device", "kernel"), ("copies on the device", "gpu_memcpy")):
@@ -87,7 +87,6 @@ def profile_steps(settings: BenchSettings, folder: Path) -> dict[str, Any]:
     table = profiler.key_averages().table(
         sort_by=f"self_{device}_time_total", row_limit=_OPERATORS, max_name_column_width=40
     )
-    write_atomically(folder / "operators.txt", table.encode())
     result = {
         "steps": STEPS,
         "seconds": ended - begun,
@@ -95,8 +94,10 @@ def profile_steps(settings: BenchSettings, folder: Path) -> dict[str, Any]:
         "kernel_gap_share": _gap_share(spans["kernels on the device"]),
         "memory": _memory(events, zero),
     }
-    write_atomically(folder / "profile.json", orjson.dumps(result, option=orjson.OPT_INDENT_2))
-    _draw(spans, result, folder / "timeline.png")
+    with writing(folder, _ADVICE):
+        write_atomically(folder / "operators.txt", table.encode())
+        write_atomically(folder / "profile.json", orjson.dumps(result, option=orjson.OPT_INDENT_2))
+        write_atomically(folder / "timeline.png", png(_timeline(spans, result)))
     return result
 
 
@@ -200,7 +201,7 @@ def _memory(events: list[dict[str, Any]], zero: float) -> list[list[float]]:
     return [list(point) for point in largest.values()]
 
 
-def _draw(spans: Spans, result: dict[str, Any], path: Path) -> None:
+def _timeline(spans: Spans, result: dict[str, Any]) -> Figure:
     lanes = [lane for lane in spans if spans[lane]]
     figure = Figure(figsize=(12, 1.2 + 0.45 * len(lanes) + 1.5), layout="constrained", dpi=120)
     above, below = figure.subplots(nrows=2, sharex=True, height_ratios=(0.45 * len(lanes), 1.5))
@@ -221,5 +222,4 @@ def _draw(spans: Spans, result: dict[str, Any], path: Path) -> None:
     for axes in (above, below):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", alpha=0.3)
-    with path.open("wb") as file:
-        figure.savefig(file, format="png")
+    return figure

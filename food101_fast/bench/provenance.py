@@ -15,7 +15,7 @@ import torch
 
 from food101_fast.compute.device import machine
 from food101_fast.processes import family, processor_seconds
-from food101_fast.runs.folder import versions
+from food101_fast.runs.run import versions
 
 _BUSY = 0.1
 """Share of the processors' time that others take when a result is marked."""

@@ -58,7 +58,8 @@ def cold_read(shards: ShardSet, most_seconds: float = math.inf) -> dict[str, Any
             break
         path = folder.path / entry.name
         with path.open("rb") as file:
-            os.fsync(file.fileno())  # only what is on the disk can leave the memory
+            with contextlib.suppress(OSError):  # a read-only file system has nothing to write
+                os.fsync(file.fileno())  # only what is on the disk can leave the memory
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         start = time.perf_counter()
         _read_file(path)

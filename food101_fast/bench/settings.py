@@ -9,8 +9,8 @@ from typing import Any, Literal
 from food101_fast.compute.device import Device
 from food101_fast.errors import UserError
 from food101_fast.loader import LoaderOptions
-from food101_fast.runs.folder import read_run
 from food101_fast.runs.recipe import Recipe
+from food101_fast.runs.run import read_run
 
 
 def check_folder(path: Path | None, flag: str) -> None:

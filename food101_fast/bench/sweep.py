@@ -15,6 +15,8 @@ from food101_fast.bench.progress import Progress
 from food101_fast.bench.settings import BenchSettings
 from food101_fast.bench.stages import run_bench
 from food101_fast.errors import UserError
+from food101_fast.plots import png
+from food101_fast.storage import write_atomically, writing
 
 _SWEPT = ("batch_size", "image_size", "threads", "prefetch", "model")
 
@@ -104,6 +106,6 @@ def sweep_figure(name: str, values: Sequence[int | str], results: Sequence[dict[
 
 def plot_sweep(name: str, values: Sequence[int | str], results: Sequence[dict[str, Any]], path: Path) -> None:
     """`sweep_figure` as a PNG file."""
-    figure = sweep_figure(name, values, results)
-    with path.open("wb") as file:
-        figure.savefig(file, format="png")
+    content = png(sweep_figure(name, values, results))
+    with writing(path, "free space there, or give another --plot"):
+        write_atomically(path, content)

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import orjson
 import torch
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from food101_fast.compute.device import Device, choose_device
@@ -19,18 +15,22 @@ from food101_fast.compute.logits import predict
 from food101_fast.compute.precision import inference_precision
 from food101_fast.errors import UserError
 from food101_fast.evaluate.metrics import compute_metrics, confusion, normalised
-from food101_fast.evaluate.plots import plot_confusion, plot_curves
 from food101_fast.evaluate.views import Tta, averaged, views
 from food101_fast.loader import ShardLoader
-from food101_fast.prepare.overview import plot_class_counts
+from food101_fast.plots import plot_class_counts, plot_confusion, plot_curves, png
 from food101_fast.runs.checkpoint import weights_hash
-from food101_fast.runs.folder import Run, load_model, read_run
+from food101_fast.runs.evaluation import (
+    MEMBER_KEYS,
+    StoredPredictions,
+    read_evaluation,
+    read_predictions,
+    write_evaluation,
+)
+from food101_fast.runs.folder import RunFolder
 from food101_fast.runs.results import read_metrics
+from food101_fast.runs.run import Run, load_model, read_run
 from food101_fast.shards import ShardSet
-from food101_fast.storage import write_atomically
-
-# What the metrics of an average say about each of its runs.
-MEMBER_KEYS = ("weights", "tta", "top1", "top5", "loss")
+from food101_fast.storage import write_atomically, writing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,68 +72,32 @@ def evaluate(
         ) from error
     if shard_set.manifest.digest != run.data:
         raise UserError(f"{folder} was trained on other shards than {place}; give the right ones to --shards")
-    ids, labels, logits = _logits(folder, run, shard_set, split, choose_device(device), batch_size, tta)
+    found = _predictions(folder, run, shard_set, split, choose_device(device), batch_size, tta)
     metrics = {
         "split": split,
         "tta": tta,
         "weights": weights_hash(folder, "best"),
-        **compute_metrics(logits, labels, run.classes),
+        **compute_metrics(found.logits, found.labels, run.classes),
     }
-    prefix = prefix_of(split)
-    paths = {
-        "metrics": folder / f"{split}_metrics.json",
-        "predictions": folder / f"{prefix}predictions.npz",
-        "confusion": folder / f"{prefix}confusion_matrix.png",
-        "curves": folder / "curves.png",
-        "counts": folder / "class_counts.png",
-    }
-    write_atomically(paths["metrics"], orjson.dumps(metrics, option=orjson.OPT_INDENT_2))
-    np.savez(paths["predictions"], ids=ids, labels=labels, logits=logits)
-    plot_confusion(normalised(confusion(logits, labels)), run.classes, paths["confusion"])
-    plot_curves(read_metrics(folder), paths["curves"])
+    written = write_evaluation(folder, split, metrics, found)
+    files = RunFolder(folder)
     counts = {name: entry.class_counts for name, entry in shard_set.manifest.splits.items()}
-    plot_class_counts(counts, run.classes).savefig(paths["counts"])
-    return Evaluation(metrics=metrics, files=tuple(paths.values()))
+    plots = {
+        files.confusion(split): png(
+            plot_confusion(normalised(confusion(found.logits, found.labels)), run.classes), tight=True
+        ),
+        files.curves: png(plot_curves(read_metrics(folder))),
+        files.class_counts: png(plot_class_counts(counts, run.classes)),
+    }
+    for path, content in plots.items():
+        with writing(path, "free space there and evaluate again"):
+            write_atomically(path, content)
+    return Evaluation(metrics=metrics, files=(*written, *plots))
 
 
-def read_evaluation(folder: Path, split: str) -> dict[str, Any] | None:
-    """What `evaluate` found on a split, from `{split}_metrics.json`; None if the best weights are others by now.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    path = folder / f"{split}_metrics.json"
-    if not path.is_file():
-        return None
-    try:
-        metrics: dict[str, Any] = orjson.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); evaluate the run again") from error
-    return metrics if metrics.get("weights") == weights_hash(folder, "best") else None
-
-
-def read_predictions(folder: Path, split: str) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-    """Ids, labels and logits of a split, as `evaluate` has written them.
-
-    Raises:
-        UserError: they are not there, or damaged.
-    """
-    path = folder / f"{prefix_of(split)}predictions.npz"
-    try:
-        with np.load(path) as arrays:
-            return arrays["ids"], arrays["labels"], arrays["logits"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} can't be read ({error}); evaluate the run again") from error
-
-
-def prefix_of(split: str) -> str:
-    """What the names of a split's files begin with, where they do not name it anyway."""
-    return "" if split == "test" else f"{split}_"
-
-
-def _logits(
+def _predictions(
     folder: Path, run: Run, shards: ShardSet, split: str, device: torch.device, batch_size: int, tta: Tta
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+) -> StoredPredictions:
     loader = ShardLoader(shards, split=split, batch_size=batch_size, device=device, shuffle=False, drop_last=False)
     model = load_model(folder, run)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -144,7 +108,7 @@ def _logits(
         parts = list(tqdm(batches, total=len(loader), desc=f"evaluate {split}", unit="batches"))
         logits, labels, ids = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
         seen.append(logits)
-    return ids, labels, averaged(seen)
+    return StoredPredictions(ids, labels, averaged(seen))
 
 
 def check_same_shards(folders: Sequence[Path]) -> None:
@@ -178,15 +142,9 @@ def evaluate_ensemble(folders: Sequence[Path], *, split: str = "test") -> Evalua
         if single is None:
             raise UserError(f"{folder} was not evaluated on {split} since it was trained; do so first")
         members.append({"run": str(folder), **{key: single[key] for key in MEMBER_KEYS}})
-    prefix = prefix_of(split)
-    held = [read_predictions(folder, split) for folder in folders]
-    ids, labels, _ = held[0]
-    logits = averaged([own for _, _, own in held])
-    metrics = {"split": split, "members": members, **compute_metrics(logits, labels, classes)}
-    paths = (
-        folders[0] / f"{split}_ensemble_metrics.json",
-        folders[0] / f"{prefix}ensemble_predictions.npz",
-    )
-    write_atomically(paths[0], orjson.dumps(metrics, option=orjson.OPT_INDENT_2))
-    np.savez(paths[1], ids=ids, labels=labels, logits=logits)
-    return Evaluation(metrics=metrics, files=paths)
+    stored = [read_predictions(folder, split) for folder in folders]
+    ids, labels = stored[0].ids, stored[0].labels
+    together = StoredPredictions(ids, labels, averaged([own.logits for own in stored]))
+    metrics = {"split": split, "members": members, **compute_metrics(together.logits, labels, classes)}
+    files = write_evaluation(folders[0], split, metrics, together, ensemble=True)
+    return Evaluation(metrics=metrics, files=files)

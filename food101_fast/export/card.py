@@ -10,9 +10,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 
-from food101_fast.evaluate import read_evaluation
-from food101_fast.runs.folder import Run
+from food101_fast.runs.evaluation import read_evaluation
 from food101_fast.runs.results import read_metrics
+from food101_fast.runs.run import Run
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
 _WEAKEST = 5

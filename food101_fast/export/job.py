@@ -26,8 +26,8 @@ from food101_fast.export.card import model_card
 from food101_fast.export.program import Program
 from food101_fast.predict import Classifier
 from food101_fast.runs.checkpoint import WEIGHTS_NAME, packed
-from food101_fast.runs.folder import Run, load_model, read_run
-from food101_fast.storage import write_atomically
+from food101_fast.runs.run import Run, load_model, read_run
+from food101_fast.storage import write_atomically, writing
 from food101_fast.transforms.presets import MEAN, STD, eval_preset
 
 PROGRAM_NAME = "model.pt2"
@@ -100,17 +100,15 @@ def export(folder: Path, out: Path | None = None, *, checkpoint: str = "best", o
 @contextlib.contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
     """A folder that takes its name when the block ends well, and is removed when it does not."""
-    try:
+    advice = "free space there, or give another --out"
+    with writing(out, advice):
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
-    except OSError as error:
-        raise UserError(f"cannot write into {out.parent} ({error.strerror}); give another --out") from error
     try:
-        yield part
-        part.chmod(0o755)  # of a temporary folder it is only its owner's
-        part.rename(out)
-    except OSError as error:
-        raise UserError(f"the export could not be written ({error}); make room, or give another --out") from error
+        with writing(out, advice):
+            yield part
+            part.chmod(0o755)  # of a temporary folder it is only its owner's
+            part.rename(out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from food101_fast.compute.device import Device, choose_device
 from food101_fast.compute.precision import Precision, inference_precision
 from food101_fast.images import Fit, Rules, clean
-from food101_fast.runs.folder import Run, load_model, read_run
+from food101_fast.runs.run import Run, load_model, read_run
 from food101_fast.transforms import Preset, eval_preset
 
 Picture = bytes | str | Path | Image.Image

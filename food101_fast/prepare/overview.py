@@ -9,22 +9,15 @@ from typing import Any
 
 import numpy as np
 import simplejpeg
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 
 from food101_fast.images import RejectedError, Rules, clean
+from food101_fast.plots import plot_class_counts, png
 from food101_fast.prepare.records import Reject
 from food101_fast.prepare.sources import Source
 from food101_fast.shards.layout import OVERVIEW_NAMES, index_name, npy_header
 from food101_fast.shards.manifest import Manifest
 from food101_fast.storage import Folder
-
-_DPI = 120
-_MANY_CLASSES = 20  # past this, labels get smaller
-# Of the palette for all kinds of colour vision by Okabe and Ito (https://jfly.uni-koeln.de/color/).
-_COLOURS = ("#0072b2", "#e69f00", "#009e73")
 
 _TILE = 128
 _MARGIN = 8
@@ -35,23 +28,6 @@ _MOST_CLASSES = 120
 _MOST_REJECTS = 48
 _REJECT_COLUMNS = 6
 _REJECT_WIDTH = 220  # wider than a picture: the reason must fit under it
-
-
-def plot_class_counts(counts: Mapping[str, Sequence[int]], classes: Sequence[str]) -> Figure:
-    """Number of images of each class, one panel per split."""
-    figure = Figure(
-        figsize=(3.6 * len(counts) + 1.5, max(2.5, 0.2 * len(classes) + 1.2)), layout="constrained", dpi=_DPI
-    )
-    axes: list[Axes] = list(np.ravel(figure.subplots(ncols=len(counts), sharey=True)))
-    for ax, colour, (split, of_class) in zip(axes, _COLOURS, counts.items(), strict=False):
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.barh([name.replace("_", " ") for name in classes], of_class, color=colour)
-        ax.set(title=f"{split}: {sum(of_class):,} images", xlabel="images")
-        ax.tick_params(axis="y", labelsize=9 if len(classes) <= _MANY_CLASSES else 7)
-        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-        ax.margins(y=0.01)
-    axes[0].invert_yaxis()
-    return figure
 
 
 def draw(
@@ -71,11 +47,9 @@ def draw(
         UserError: a rejected file can't be read any more.
     """
     counts = {name: split.class_counts for name, split in manifest.splits.items()}
-    figure = BytesIO()
-    plot_class_counts(counts, manifest.classes).savefig(figure)
     names = iter(OVERVIEW_NAMES)
     return {
-        next(names): figure.getvalue(),
+        next(names): png(plot_class_counts(counts, manifest.classes)),
         next(names): _png(_samples_sheet(manifest, folder)),
         next(names): _png(_rejects_sheet(manifest, source, rejects, positions)),
     }

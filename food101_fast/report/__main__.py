@@ -9,7 +9,8 @@ from typing import Literal
 
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
-from food101_fast.report.page import COMPARISON_NAME, write_comparison, write_report
+from food101_fast.report.page import write_comparison, write_report
+from food101_fast.runs.folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     if settings.run is not None:
         print(write_report(settings.run, split=settings.split, shards=settings.shards))
     else:
-        out = settings.out or settings.compare[0] / COMPARISON_NAME
+        out = settings.out or RunFolder(settings.compare[0]).comparison
         print(write_comparison(settings.compare, out, split=settings.split))
 
 

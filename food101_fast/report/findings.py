@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 from scipy.special import softmax
 
 from food101_fast.errors import UserError
-from food101_fast.evaluate import read_evaluation, read_predictions
-from food101_fast.evaluate.job import MEMBER_KEYS
 from food101_fast.evaluate.metrics import confusion
 from food101_fast.runs.checkpoint import has_checkpoint
-from food101_fast.runs.folder import Run, read_run
-from food101_fast.runs.results import METRICS_NAME, read_metrics
+from food101_fast.runs.evaluation import read_ensemble, read_evaluation, read_predictions
+from food101_fast.runs.folder import RunFolder
+from food101_fast.runs.results import read_metrics
+from food101_fast.runs.run import Run, read_run
 from food101_fast.shards import ShardSet
 
 
@@ -90,7 +89,7 @@ def read_findings(folder: Path, split: str, shards: str | None = None) -> Findin
     run = read_run(folder)
     epochs = read_metrics(folder)
     if not epochs or not has_checkpoint(folder, "best"):
-        what = METRICS_NAME if not epochs else "checkpoint 'best'"
+        what = RunFolder(folder).epochs.name if not epochs else "checkpoint 'best'"
         raise UserError(f"{folder} has no {what} of a finished epoch, so there is nothing to report; train it first")
     metrics = read_evaluation(folder, split)
     opened, missing = _open_shards(run, shards)
@@ -101,7 +100,7 @@ def read_findings(folder: Path, split: str, shards: str | None = None) -> Findin
         split=split,
         metrics=metrics,
         predictions=None if metrics is None else _predictions(folder, split),
-        ensemble=None if metrics is None else _ensemble(folder, split, metrics),
+        ensemble=None if metrics is None else read_ensemble(folder, split, metrics),
         shards=opened,
         missing_pictures=missing,
     )
@@ -122,22 +121,12 @@ def _open_shards(run: Run, shards: str | None) -> tuple[ShardSet | None, str | N
 
 
 def _predictions(folder: Path, split: str) -> Predictions:
-    ids, labels, logits = read_predictions(folder, split)
+    stored = read_predictions(folder, split)
+    labels, logits = stored.labels, stored.logits
     return Predictions(
-        ids=ids,
+        ids=stored.ids,
         labels=labels,
         probabilities=softmax(logits.astype(np.float64), axis=1),
         predicted=np.asarray(logits.argmax(axis=1), np.int64),
         counts=confusion(logits, labels),
     )
-
-
-def _ensemble(folder: Path, split: str, metrics: dict[str, Any]) -> dict[str, Any] | None:
-    path = folder / f"{split}_ensemble_metrics.json"
-    try:
-        found: dict[str, Any] | None = orjson.loads(path.read_bytes()) if path.is_file() else None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); evaluate the runs together again") from error
-    if found is None or any(found["members"][0][key] != metrics[key] for key in MEMBER_KEYS):
-        return None  # of other weights, or of another evaluation of this run
-    return found

@@ -14,16 +14,13 @@ from markupsafe import Markup
 from scipy.stats import binomtest
 
 from food101_fast.errors import UserError
-from food101_fast.evaluate import prefix_of
 from food101_fast.report.charts import line_chart, reliability_chart
 from food101_fast.report.findings import Findings, Predictions, read_findings
 from food101_fast.report.matrix import matrix
 from food101_fast.report.pictures import thumbnail
+from food101_fast.runs.folder import RunFolder
 from food101_fast.runs.results import results
-from food101_fast.storage import write_atomically
-
-REPORT_NAME = "report.html"
-COMPARISON_NAME = "comparison.html"
+from food101_fast.storage import write_atomically, writing
 
 _PAIRS = 10
 _PICTURES_PER_PAIR = 4
@@ -65,7 +62,7 @@ def write_report(folder: Path, *, split: str = "test", shards: str | None = None
             page can't be written.
     """
     found = read_findings(folder, split, shards)
-    return _write(folder / f"{prefix_of(split)}{REPORT_NAME}", _render("report.html.jinja", **_report(found)))
+    return _write(RunFolder(folder).report(split), _render("report.html.jinja", **_report(found)))
 
 
 def write_comparison(folders: Sequence[Path], out: Path, *, split: str = "test") -> Path:
@@ -88,11 +85,9 @@ def write_comparison(folders: Sequence[Path], out: Path, *, split: str = "test")
 
 
 def _write(path: Path, page: str) -> Path:
-    try:
+    with writing(path):
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, page.encode())
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}); choose another place, or make room") from error
     return path
 
 

@@ -15,6 +15,7 @@ import xxhash
 from torch import Tensor
 
 from food101_fast.errors import UserError
+from food101_fast.runs.folder import RunFolder
 
 WEIGHTS_NAME = "model.safetensors"
 TRAINING_NAME = "training.safetensors"
@@ -24,14 +25,9 @@ HASHES_NAME = "xxh3_64.json"
 Weights = dict[str, Tensor]
 
 
-def checkpoint_folder(run: Path, name: str) -> Path:
-    """Folder of checkpoint `name` (`last`, `best` or `epoch-0001`) of a run."""
-    return run / "checkpoints" / name
-
-
 def has_checkpoint(run: Path, name: str) -> bool:
     """Whether a whole checkpoint `name` is there; a save that was cut off between its renames leaves the old one."""
-    folder = checkpoint_folder(run, name)
+    folder = RunFolder(run).checkpoint(name)
     return folder.exists() or _replaced(folder).exists()
 
 
@@ -67,7 +63,7 @@ def save_checkpoint(
     Raises:
         UserError: it could not be written. The old checkpoint of each name is still there, or the new one.
     """
-    folder = checkpoint_folder(run, name)
+    folder = RunFolder(run).checkpoint(name)
     new = folder.with_name(f"{name}.new")
     try:
         for unfinished in folder.parent.glob("*.new"):
@@ -127,7 +123,7 @@ def epoch_name(epoch: int) -> str:
 
 def remove_epochs(run: Path, keep: int) -> None:
     """Remove all but the newest `keep` of the checkpoints that `epoch_name` names."""
-    folder = checkpoint_folder(run, "last").parent
+    folder = RunFolder(run).checkpoints
     names = sorted({path.stem for path in folder.glob("epoch-*")})
     for name in names[: max(len(names) - keep, 0)]:
         for path in (folder / name, _replaced(folder / name)):
@@ -178,14 +174,14 @@ def weights_hash(run: Path, name: str) -> str:
 
 def _whole(run: Path, name: str) -> Path:
     if Path(name).name != name or not has_checkpoint(run, name):
-        others = sorted(path.name for path in checkpoint_folder(run, "last").parent.glob("*") if path.suffix != ".new")
+        others = sorted(path.name for path in RunFolder(run).checkpoints.glob("*") if path.suffix != ".new")
         if others:
             advice = (
                 "copy one of these to checkpoints/last to go on from it" if name == "last" else "choose one of these"
             )
             raise UserError(f"{run} has no checkpoint {name!r}, only {', '.join(others)}; {advice}")
         raise UserError(f"{run} has no checkpoint {name!r}: it was broken off before its first; train without --resume")
-    folder = checkpoint_folder(run, name)
+    folder = RunFolder(run).checkpoint(name)
     return folder if folder.exists() else _replaced(folder)
 
 

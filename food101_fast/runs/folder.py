@@ -1,174 +1,97 @@
-"""A run's folder: what was trained, on what, and with which versions. It is complete in itself."""
+"""Where everything of a run lies: no other module knows the name of a file in a run's folder."""
 
 from __future__ import annotations
 
-import contextlib
-import platform
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import orjson
-import torch
-import torchvision
-from torch import nn
-
-from food101_fast import __version__
-from food101_fast.compute.device import machine
-from food101_fast.errors import UserError
-from food101_fast.models import build_model, load_weights
-from food101_fast.runs.checkpoint import has_checkpoint, load_checkpoint
-from food101_fast.runs.recipe import CHANGEABLE, Recipe
-from food101_fast.runs.results import METRICS_NAME
-from food101_fast.shards import ShardSet
-from food101_fast.storage import LocalFolder, write_atomically
-
-RECIPE_NAME = "recipe.json"
-CSV_NAME = "metrics.csv"
-LOCK_NAME = ".lock"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """What a run's `recipe.json` holds."""
+@dataclass(frozen=True)
+class RunFolder:
+    """The paths in a run's folder, whether they exist or not.
 
-    recipe: Recipe
-    classes: tuple[str, ...]
-    stored_size: int
-    """Height and width of the images in the shards, in pixels."""
-    fit: str
-    """How they were made square: crop or squash."""
-    shards: str
-    """Where the shards lay, as an absolute path or a URL."""
-    data: str
-    """The digest of the shards' manifest."""
-    source: str
-    """What the shards were made of, as `prepare --source` names it."""
-    class_counts: dict[str, tuple[int, ...]]
-    """Images of each class in each split."""
-    versions: dict[str, str]
-    machine: dict[str, Any]
-    """What it was begun on: device, processor, ranks and so on."""
-
-
-def new_run(folder: Path, recipe: Recipe, shards: ShardSet, device: torch.device, ranks: int) -> Run:
-    """Describe a new run; nothing is written yet. What a run left that ended in its first epoch may be replaced.
-
-    Raises:
-        UserError: the folder already holds something.
+    Args:
+        path: of the folder.
     """
-    if folder.exists() and not (folder.is_dir() and _never_got_far(folder)):
-        held = (
-            "already holds a run; pass --resume to go on with it, or"
-            if (folder / RECIPE_NAME).exists()
-            else "is not empty;"
-        )
-        raise UserError(f"{folder} {held} give another --run")
-    return Run(
-        recipe=recipe,
-        classes=shards.classes,
-        stored_size=shards.manifest.image_size,
-        fit=shards.manifest.fit,
-        shards=shards.location,
-        data=shards.manifest.digest,
-        source=shards.manifest.source,
-        class_counts={name: split.class_counts for name, split in shards.manifest.splits.items()},
-        versions=versions(),
-        machine={**machine(device), "ranks": ranks},
-    )
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """What is trained, on what, and with which versions: `recipe.json`."""
+        return self.path / "recipe.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains into the folder."""
+        return self.path / ".lock"
+
+    @property
+    def epochs(self) -> Path:
+        """A line of JSON for each finished epoch: `metrics.jsonl`."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def epochs_table(self) -> Path:
+        """The same as a table: `metrics.csv`."""
+        return self.path / "metrics.csv"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Folder of TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def nonfinite(self) -> Path:
+        """The step that ended a run whose gradients stayed not finite."""
+        return self.path / "nonfinite.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of all checkpoints."""
+        return self.path / "checkpoints"
+
+    def checkpoint(self, name: str) -> Path:
+        """Folder of checkpoint `name`: `last`, `best` or `epoch-0001`."""
+        return self.checkpoints / name
+
+    def evaluation(self, split: str, *, ensemble: bool = False) -> Path:
+        """Metrics of the best checkpoint on a split, or of the average of several runs."""
+        return self.path / f"{split}_{'ensemble_' if ensemble else ''}metrics.json"
+
+    def predictions(self, split: str, *, ensemble: bool = False) -> Path:
+        """What these metrics were computed from."""
+        return self.path / f"{_prefix(split)}{'ensemble_' if ensemble else ''}predictions.npz"
+
+    def confusion(self, split: str) -> Path:
+        """Picture of the confusion matrix."""
+        return self.path / f"{_prefix(split)}confusion_matrix.png"
+
+    @property
+    def curves(self) -> Path:
+        """Picture of losses and accuracies over the epochs."""
+        return self.path / "curves.png"
+
+    @property
+    def class_counts(self) -> Path:
+        """Picture of how many images each class has in each split."""
+        return self.path / "class_counts.png"
+
+    def report(self, split: str) -> Path:
+        """The report, one file for people."""
+        return self.path / f"{_prefix(split)}report.html"
+
+    @property
+    def comparison(self) -> Path:
+        """The report that compares other runs with this one."""
+        return self.path / "comparison.html"
+
+    def before_first_checkpoint(self) -> set[str]:
+        """Names of all that a run can have left that ended before its first checkpoint."""
+        paths = (self.recipe, self.lock, self.epochs, self.epochs_table, self.tensorboard, self.checkpoints)
+        return {path.name for path in paths}
 
 
-def _never_got_far(folder: Path) -> bool:
-    """Whether the folder is empty, or holds a run that ended before its first checkpoint."""
-    names = {path.name for path in folder.iterdir()}
-    known = {RECIPE_NAME, METRICS_NAME, CSV_NAME, LOCK_NAME, "checkpoints", "tensorboard"}
-    return names <= known and not any(has_checkpoint(folder, name) for name in ("last", "best"))
-
-
-@contextlib.contextmanager
-def held_run(folder: Path) -> Iterator[None]:
-    """Hold a run's folder, which is made if it is not there, against other processes that train into it.
-
-    Raises:
-        UserError: another process does, or the folder can't be written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write into {folder} ({error.strerror}); give another --run") from error
-    with LocalFolder(folder).lock(LOCK_NAME):
-        yield
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides a run's numbers."""
-    return {
-        "food101_fast": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-    }
-
-
-def write_run(folder: Path, run: Run) -> None:
-    """Make the folder and put `recipe.json` into it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / RECIPE_NAME, orjson.dumps(asdict(run), option=orjson.OPT_INDENT_2))
-    except OSError as error:
-        raise UserError(f"cannot write into {folder} ({error.strerror}); give another --run") from error
-
-
-def read_run(folder: Path) -> Run:
-    """Read `recipe.json`.
-
-    Raises:
-        UserError: the folder holds no run, or the file is damaged or was written by another version.
-    """
-    path = folder / RECIPE_NAME
-    if not path.is_file():
-        raise UserError(
-            f"{folder} holds no run (it has no {RECIPE_NAME}); make one with `python -m food101_fast.train`"
-        )
-    try:
-        document = orjson.loads(path.read_bytes())
-        recipe = Recipe(**document.pop("recipe"))
-        document["classes"] = tuple(document["classes"])
-        document["class_counts"] = {name: tuple(counts) for name, counts in document["class_counts"].items()}
-        return Run(recipe=recipe, **document)
-    except UserError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path} is damaged or of another version ({error}); train again into another folder"
-        ) from error
-
-
-def load_model(folder: Path, run: Run, checkpoint: str = "best") -> nn.Module:
-    """The model of a run's checkpoint, in evaluation mode, on the CPU.
-
-    Raises:
-        UserError: there is no such checkpoint, or it is damaged.
-    """
-    weights, _ = load_checkpoint(folder, checkpoint)
-    model = build_model(run.recipe.model, "none", len(run.classes))
-    load_weights(model, weights)
-    return model.eval()
-
-
-def check_resumable(folder: Path, run: Run, recipe: Recipe, shards: ShardSet) -> None:
-    """Refuse to go on with other data or another recipe; only what `CHANGEABLE` names may change.
-
-    Raises:
-        UserError: what differs.
-    """
-    if run.data != shards.manifest.digest:
-        raise UserError(
-            f"{folder} was trained on other shards ({run.shards}) than {shards.location}; give those to --shards"
-        )
-    for field in fields(Recipe):
-        stored, asked = getattr(run.recipe, field.name), getattr(recipe, field.name)
-        if stored != asked and field.name not in CHANGEABLE:
-            flag = "--" + field.name.replace("_", "-")
-            raise UserError(f"{folder} was trained with {flag} {stored} and can't go on with {asked}; leave {flag} out")
+def _prefix(split: str) -> str:
+    """What names begin with that do not name the split anyway."""
+    return "" if split == "test" else f"{split}_"

@@ -9,8 +9,7 @@ from typing import Any
 import orjson
 
 from food101_fast.errors import UserError
-
-METRICS_NAME = "metrics.jsonl"
+from food101_fast.runs.folder import RunFolder
 
 Row = dict[str, Any]
 """An epoch: `epoch`, `step`, losses and accuracies, `learning_rate`, `timing` and so on, as in `metrics.jsonl`."""
@@ -22,7 +21,7 @@ def read_metrics(folder: Path) -> list[Row]:
     Raises:
         UserError: one of them is damaged.
     """
-    path = folder / METRICS_NAME
+    path = RunFolder(folder).epochs
     try:
         return [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
     except ValueError as error:

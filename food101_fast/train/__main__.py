@@ -14,8 +14,8 @@ from food101_fast.cli import exit_with, parse
 from food101_fast.compute.device import Device
 from food101_fast.errors import UserError
 from food101_fast.loader import LoaderOptions
-from food101_fast.runs.folder import read_run
 from food101_fast.runs.recipe import RECIPES, Recipe
+from food101_fast.runs.run import read_run
 from food101_fast.shards import ShardSet
 from food101_fast.train.logs import summary
 from food101_fast.train.loop import train

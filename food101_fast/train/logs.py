@@ -13,9 +13,9 @@ import orjson
 import torch
 
 from food101_fast.errors import UserError
-from food101_fast.runs.folder import CSV_NAME
-from food101_fast.runs.results import METRICS_NAME, Row, read_metrics, results
-from food101_fast.storage import write_atomically
+from food101_fast.runs.folder import RunFolder
+from food101_fast.runs.results import Row, read_metrics, results
+from food101_fast.storage import write_atomically, writing
 
 
 class MetricsLog:
@@ -38,14 +38,10 @@ class MetricsLog:
         """
         self.rows.append(row)
         lines = b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in self.rows)
-        try:
-            write_atomically(self._folder / METRICS_NAME, lines)
-            write_atomically(self._folder / CSV_NAME, _as_csv(self.rows))
-        except OSError as error:
-            raise UserError(
-                f"{self._folder / METRICS_NAME} could not be written ({error.strerror}); make room there and go on "
-                "with --resume"
-            ) from error
+        files = RunFolder(self._folder)
+        with writing(files.epochs, "free space there and go on with --resume"):
+            write_atomically(files.epochs, lines)
+            write_atomically(files.epochs_table, _as_csv(self.rows))
 
 
 def _as_csv(rows: Sequence[Row]) -> bytes:
@@ -76,7 +72,7 @@ class Board:
             return
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+        self._writer = SummaryWriter(str(RunFolder(folder).tensorboard), purge_step=step)
 
     def add(self, step: int, numbers: Mapping[str, float | None]) -> None:
         """Add numbers by their names, of which the part before a slash makes a group."""

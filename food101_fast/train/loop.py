@@ -28,11 +28,12 @@ from food101_fast.runs.checkpoint import (
     remove_epochs,
     save_checkpoint,
 )
-from food101_fast.runs.folder import Run, check_resumable, held_run, new_run, read_run, write_run
+from food101_fast.runs.folder import RunFolder
 from food101_fast.runs.recipe import Recipe
 from food101_fast.runs.results import Row
+from food101_fast.runs.run import Run, check_resumable, held_run, new_run, read_run, write_run
 from food101_fast.shards import ShardSet
-from food101_fast.storage import write_atomically
+from food101_fast.storage import write_atomically, writing
 from food101_fast.train.compiling import AutoCompile, chosen_at_once, compile_times, graph_name, use_cache_folder
 from food101_fast.train.logs import Board, MetricsLog, epoch_line, peak_memory, require_tensorboard
 from food101_fast.train.memory import fit_batch, out_of_memory, out_of_memory_ends, trial_steps
@@ -44,7 +45,6 @@ from food101_fast.train.step import TrainStep
 from food101_fast.train.validate import FirstCall, eval_twin, validate
 from food101_fast.transforms import eval_preset
 
-NONFINITE_NAME = "nonfinite.json"
 STATE_VERSION = 1
 # Several ranks must agree that they stop or save, which costs them a message; a single one looks in every step.
 _STEPS_PER_AGREEMENT = 10
@@ -374,10 +374,11 @@ class Trainer:
         epoch, place = divmod(first, len(self.loader))
         rate = self.step.optimizer.param_groups[0]["initial_lr"] * lr_factor(self.recipe, first, len(self.loader))
         ids = self.loader.step_ids(epoch, place).tolist()
-        path = self.folder / NONFINITE_NAME
+        path = RunFolder(self.folder).nonfinite
         if self.world.is_main:
             document = {"step": first, "epoch": epoch + 1, "learning_rate": rate, "ids": ids}
-            write_atomically(path, orjson.dumps(document))
+            with writing(path):
+                write_atomically(path, orjson.dumps(document))
         return UserError(
             f"the gradients of {streak} steps in a row were not finite, from step {first} on (epoch {epoch + 1}, "
             f"learning rate {rate:.3g}, sample ids {', '.join(map(str, ids[:_IDS_SHOWN]))}, ...: all {len(ids)} are in "

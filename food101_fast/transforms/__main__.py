@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.shards import ShardSet
+from food101_fast.storage import write_atomically, writing
 from food101_fast.transforms.presets import MEAN, PRESETS, STD, train_preset
 
 _MARGIN, _LINE = 6, 18
@@ -88,10 +90,10 @@ def main(argv: Sequence[str]) -> None:
     settings = parse(TransformsSettings, "transforms", argv)
     stored, seen = augmented(settings)
     sheet = draw([("stored", stored), *((f"epoch {epoch}", images) for epoch, images in enumerate(seen))])
-    try:
-        sheet.save(settings.out)
-    except OSError as error:
-        raise UserError(f"cannot write {settings.out} ({error.strerror or error}); name another file") from error
+    stream = BytesIO()
+    sheet.save(stream, Image.registered_extensions()[settings.out.suffix.lower()])
+    with writing(settings.out, "free space there, or name another file"):
+        write_atomically(settings.out, stream.getvalue())
     print(settings.out)
 
 

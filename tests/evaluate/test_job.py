@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import orjson
 import pytest
+import xxhash
 from PIL import Image
 
-from food101_fast.evaluate import evaluate, read_evaluation
+from food101_fast.evaluate import evaluate
 from food101_fast.evaluate.metrics import compute_metrics
-from food101_fast.evaluate.plots import plot_confusion
-from food101_fast.prepare.overview import plot_class_counts
+from food101_fast.plots import plot_class_counts, plot_confusion, png
 from food101_fast.runs.checkpoint import weights_hash
+from food101_fast.runs.evaluation import read_evaluation
 from food101_fast.shards import ShardSet
 
 
@@ -34,7 +35,9 @@ def test_the_files_agree(run: Path, tiny_shards: ShardSet, command: Callable[...
         assert arrays["labels"].tolist() == tiny_shards.split("test").labels.tolist()
         again = compute_metrics(arrays["logits"], arrays["labels"], tiny_shards.classes)
     weights = weights_hash(run, "best")
-    assert metrics == {"split": "test", "tta": "none", "weights": weights, **again} == read_evaluation(run, "test")
+    stored = xxhash.xxh3_64_hexdigest((run / "predictions.npz").read_bytes())
+    expected = {"split": "test", "tta": "none", "weights": weights, **again, "predictions": stored}
+    assert metrics == expected == read_evaluation(run, "test")
     for name in ("confusion_matrix.png", "curves.png", "class_counts.png"):
         assert str(run / name) in out
         with Image.open(run / name) as image:
@@ -68,8 +71,9 @@ def test_a_mistake_is_one_sentence(
 @pytest.mark.parametrize("classes", [1, 10, 101])
 def test_plots_are_drawn_for_any_number_of_classes(tmp_path: Path, classes: int) -> None:
     names = [f"class_{i}" for i in range(classes)]
-    plot_confusion(np.eye(classes), names, tmp_path / "confusion.png")
-    plot_class_counts({"train": [8] * classes, "val": [1] * classes}, names).savefig(tmp_path / "counts.png")
+    (tmp_path / "confusion.png").write_bytes(png(plot_confusion(np.eye(classes), names), tight=True))
+    counts = {"train": [8] * classes, "val": [1] * classes}
+    (tmp_path / "counts.png").write_bytes(png(plot_class_counts(counts, names)))
     for path in tmp_path.iterdir():
         with Image.open(path) as image:
             assert max(image.size) < 4000

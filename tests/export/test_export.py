@@ -24,7 +24,7 @@ from food101_fast.export.card import model_card
 from food101_fast.models import build_model
 from food101_fast.predict import Classifier
 from food101_fast.prepare import PrepareSettings, prepare
-from food101_fast.runs.folder import read_run
+from food101_fast.runs.run import read_run
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, train
 

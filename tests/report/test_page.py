@@ -14,9 +14,10 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from scipy.special import softmax
 from scipy.stats import binomtest
 
-from food101_fast.evaluate import evaluate, evaluate_ensemble, read_predictions
+from food101_fast.evaluate import evaluate, evaluate_ensemble
 from food101_fast.prepare import PrepareSettings, prepare
 from food101_fast.report import write_comparison, write_report
+from food101_fast.runs.evaluation import read_predictions
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, train
 from tests.conftest import write_folder
@@ -153,7 +154,8 @@ def test_classes_sort_by_each_column(runs: list[Path], look: Callable[..., Opene
 
 def test_a_cell_of_the_matrix_tells_what_it_is(runs: list[Path], look: Callable[..., Opened]) -> None:
     page = look(runs[0] / "report.html").page
-    _, labels, logits = read_predictions(runs[0], "test")
+    stored = read_predictions(runs[0], "test")
+    labels, logits = stored.labels, stored.logits
     counts = np.zeros((3, 3), int)
     np.add.at(counts, (labels, logits.argmax(1)), 1)
     box = page.locator(".matrix image").bounding_box()
@@ -212,9 +214,9 @@ def test_names_and_numbers_are_those_of_the_run(runs: list[Path], look: Callable
 
 def test_the_average_of_two_runs_is_in_the_report(runs: list[Path], look: Callable[..., Opened]) -> None:
     held = [read_predictions(run, "test") for run in runs]
-    mean = np.mean([softmax(logits.astype(np.float64), axis=1) for _, _, logits in held], axis=0)
-    top1 = (mean.argmax(1) == held[0][1]).mean()
-    loss = -np.log(mean[np.arange(len(mean)), held[0][1]]).mean()
+    mean = np.mean([softmax(stored.logits.astype(np.float64), axis=1) for stored in held], axis=0)
+    top1 = (mean.argmax(1) == held[0].labels).mean()
+    loss = -np.log(mean[np.arange(len(mean)), held[0].labels]).mean()
     section = look(runs[0] / "report.html").page.locator("#average + p + div")
     assert section.locator("tr").count() == 4
     cells = section.locator("tr").last.locator("td").all_inner_texts()
@@ -227,7 +229,8 @@ def test_a_comparison_tests_whether_runs_differ(runs: list[Path], look: Callable
     page = look(write_comparison(runs, tmp_path / "comparison.html")).page
     right = []
     for run in runs:
-        _, labels, logits = read_predictions(run, "test")
+        stored = read_predictions(run, "test")
+        labels, logits = stored.labels, stored.logits
         right.append(logits.argmax(1) == labels)
     only = int((right[0] & ~right[1]).sum()), int((~right[0] & right[1]).sum())
     p = binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0

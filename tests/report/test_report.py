@@ -107,7 +107,7 @@ def test_a_page_that_cannot_be_written_is_one_sentence(tiny_run: Path, moved_run
     out = str(moved_run / "file" / "c.html")
     code, _, err = command("report", "--compare", str(tiny_run), str(moved_run), "--out", out)
     assert (code, err.count("\n")) == (2, 1)
-    assert "cannot write" in err
+    assert "could not be written" in err
 
 
 def test_a_run_without_an_epoch_has_no_report(moved_run: Path, command: Command) -> None:
@@ -121,7 +121,6 @@ def test_a_run_without_an_epoch_has_no_report(moved_run: Path, command: Command)
     ("name", "content"),
     [
         ("test_metrics.json", b"{"),
-        ("predictions.npz", b"PK"),
         ("metrics.jsonl", b"{}\nno line\n"),
         ("test_ensemble_metrics.json", b"["),
     ],
@@ -131,6 +130,15 @@ def test_a_damaged_file_of_a_run_is_one_sentence(moved_run: Path, command: Comma
     code, _, err = command("report", "--run", str(moved_run))
     assert (code, err.count("\n")) == (2, 1)
     assert name in err
+
+
+def test_metrics_of_other_predictions_are_not_shown(moved_run: Path) -> None:
+    """As a kill leaves them after an evaluation has written its predictions."""
+    assert NOT_EVALUATED not in write_report(moved_run).read_text()
+    (moved_run / "predictions.npz").write_bytes(b"PK")
+    assert NOT_EVALUATED in write_report(moved_run).read_text()
+    (moved_run / "predictions.npz").unlink()
+    assert NOT_EVALUATED in write_report(moved_run).read_text()
 
 
 def test_another_split_has_a_report_of_its_own(moved_run: Path, tiny_path: Path, command: Command) -> None:

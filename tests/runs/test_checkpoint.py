@@ -16,7 +16,8 @@ import pytest
 import torch
 
 import food101_fast.train.loop as loop
-from food101_fast.runs.checkpoint import checkpoint_folder, has_checkpoint, load_checkpoint, save_checkpoint
+from food101_fast.runs.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from food101_fast.runs.folder import RunFolder
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, RunOptions, train
 from food101_fast.train.loop import Trainer
@@ -122,7 +123,7 @@ def test_an_improved_epoch_is_written_once(tiny_shards: ShardSet, tmp_path: Path
     run = tmp_path / "run"
     train(tiny_shards, run, dataclasses.replace(RECIPE, epochs=1), device="cpu", options=OPTIONS)
     for name in ("model.safetensors", "training.safetensors", "state.pt", "xxh3_64.json"):
-        files = [checkpoint_folder(run, checkpoint) / name for checkpoint in ("last", "best", "epoch-0001")]
+        files = [RunFolder(run).checkpoint(checkpoint) / name for checkpoint in ("last", "best", "epoch-0001")]
         assert {file.stat().st_ino for file in files} == {files[0].stat().st_ino}
     # A link, and yet not touched by what is saved next.
     save_checkpoint(run, "last", {"weight": torch.zeros(3)}, {"progress": {"epoch": 7}})
@@ -135,7 +136,7 @@ def test_a_disk_without_links_gets_copies(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(os, "link", refused)
     save_checkpoint(tmp_path, "last", {"weight": torch.ones(3)}, {"progress": {"epoch": 1}}, also=["best"])
-    last, best = (checkpoint_folder(tmp_path, name) / "state.pt" for name in ("last", "best"))
+    last, best = (RunFolder(tmp_path).checkpoint(name) / "state.pt" for name in ("last", "best"))
     assert last.stat().st_ino != best.stat().st_ino
     assert last.read_bytes() == best.read_bytes()
     assert epoch_of(tmp_path, "best") == 1

@@ -16,7 +16,7 @@ from food101_fast.compute.precision import Precision
 from food101_fast.errors import UserError
 from food101_fast.models import build_model
 from food101_fast.runs.checkpoint import load_checkpoint, save_checkpoint
-from food101_fast.runs.folder import held_run, new_run
+from food101_fast.runs.run import held_run, new_run
 from food101_fast.shards import ShardSet
 from food101_fast.train import RECIPES, Recipe, train
 from food101_fast.train.step import TrainStep

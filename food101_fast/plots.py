@@ -1,19 +1,28 @@
-"""Plots of a run as PNG files, drawn without pyplot so that nothing depends on a screen or a global state."""
+"""Every plot that becomes a PNG, drawn without pyplot, so that nothing depends on a screen or a global state."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from io import BytesIO
 from typing import Any
 
 import numpy as np
-import seaborn
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 _DPI = 120
-_MANY_CLASSES = 20  # past this, numbers in the cells of a matrix can't be read
+_MANY_CLASSES = 20  # past this, labels get smaller, and numbers in the cells of a matrix can't be read
+# Of the palette for all kinds of color vision by Okabe and Ito (https://jfly.uni-koeln.de/color/).
+_COLORS = ("#0072b2", "#e69f00", "#009e73")
+
+
+def png(figure: Figure, *, tight: bool = False) -> bytes:
+    """A figure as a PNG file; `tight` cuts the empty border off."""
+    stream = BytesIO()
+    figure.savefig(stream, format="png", bbox_inches="tight" if tight else None, pad_inches=0.15)
+    return stream.getvalue()
 
 
 def _label(name: str) -> str:
@@ -27,11 +36,13 @@ def _axes(figure: Figure, **grid: Any) -> Any:
     return axes
 
 
-def plot_confusion(shares: NDArray[np.float64], classes: Sequence[str], path: Path) -> None:
+def plot_confusion(shares: NDArray[np.float64], classes: Sequence[str]) -> Figure:
     """Heat map of a confusion matrix (classes, classes) whose rows add up to 1."""
+    import seaborn  # here and below, since prepare draws without it
+
     few = len(classes) <= _MANY_CLASSES
     side = max(5.0, 0.62 * len(classes)) if few else 0.19 * len(classes) + 3
-    figure = Figure(figsize=(side + 1.2, side), layout="constrained")
+    figure = Figure(figsize=(side + 1.2, side), layout="constrained", dpi=_DPI)
     axes = figure.subplots()
     seaborn.heatmap(
         shares,
@@ -54,15 +65,17 @@ def plot_confusion(shares: NDArray[np.float64], classes: Sequence[str], path: Pa
     axes.set_xticks(np.arange(len(names)) + 0.5, names, rotation=90, fontsize=size)
     axes.set_yticks(np.arange(len(names)) + 0.5, names, rotation=0, fontsize=size)
     axes.set(xlabel="predicted class", ylabel="true class", title="Normalised confusion matrix")
-    figure.savefig(path, dpi=_DPI, bbox_inches="tight", pad_inches=0.15)
+    return figure
 
 
-def plot_curves(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
+def plot_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
     """Loss and accuracy of training and validation over the epochs, from the lines of `metrics.jsonl`."""
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    import seaborn
+
+    figure = Figure(figsize=(10, 4), layout="constrained", dpi=_DPI)
     loss, accuracy = _axes(figure, ncols=2)
     epochs = [row["epoch"] for row in metrics]
-    colours = seaborn.color_palette("colorblind")
+    colors = seaborn.color_palette("colorblind")
     for ax, name, series in (
         (loss, "cross-entropy", (("train_loss", "training"), ("val_loss", "validation"))),
         (
@@ -75,8 +88,8 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
             ),
         ),
     ):
-        for colour, (key, label) in zip(colours, series, strict=False):
-            ax.plot(epochs, [row[key] for row in metrics], marker="o", markersize=4, color=colour, label=label)
+        for color, (key, label) in zip(colors, series, strict=False):
+            ax.plot(epochs, [row[key] for row in metrics], marker="o", markersize=4, color=color, label=label)
         ax.set(xlabel="epoch", ylabel=name, xlim=(0.5, len(epochs) + 0.5))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         ax.grid(alpha=0.3)
@@ -84,4 +97,21 @@ def plot_curves(metrics: Sequence[Mapping[str, Any]], path: Path) -> None:
     highest = max(max(row["train_loss"], row["val_loss"]) for row in metrics)
     loss.set(title="Loss (training images are augmented)", ylim=(0, 1.05 * highest))
     accuracy.set(title="Accuracy", ylim=(0, 1.02))
-    figure.savefig(path, dpi=_DPI)
+    return figure
+
+
+def plot_class_counts(counts: Mapping[str, Sequence[int]], classes: Sequence[str]) -> Figure:
+    """Number of images of each class, one panel per split."""
+    figure = Figure(
+        figsize=(3.6 * len(counts) + 1.5, max(2.5, 0.2 * len(classes) + 1.2)), layout="constrained", dpi=_DPI
+    )
+    axes: list[Axes] = list(np.ravel(figure.subplots(ncols=len(counts), sharey=True)))
+    for ax, color, (split, of_class) in zip(axes, _COLORS, counts.items(), strict=False):
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.barh([name.replace("_", " ") for name in classes], of_class, color=color)
+        ax.set(title=f"{split}: {sum(of_class):,} images", xlabel="images")
+        ax.tick_params(axis="y", labelsize=9 if len(classes) <= _MANY_CLASSES else 7)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
+        ax.margins(y=0.01)
+    axes[0].invert_yaxis()
+    return figure

@@ -1,0 +1,166 @@
+"""A run's folder: what was trained, on what, and with which versions. It is complete in itself."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+import torchvision
+from torch import nn
+
+from food101_fast import __version__
+from food101_fast.compute.device import machine
+from food101_fast.errors import UserError
+from food101_fast.models import build_model, load_weights
+from food101_fast.runs.checkpoint import has_checkpoint, load_checkpoint
+from food101_fast.runs.folder import RunFolder
+from food101_fast.runs.recipe import CHANGEABLE, Recipe
+from food101_fast.shards import ShardSet
+from food101_fast.storage import LocalFolder, write_atomically, writing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a run's `recipe.json` holds."""
+
+    recipe: Recipe
+    classes: tuple[str, ...]
+    stored_size: int
+    """Height and width of the images in the shards, in pixels."""
+    fit: str
+    """How they were made square: crop or squash."""
+    shards: str
+    """Where the shards lay, as an absolute path or a URL."""
+    data: str
+    """The digest of the shards' manifest."""
+    source: str
+    """What the shards were made of, as `prepare --source` names it."""
+    class_counts: dict[str, tuple[int, ...]]
+    """Images of each class in each split."""
+    versions: dict[str, str]
+    machine: dict[str, Any]
+    """What it was begun on: device, processor, ranks and so on."""
+
+
+def new_run(folder: Path, recipe: Recipe, shards: ShardSet, device: torch.device, ranks: int) -> Run:
+    """Describe a new run; nothing is written yet. What a run left that ended in its first epoch may be replaced.
+
+    Raises:
+        UserError: the folder already holds something.
+    """
+    if folder.exists() and not (folder.is_dir() and _never_got_far(folder)):
+        held = (
+            "already holds a run; pass --resume to go on with it, or"
+            if RunFolder(folder).recipe.exists()
+            else "is not empty;"
+        )
+        raise UserError(f"{folder} {held} give another --run")
+    return Run(
+        recipe=recipe,
+        classes=shards.classes,
+        stored_size=shards.manifest.image_size,
+        fit=shards.manifest.fit,
+        shards=shards.location,
+        data=shards.manifest.digest,
+        source=shards.manifest.source,
+        class_counts={name: split.class_counts for name, split in shards.manifest.splits.items()},
+        versions=versions(),
+        machine={**machine(device), "ranks": ranks},
+    )
+
+
+def _never_got_far(folder: Path) -> bool:
+    """Whether the folder is empty, or holds a run that ended before its first checkpoint."""
+    names = {path.name for path in folder.iterdir()}
+    if not names <= RunFolder(folder).before_first_checkpoint():
+        return False
+    return not any(has_checkpoint(folder, name) for name in ("last", "best"))
+
+
+@contextlib.contextmanager
+def held_run(folder: Path) -> Iterator[None]:
+    """Hold a run's folder, which is made if it is not there, against other processes that train into it.
+
+    Raises:
+        UserError: another process does, or the folder can't be written to.
+    """
+    with writing(folder, "give another --run"):
+        folder.mkdir(parents=True, exist_ok=True)
+    with LocalFolder(folder).lock(RunFolder(folder).lock.name):
+        yield
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a run's numbers."""
+    return {
+        "food101_fast": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+    }
+
+
+def write_run(folder: Path, run: Run) -> None:
+    """Make the folder and put `recipe.json` into it."""
+    path = RunFolder(folder).recipe
+    with writing(path, "free space there, or give another --run"):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, orjson.dumps(asdict(run), option=orjson.OPT_INDENT_2))
+
+
+def read_run(folder: Path) -> Run:
+    """Read `recipe.json`.
+
+    Raises:
+        UserError: the folder holds no run, or the file is damaged or was written by another version.
+    """
+    path = RunFolder(folder).recipe
+    if not path.is_file():
+        raise UserError(f"{folder} holds no run (it has no {path.name}); make one with `python -m food101_fast.train`")
+    try:
+        document = orjson.loads(path.read_bytes())
+        recipe = Recipe(**document.pop("recipe"))
+        document["classes"] = tuple(document["classes"])
+        document["class_counts"] = {name: tuple(counts) for name, counts in document["class_counts"].items()}
+        return Run(recipe=recipe, **document)
+    except UserError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is damaged or of another version ({error}); train again into another folder"
+        ) from error
+
+
+def load_model(folder: Path, run: Run, checkpoint: str = "best") -> nn.Module:
+    """The model of a run's checkpoint, in evaluation mode, on the CPU.
+
+    Raises:
+        UserError: there is no such checkpoint, or it is damaged.
+    """
+    weights, _ = load_checkpoint(folder, checkpoint)
+    model = build_model(run.recipe.model, "none", len(run.classes))
+    load_weights(model, weights)
+    return model.eval()
+
+
+def check_resumable(folder: Path, run: Run, recipe: Recipe, shards: ShardSet) -> None:
+    """Refuse to go on with other data or another recipe; only what `CHANGEABLE` names may change.
+
+    Raises:
+        UserError: what differs.
+    """
+    if run.data != shards.manifest.digest:
+        raise UserError(
+            f"{folder} was trained on other shards ({run.shards}) than {shards.location}; give those to --shards"
+        )
+    for field in fields(Recipe):
+        stored, asked = getattr(run.recipe, field.name), getattr(recipe, field.name)
+        if stored != asked and field.name not in CHANGEABLE:
+            flag = "--" + field.name.replace("_", "-")
+            raise UserError(f"{folder} was trained with {flag} {stored} and can't go on with {asked}; leave {flag} out")
