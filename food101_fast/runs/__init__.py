@@ -1,1 +1,7 @@
 """A run's folder: its recipe, its checkpoints, and what it says about itself."""
+
+from food101_fast.runs.folder import RunFolder
+from food101_fast.runs.recipe import RECIPES, Recipe
+from food101_fast.runs.run import Run, load_model, read_run
+
+__all__ = ["RECIPES", "Recipe", "Run", "RunFolder", "load_model", "read_run"]
