@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import simplejpeg
 import webdataset
+from PIL import Image
 from timm.data import create_dataset
+from torch.utils.data import DataLoader
 
+from food101_fast.errors import UserError
 from food101_fast.prepare import PrepareSettings, prepare
 from food101_fast.shards import ShardSet
 
@@ -43,6 +46,41 @@ def test_webdataset(jpeg: Path, tiny_path: Path, encoding: str) -> None:
     assert [label for label, _ in theirs] == [label for label, _ in ours(folder)]
     for (_, image), (_, pixels) in zip(theirs, ours(folder), strict=True):
         assert close(image, pixels, exact=encoding == "raw")
+
+
+@pytest.mark.parametrize("encoding", ["raw", "jpeg"])
+def test_the_shards_as_a_webdataset(jpeg: Path, tiny_path: Path, encoding: str) -> None:
+    folder = jpeg if encoding == "jpeg" else tiny_path
+    shards = ShardSet.open(folder)
+    for (image, label), (array, same), (expected, pixels) in zip(
+        shards.webdataset("train"), shards.webdataset("train", decode="rgb8"), ours(folder), strict=True
+    ):
+        assert isinstance(image, Image.Image)
+        assert type(label) is int
+        assert label == same == expected
+        assert np.array_equal(np.asarray(image), array)
+        assert close(array, pixels, exact=encoding == "raw")
+    assert {"cls", "__key__"} < set(next(iter(shards.webdataset("val", decode=None))))
+    with pytest.raises(UserError, match="has no split 'trian'"):
+        shards.webdataset("trian")
+
+
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 2), (3, 0), (2, 2)])
+def test_ranks_and_workers_of_a_webdataset_share_the_samples(
+    ranks: int, workers: int, jpeg: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards, seen = ShardSet.open(jpeg), []
+    monkeypatch.setenv("WORLD_SIZE", str(ranks))
+    for rank in range(ranks):
+        monkeypatch.setenv("RANK", str(rank))
+        dataset = shards.webdataset("train", shuffle=True, decode=None, seed=3)
+        loader = DataLoader(dataset, batch_size=None, num_workers=workers)
+        seen += [sample["__key__"] for sample in loader]
+    keys = [sample["__key__"] for sample in shards.webdataset("train", decode=None)] if ranks == 1 else None
+    assert len(set(seen)) == len(seen) == len(shards.split("train"))
+    if keys is not None:
+        assert sorted(seen) == sorted(keys)
+        assert seen != keys  # shuffled
 
 
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])

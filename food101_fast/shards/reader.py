@@ -25,6 +25,7 @@ from food101_fast.shards.cache import CacheSettings, ShardCache, cache_settings
 from food101_fast.shards.layout import INDEX_DTYPE, index_bytes, index_name, npy_header
 from food101_fast.shards.manifest import Manifest, ShardEntry, read_manifest
 from food101_fast.shards.mapped import OpenShard, copy_rows, damaged, damaged_sample, open_shard, read_records
+from food101_fast.shards.webdataset import Decode, as_webdataset
 from food101_fast.storage import Folder, LocalFolder, open_folder
 
 Verify = Literal["first-epoch", "always", "never"]
@@ -155,6 +156,25 @@ class ShardSet:
             there = ", ".join(self.manifest.splits)
             raise UserError(f"{self.folder.url} has no split {name!r}; it has {there}: choose one of them, or add it")
         return Split(self, name, verify)
+
+    def webdataset(self, split: str, *, shuffle: bool = False, decode: Decode | None = "pil", seed: int = 0) -> Any:
+        """The samples of a split as a `webdataset.WebDataset`, for programs that are written for that library.
+
+        Shards are divided among ranks and DataLoader workers, so that each sample comes once in all of them together.
+        It is an IterableDataset of torch: give it to a DataLoader. `ShardLoader` reads the same shards many times as
+        fast, and in an order that does not depend on the number of ranks.
+
+        Args:
+            split: name of the split.
+            shuffle: shuffle the shards, and samples among a thousand of each other.
+            decode: `pil` gives pairs of a PIL image and a label, `rgb8` of uint8 (H, W, 3) and a label; None gives
+                samples as webdataset has them: dicts of bytes.
+            seed: of the order.
+
+        Raises:
+            UserError: there is no such split, or the tars were written by others.
+        """
+        return as_webdataset(self, split, shuffle=shuffle, decode=decode, seed=seed)
 
 
 class Split:

@@ -1,0 +1,58 @@
+"""Shards as a dataset of the webdataset library, for programs that are written for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+from food101_fast.errors import UserError
+
+if TYPE_CHECKING:
+    from food101_fast.shards.reader import ShardSet
+
+Decode = Literal["pil", "rgb8"]
+
+_SHUFFLED_SAMPLES = 1000
+_SHUFFLED_SHARDS = 100
+
+
+def as_webdataset(shards: ShardSet, split: str, *, shuffle: bool, decode: Decode | None, seed: int) -> Any:
+    """See `ShardSet.webdataset`."""
+    import webdataset  # here, since nothing else needs it
+
+    names = {"raw": "npy", "jpeg": "jpg"}
+    if shards.manifest.encoding not in names:
+        raise UserError(
+            f"{shards.folder.url} was made by `shards index`, and its tars name their images in their own way; give "
+            "the tars to webdataset.WebDataset itself"
+        )
+    urls = [f"{shards.location}/{entry.name}" for entry in shards.split(split).entries]
+    dataset = webdataset.WebDataset(
+        urls,
+        shardshuffle=_SHUFFLED_SHARDS if shuffle else False,
+        nodesplitter=webdataset.split_by_node,
+        empty_check=False,  # there may be more workers than shards
+        seed=seed,
+        handler=webdataset.reraise_exception,
+    )
+    if shuffle:
+        dataset = dataset.shuffle(_SHUFFLED_SAMPLES, seed=seed)
+    if decode is None:
+        return dataset
+    pairs = dataset.decode(decode).to_tuple(names[shards.manifest.encoding], "cls")
+    return pairs.map_tuple(_finished(decode), int)
+
+
+def _finished(decode: Decode) -> Callable[[Any], Any]:
+    """What becomes of an image that webdataset has decoded: raw shards hold arrays, which it leaves as they are."""
+    return _as_picture if decode == "pil" else _as_it_is
+
+
+def _as_picture(image: Any) -> Any:
+    from PIL import Image
+
+    return image if isinstance(image, Image.Image) else Image.fromarray(image)
+
+
+def _as_it_is(image: Any) -> Any:
+    return image
