@@ -70,6 +70,8 @@ def test_the_loader_gives_what_prepare_would_have_stored(tmp_path: Path, kind: s
     assert {name: content for name, content in contents(tmp_path).items() if name in before} == before
     assert manifest.classes == (LABELS if form == "json text" else ("0", "1", "2"))
     assert not list(verify(LocalFolder(tmp_path)))
+    with pytest.raises(UserError, match="made by `shards index`"):
+        ShardSet.open(tmp_path).webdataset("train")
     loader = ShardLoader(tmp_path, split="train", batch_size=7, drop_last=False, threads=2)
     seen = 0
     for batch in loader:
