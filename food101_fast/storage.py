@@ -205,12 +205,12 @@ def write_atomically(path: Path, content: Content, *, keep_in_memory: bool = Tru
 
 
 @contextmanager
-def writing(path: Path | str, advice: str = "free space there, or choose another folder") -> Iterator[None]:
-    """Turn a full or read-only disk, or a missing permission, into one sentence.
+def writing(path: Path | str, advice: str = "or choose another folder") -> Iterator[None]:
+    """Turn a full or read-only disk, a missing folder or a missing permission into one sentence.
 
     Args:
         path: what is written, for the sentence.
-        advice: what to do.
+        advice: what to do beside freeing space: `or` what else, or what `then`.
 
     Raises:
         UserError: an OSError was raised in the context.
@@ -218,6 +218,8 @@ def writing(path: Path | str, advice: str = "free space there, or choose another
     try:
         yield
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        advice = f"free space there, {advice}" if full else advice.removeprefix("or ").removeprefix("then ")
         raise UserError(f"{path} could not be written ({error.strerror or error}); {advice}") from error
 
 

@@ -90,7 +90,7 @@ def main(argv: Sequence[str]) -> None:
             print(result["verdict"]["sentence"])
     if settings.json is not None:
         content = orjson.dumps(result, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
-        with writing(settings.json, "free space there, or give another --json"):
+        with writing(settings.json, "or give another --json"):
             write_atomically(settings.json, content)
         print(settings.json)
 

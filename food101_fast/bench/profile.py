@@ -22,7 +22,7 @@ from food101_fast.plots import png
 from food101_fast.storage import write_atomically, writing
 
 TRACE_NAME = "trace.json.gz"
-_ADVICE = "free space there, or give another --profile"
+_ADVICE = "or give another --profile"
 STEPS = 10
 _WARM_UP = 3
 _OPERATORS = 10

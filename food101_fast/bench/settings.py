@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt
 
 from food101_fast.compute.device import Device
 from food101_fast.errors import UserError
+from food101_fast.limits import check_limits
 from food101_fast.loader import LoaderOptions
 from food101_fast.runs.recipe import Recipe
 from food101_fast.runs.run import read_run
@@ -49,23 +52,18 @@ class BenchSettings:
     """Where to compute; auto is CUDA where there is one."""
     loading: LoaderOptions = field(default_factory=LoaderOptions)
     """How images are loaded."""
-    budget: float = 70
+    budget: Annotated[float, Gt(0)] = 70
     """Seconds that the whole measurement may take (of a sweep: each value). A slow machine does fewer or shorter
     repetitions, and a CPU also takes smaller batches; a higher budget measures more."""
-    seconds: float = 0.3
+    seconds: Annotated[float, Gt(0)] = 0.3
     """Length of one repetition, at most; at least one batch is always measured."""
-    repetitions: int = 7
+    repetitions: Annotated[int, Ge(1)] = 7
     """Repetitions of each stage, at most, after one that is not counted; `bench compare` needs at least 6."""
 
     def __post_init__(self) -> None:
         if self.shards is None and self.run is None:
             raise UserError("bench needs --shards, or --run with the folder of a run")
-        if not self.budget > 0:
-            raise UserError(f"--budget {self.budget} should be above 0")
-        if self.seconds <= 0:
-            raise UserError(f"--seconds {self.seconds} should be above 0")
-        if self.repetitions < 1:
-            raise UserError(f"--repetitions {self.repetitions} should be at least 1")
+        check_limits(self)
         check_folder(self.json, "--json")
 
     def chosen(self) -> tuple[str, Recipe]:

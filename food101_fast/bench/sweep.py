@@ -107,5 +107,5 @@ def sweep_figure(name: str, values: Sequence[int | str], results: Sequence[dict[
 def plot_sweep(name: str, values: Sequence[int | str], results: Sequence[dict[str, Any]], path: Path) -> None:
     """`sweep_figure` as a PNG file."""
     content = png(sweep_figure(name, values, results))
-    with writing(path, "free space there, or give another --plot"):
+    with writing(path, "or give another --plot"):
         write_atomically(path, content)

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
 
 from food101_fast.cli import exit_with, parse
 from food101_fast.compute.device import Device
 from food101_fast.errors import UserError
 from food101_fast.evaluate.job import Evaluation, check_same_shards, evaluate, evaluate_ensemble
 from food101_fast.evaluate.views import Tta
+from food101_fast.limits import check_limits
 from food101_fast.report import write_report
 
 _PAIRS_SHOWN = 5
@@ -29,7 +32,7 @@ class EvaluateSettings:
     """Folder of shards or its URL, if it is no longer where the run was trained from."""
     device: Device = "auto"
     """Where to compute; auto is CUDA where there is one."""
-    batch_size: int = 256
+    batch_size: Annotated[int, Ge(1)] = 256
     """Images at a time."""
     tta: Tta = "none"
     """Test-time augmentation, averaged: flip (also mirrored) or crops (centre and corners)."""
@@ -39,8 +42,7 @@ class EvaluateSettings:
             raise UserError("--run needs the folder of a run, or several")
         if len(set(self.run)) < len(self.run):
             raise UserError("--run names a run twice; give each once")
-        if self.batch_size < 1:
-            raise UserError(f"--batch-size {self.batch_size} should be at least 1")
+        check_limits(self)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -90,7 +90,7 @@ def evaluate(
         files.class_counts: png(plot_class_counts(counts, run.classes)),
     }
     for path, content in plots.items():
-        with writing(path, "free space there and evaluate again"):
+        with writing(path, "then evaluate again"):
             write_atomically(path, content)
     return Evaluation(metrics=metrics, files=(*written, *plots))
 

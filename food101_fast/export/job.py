@@ -100,7 +100,7 @@ def export(folder: Path, out: Path | None = None, *, checkpoint: str = "best", o
 @contextlib.contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
     """A folder that takes its name when the block ends well, and is removed when it does not."""
-    advice = "free space there, or give another --out"
+    advice = "or give another --out"
     with writing(out, advice):
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from food101_fast.errors import UserError
+from annotated_types import Ge
+
+from food101_fast.limits import check_limits
 from food101_fast.loader.residence import Residence
 from food101_fast.shards.reader import Verify
 
@@ -21,15 +23,13 @@ class LoaderOptions:
     """When an image's bytes are compared with their checksum."""
     decode: Literal["cpu", "gpu"] = "cpu"
     """What decodes JPEG shards: the CPU, or the GPU (nvJPEG; needs the extra gpu-decode)."""
-    threads: int | None = None
+    threads: Annotated[int, Ge(1)] | None = None
     """Threads that load. By default one for raw shards (two in the first epoch), and one per core for others."""
-    prefetch: int = 4
+    prefetch: Annotated[int, Ge(1)] = 4
     """Batches that are loaded ahead."""
 
     def __post_init__(self) -> None:
-        for flag, value in (("--threads", self.threads), ("--prefetch", self.prefetch)):
-            if value is not None and value < 1:
-                raise UserError(f"{flag} {value} should be at least 1")
+        check_limits(self)
 
     def arguments(self) -> dict[str, Any]:
         """As keyword arguments of ShardLoader."""

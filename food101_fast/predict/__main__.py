@@ -6,16 +6,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import fsspec
 import numpy as np
 import orjson
 import tyro
+from annotated_types import Ge
 
 from food101_fast.cli import exit_with, parse
 from food101_fast.compute.device import Device
 from food101_fast.errors import UserError
 from food101_fast.images import RejectedError
+from food101_fast.limits import check_limits
 from food101_fast.predict.classifier import Classifier
 
 _BAD_FILES_CODE = 1
@@ -30,7 +33,7 @@ class PredictSettings:
     """Files, folders (with all files below them), URLs, or - for an image on the standard input."""
     run: Path
     """Folder of the run; its shards are not needed."""
-    top_k: int = 5
+    top_k: Annotated[int, Ge(1)] = 5
     """Classes to print for each image."""
     json: bool = False
     """Print a line of JSON for each image instead of a table."""
@@ -38,15 +41,13 @@ class PredictSettings:
     """Checkpoint of the run: best, last, or one that --keep kept."""
     device: Device = "auto"
     """Where to compute; auto is CUDA where there is one."""
-    batch_size: int = 64
+    batch_size: Annotated[int, Ge(1)] = 64
     """Images at a time."""
 
     def __post_init__(self) -> None:
         if not self.images:
             raise UserError("predict needs images: files, folders, URLs or -")
-        for flag, value in (("--top-k", self.top_k), ("--batch-size", self.batch_size)):
-            if value < 1:
-                raise UserError(f"{flag} {value} should be at least 1")
+        check_limits(self)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -9,16 +9,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import orjson
 import xxhash
+from annotated_types import Ge, Le
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from food101_fast.errors import UserError
 from food101_fast.images import Check, Fit, Rules
+from food101_fast.limits import check_limits
 from food101_fast.prepare import unfinished
 from food101_fast.prepare.duplicates import Duplicates, FileHasher, drop_duplicates
 from food101_fast.prepare.executors import Executor, InProcess, LocalPool, RayCluster
@@ -53,57 +55,43 @@ class PrepareSettings:
     source: str = "hub:ethz/food101"
     """hub:ID (a hub id or a local folder that datasets.load_dataset reads), folder:PLACE (a path or URL with one
     folder per class), or demo: (pictures drawn on the spot, a few of them corrupt on purpose)."""
-    size: int = 192
+    size: Annotated[int, Ge(8), Le(4096)] = 192
     """Height and width of the stored images in pixels."""
     encoding: Literal["raw", "jpeg"] = "raw"
     """How they are stored: raw pixels, which load fastest, or JPEG, which takes a tenth of the space."""
-    quality: int = 90
+    quality: Annotated[int, Ge(1), Le(100)] = 90
     """JPEG quality from 1 to 100, for --encoding jpeg."""
     fit: Fit = "crop"
     """How an image becomes square: crop cuts the longer side evenly, squash changes its proportions."""
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of train, val and test."""
-    seed: int = 0
+    seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0  # scikit-learn's range
     """Another seed gives another split, and other pictures from demo:."""
     strict: bool = False
     """Drop also images whose pixels are whole but about which there is something to note."""
     tolerant: bool = False
     """Keep also images with damaged pixels, as far as they can be decoded."""
-    min_side: int = 8
+    min_side: Annotated[int, Ge(1)] = 8
     """Drop images whose shorter side has fewer pixels."""
     duplicates: Duplicates = "drop"
     """Identical files: drop keeps the first, and none where their labels differ; keep keeps all, and reads the source
     once instead of twice."""
-    workers: int = field(default_factory=usable_cores)
+    workers: Annotated[int, Ge(1)] = field(default_factory=usable_cores)
     """Processes that decode; their number does not change a byte of the result."""
     executor: Literal["local", "ray"] = "local"
     """Processes on this machine, or a Ray cluster."""
     ray_address: str | None = None
     """Address of the Ray cluster; without it the one that RAY_ADDRESS names, or one that is started here."""
-    samples_per_shard: int = 500
+    samples_per_shard: Annotated[int, Ge(1)] = 500
     """Most samples in one tar."""
-    limit: int | None = None
+    limit: Annotated[int, Ge(1)] | None = None
     """Use only this many images, with every class in proportion."""
 
     def __post_init__(self) -> None:
         check_fractions(self.fractions)
-        if not 8 <= self.size <= 4096:
-            raise UserError(f"--size {self.size} should be between 8 and 4096 pixels")
-        if not 1 <= self.quality <= 100:
-            raise UserError(f"--quality {self.quality} should be between 1 and 100")
+        check_limits(self)
         if self.strict and self.tolerant:
             raise UserError("--strict and --tolerant exclude each other; give one of them or neither")
-        for flag, value in (
-            ("--workers", self.workers),
-            ("--samples-per-shard", self.samples_per_shard),
-            ("--min-side", self.min_side),
-        ):
-            if value < 1:
-                raise UserError(f"{flag} {value} should be at least 1")
-        if not 0 <= self.seed < 2**32:  # scikit-learn's range
-            raise UserError(f"--seed {self.seed} should be between 0 and {2**32 - 1}")
-        if self.limit is not None and self.limit < 1:
-            raise UserError(f"--limit {self.limit} should be at least 1")
 
     @property
     def rules(self) -> Rules:

@@ -58,7 +58,7 @@ def write_evaluation(
     np.savez(stream, **vars(predictions))
     paths = files.evaluation(split, ensemble=ensemble), files.predictions(split, ensemble=ensemble)
     document = {**metrics, "predictions": xxhash.xxh3_64_hexdigest(stream.getvalue())}
-    with writing(folder, "free space there and evaluate again"):
+    with writing(folder, "then evaluate again"):
         write_atomically(paths[1], stream.getvalue())
         write_atomically(paths[0], orjson.dumps(document, option=orjson.OPT_INDENT_2))
     return paths

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
 
 from food101_fast.errors import UserError
+from food101_fast.limits import check_limits
 from food101_fast.transforms import PRESETS
 
 Amp = Literal["auto", "fp16", "bf16", "off"]
@@ -28,47 +30,47 @@ class Recipe:
     """Any torchvision classification model, by its name in torchvision.models."""
     weights: str = "DEFAULT"
     """Where the weights start: the name of torchvision weights, a file (.safetensors or .pth), or none."""
-    image_size: int = 160
+    image_size: Annotated[int, Ge(32)] = 160
     """Height and width that the model sees, in pixels; always so in validation and in the last epoch."""
-    start_size: int | None = None
+    start_size: Annotated[int, Ge(32)] | None = None
     """Height and width in the first epoch, for progressive resizing: it grows to --image-size in steps of 32 pixels."""
     preset: str = "baseline"
     """Augmentation of the training images: baseline (random crop and flip), strong (also rotation, colour, affine,
     erasing), or trivial (crop, flip, TrivialAugmentWide, erasing, MixUp or CutMix)."""
-    label_smoothing: float = 0.0
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of the label that is spread over all classes."""
-    epochs: int = 7
+    epochs: Annotated[int, Ge(1)] = 7
     """Times that every training image is seen, at the most."""
-    batch_size: int = 128
+    batch_size: Annotated[int, Ge(2)] = 128
     """Images in one optimizer step, over all ranks together."""
-    accumulate: int = 1
+    accumulate: Annotated[int, Ge(1)] = 1
     """Parts that a rank's batch is cut into, whose gradients are added up: less memory, the same step."""
     optimizer: Optimizer = "adam"
     """adam, adamw (decoupled weight decay), or sgd (with Nesterov momentum)."""
-    learning_rate: float = 5e-5
+    learning_rate: Annotated[float, Gt(0)] = 5e-5
     """Highest learning rate, of the head; other layers have it times --layer-decay for each layer group below."""
     schedule: Schedule = "exponential"
     """Learning rate after the warm-up: exponential (times --lr-gamma after each epoch), cosine (to nearly 0 at the end
     of the last epoch), or constant."""
-    lr_gamma: float = 0.98
+    lr_gamma: Annotated[float, Gt(0), Le(1)] = 0.98
     """Factor of the exponential schedule; the default goes from 5e-5 to 4.4e-5 in the seventh epoch."""
-    warmup_epochs: float = 0.0
+    warmup_epochs: Annotated[float, Ge(0)] = 0.0
     """Epochs, or a part of one, in which the learning rate rises linearly from nearly 0."""
-    momentum: float = 0.9
+    momentum: Annotated[float, Gt(0), Lt(1)] = 0.9
     """Of sgd."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, Ge(0)] = 0.0
     """Of adamw and sgd, on weights of more than one dimension: not on biases and normalisation."""
-    layer_decay: float = 1.0
+    layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
     """Factor on the learning rate from each layer group to the one below it; below 1, early layers change less."""
-    unfreeze_epochs: int = 0
+    unfreeze_epochs: Annotated[int, Ge(0)] = 0
     """Epochs of progressive unfreezing: the first trains the head only, then more layers from the top down, and all
     after so many. Normalisation in frozen layers keeps its statistics."""
-    clip_norm: float | None = None
+    clip_norm: Annotated[float, Gt(0)] | None = None
     """Longest gradient, as the norm over all weights; longer ones are cut to it."""
-    ema_decay: float | None = None
+    ema_decay: Annotated[float, Ge(0), Lt(1)] | None = None
     """Decay per step of an exponential moving average of the weights, which is then what is validated and kept as
     model.safetensors; at step t it is at most (1 + t) / (10 + t), so that short runs have a use for it."""
-    patience: int | None = 3
+    patience: Annotated[int, Ge(1)] | None = 3
     """Stop after this many epochs without a better validation accuracy; None is never."""
     amp: Amp = "auto"
     """Mixed precision: fp16 (with gradient scaling), bf16 or off (float32); auto is fp16 on CUDA, bf16 on CPUs with
@@ -89,10 +91,10 @@ class Recipe:
     fastest; --no-cudnn-benchmark starts sooner and takes the ones that cuDNN thinks best."""
     sync_batchnorm: bool = False
     """With several ranks: normalise over the whole batch instead of each rank's part of it (CUDA only)."""
-    window: int | None = None
+    window: Annotated[int, Ge(2)] | None = None
     """Images that are shuffled among each other; by default all. A smaller window, of at least a batch, needs only the
     shards of three windows at a time, on the disk and in memory: for data sets behind a URL larger than the disk."""
-    seed: int = 0
+    seed: Annotated[int, Ge(0)] = 0
     """Decides initial weights, the order of the images, their augmentation and dropout."""
 
     def compiles_on(self, device_type: str) -> bool:
@@ -102,32 +104,9 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise UserError(f"--preset {self.preset!r} should be one of: {', '.join(PRESETS)}")
-        for flag, value, least in (
-            ("--image-size", self.image_size, 32),
-            ("--start-size", 32 if self.start_size is None else self.start_size, 32),
-            ("--epochs", self.epochs, 1),
-            ("--batch-size", self.batch_size, 2),
-            ("--accumulate", self.accumulate, 1),
-            ("--unfreeze-epochs", self.unfreeze_epochs, 0),
-            ("--patience", 1 if self.patience is None else self.patience, 1),
-            ("--seed", self.seed, 0),
-            ("--window", self.batch_size if self.window is None else self.window, self.batch_size),
-        ):
-            if value < least:
-                raise UserError(f"{flag} {value} should be at least {least}")
-        for flag, number, allowed, words in (
-            ("--learning-rate", self.learning_rate, 0 < self.learning_rate < math.inf, "above 0"),
-            ("--lr-gamma", self.lr_gamma, 0 < self.lr_gamma <= 1, "above 0 and at most 1"),
-            ("--layer-decay", self.layer_decay, 0 < self.layer_decay <= 1, "above 0 and at most 1"),
-            ("--label-smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "at least 0 and below 1"),
-            ("--momentum", self.momentum, 0 < self.momentum < 1, "above 0 and below 1"),
-            ("--weight-decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "at least 0"),
-            ("--warmup-epochs", self.warmup_epochs, 0 <= self.warmup_epochs < math.inf, "at least 0"),
-            ("--clip-norm", self.clip_norm, self.clip_norm is None or 0 < self.clip_norm < math.inf, "above 0"),
-            ("--ema-decay", self.ema_decay, self.ema_decay is None or 0 <= self.ema_decay < 1, "0 to below 1"),
-        ):
-            if not allowed:
-                raise UserError(f"{flag} {number} should be {words}")
+        check_limits(self)
+        if self.window is not None and self.window < self.batch_size:
+            raise UserError(f"--window {self.window} should be at least {self.batch_size}, which is --batch-size")
         if self.start_size is not None and self.start_size > self.image_size:
             raise UserError(
                 f"--start-size {self.start_size} should be at most --image-size {self.image_size}; give both, or "

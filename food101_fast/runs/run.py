@@ -90,7 +90,7 @@ def held_run(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process does, or the folder can't be written to.
     """
-    with writing(folder, "give another --run"):
+    with writing(folder, "or give another --run"):
         folder.mkdir(parents=True, exist_ok=True)
     with LocalFolder(folder).lock(RunFolder(folder).lock.name):
         yield
@@ -109,7 +109,7 @@ def versions() -> dict[str, str]:
 def write_run(folder: Path, run: Run) -> None:
     """Make the folder and put `recipe.json` into it."""
     path = RunFolder(folder).recipe
-    with writing(path, "free space there, or give another --run"):
+    with writing(path, "or give another --run"):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, orjson.dumps(asdict(run), option=orjson.OPT_INDENT_2))
 

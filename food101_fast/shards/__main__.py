@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+from annotated_types import Ge, Le
 from tqdm import tqdm
 
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.images import Fit, Rules
+from food101_fast.limits import check_limits
 from food101_fast.processes import usable_cores
 from food101_fast.shards.foreign import write_index
 from food101_fast.shards.manifest import read_manifest
@@ -47,7 +49,7 @@ class Index:
     tars: tyro.conf.Positional[tuple[str, ...]]
     """Tars in one folder, paths or URLs, with braces such as {000000..000009}, and * on a disk. A sample has an image
     (jpg, jpeg, png, webp or npy) and a label (cls, or json with a field for it)."""
-    size: int = 192
+    size: Annotated[int, Ge(8), Le(4096)] = 192
     """Height and width in pixels to which images are fitted when they are read."""
     fit: Fit = "crop"
     """How an image becomes square: crop cuts the longer side evenly, squash changes its proportions."""
@@ -57,18 +59,15 @@ class Index:
     """The field of a sample's json that holds its label, a number or a text."""
     classes: Path | None = None
     """Text file with the names of the classes, a line for each, in the order of their numbers."""
-    min_side: int = 8
+    min_side: Annotated[int, Ge(1)] = 8
     """Leave out images whose shorter side has fewer pixels."""
-    workers: int = field(default_factory=usable_cores)
+    workers: Annotated[int, Ge(1)] = field(default_factory=usable_cores)
     """Processes that decode the images to see whether they are whole."""
 
     def __post_init__(self) -> None:
         if not self.tars:
             raise UserError("shards index needs tars, such as 'data/train-{000000..000009}.tar'")
-        if not 8 <= self.size <= 4096:
-            raise UserError(f"--size {self.size} should be between 8 and 4096 pixels")
-        if self.min_side < 1 or self.workers < 1:
-            raise UserError(f"--min-side {self.min_side} and --workers {self.workers} should be at least 1")
+        check_limits(self)
 
 
 Command = Annotated[

@@ -39,7 +39,7 @@ class MetricsLog:
         self.rows.append(row)
         lines = b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in self.rows)
         files = RunFolder(self._folder)
-        with writing(files.epochs, "free space there and go on with --resume"):
+        with writing(files.epochs, "then go on with --resume"):
             write_atomically(files.epochs, lines)
             write_atomically(files.epochs_table, _as_csv(self.rows))
 

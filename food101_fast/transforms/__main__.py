@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
+from food101_fast.limits import check_limits
 from food101_fast.shards import ShardSet
 from food101_fast.storage import write_atomically, writing
 from food101_fast.transforms.presets import MEAN, PRESETS, STD, train_preset
@@ -31,20 +34,19 @@ class TransformsSettings:
     """Picture to write (.png or .jpg)."""
     preset: str = "baseline"
     """Which augmentation: baseline, strong or trivial."""
-    image_size: int | None = None
+    image_size: Annotated[int, Ge(1)] | None = None
     """Height and width that the model sees, in pixels; by default what the shards store, 160 at the most."""
-    samples: int = 6
+    samples: Annotated[int, Ge(1)] = 6
     """Rows of the picture."""
-    epochs: int = 7
+    epochs: Annotated[int, Ge(1)] = 7
     """Columns of the picture, beside the one of the stored images."""
-    seed: int = 0
+    seed: Annotated[int, Ge(0)] = 0
     """Decides which samples are shown, and their augmentation."""
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise UserError(f"--preset {self.preset!r} should be one of: {', '.join(PRESETS)}")
-        if min(self.samples, self.epochs, 1 if self.image_size is None else self.image_size) < 1 or self.seed < 0:
-            raise UserError("--samples, --epochs and --image-size should be at least 1, and --seed at least 0")
+        check_limits(self)
         if self.out.suffix.lower() not in (".png", ".jpg", ".jpeg"):
             raise UserError(f"--out {self.out} should end in .png or .jpg")
 
@@ -92,7 +94,7 @@ def main(argv: Sequence[str]) -> None:
     sheet = draw([("stored", stored), *((f"epoch {epoch}", images) for epoch, images in enumerate(seen))])
     stream = BytesIO()
     sheet.save(stream, Image.registered_extensions()[settings.out.suffix.lower()])
-    with writing(settings.out, "free space there, or name another file"):
+    with writing(settings.out, "or name another file"):
         write_atomically(settings.out, stream.getvalue())
     print(settings.out)
 

@@ -105,7 +105,7 @@ def test_mistakes_are_one_sentence(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for arguments, message in (
         (["--out", str(moved_run / "there")], "is already there; remove it, or give another --out"),
-        (["--out", str(moved_run / "recipe.json" / "out")], "cannot write into"),
+        (["--out", str(moved_run / "recipe.json" / "out")], "could not be written"),
         (["--checkpoint", "epoch-0009"], "has no checkpoint 'epoch-0009'"),
         (["--onnx"], "--onnx needs the extra: pip install 'food101-fast[onnx]'"),
     ):

@@ -294,7 +294,7 @@ def test_a_finished_folder_that_has_lost_a_shard_is_not_called_finished(tiny_fol
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_a_seed_outside_the_range_is_one_sentence(tmp_path: Path, seed: int) -> None:
-    with pytest.raises(UserError, match=r"--seed .* should be between 0 and 4294967295"):
+    with pytest.raises(UserError, match=r"--seed .* should be at least 0 and at most 4294967295"):
         PrepareSettings(out=tmp_path, seed=seed)
 
 

@@ -41,7 +41,7 @@ def test_the_picture_shows_stored_images_and_epochs(
         (("--samples", "0"), "should be at least 1"),
         (("--out", "grid.gif"), "should end in .png or .jpg"),
         (("--shards", "nowhere"), "there is no shards folder nowhere"),
-        (("--out", "no/such/folder/grid.png"), "cannot write no/such/folder/grid.png"),
+        (("--out", "no/such/folder/grid.png"), "no/such/folder/grid.png could not be written"),
     ],
 )
 def test_mistakes_are_one_sentence(options: tuple[str, ...], message: str, tiny_path: Path, command: Command) -> None:
