@@ -13,7 +13,7 @@ import pytest
 from tqdm import tqdm
 
 import food101_fast.evaluate.job
-import food101_fast.prepare.job
+import food101_fast.prepare.progress
 import food101_fast.shards.__main__
 import food101_fast.train.loop
 
@@ -30,7 +30,7 @@ def test_commands_work_without_bars(
 ) -> None:
     for module in (
         food101_fast.evaluate.job,
-        food101_fast.prepare.job,
+        food101_fast.prepare.progress,
         food101_fast.shards.__main__,
         food101_fast.train.loop,
     ):

@@ -11,7 +11,8 @@ def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     # Here, since worker processes import this module again, and so that Ctrl-C is heeded from the first moment.
     from food101_fast.cli import parse
-    from food101_fast.prepare.job import PrepareSettings, is_finished, prepare
+    from food101_fast.prepare.job import is_finished, prepare
+    from food101_fast.prepare.settings import PrepareSettings
 
     settings = parse(PrepareSettings, "prepare", argv)
     before = is_finished(settings.out)

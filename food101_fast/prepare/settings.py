@@ -1,0 +1,113 @@
+"""What is prepared, and how: the flags of `prepare`, and the same as a manifest remembers them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Le
+
+from food101_fast.errors import UserError
+from food101_fast.images import Check, Fit, Rules
+from food101_fast.limits import check_limits
+from food101_fast.prepare import unfinished
+from food101_fast.prepare.duplicates import Duplicates
+from food101_fast.prepare.split import check_fractions
+from food101_fast.processes import usable_cores
+from food101_fast.shards.manifest import Manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareSettings:
+    """Decode, check, resize and write every image once, as WebDataset tars with stratified splits."""
+
+    out: str | Path
+    """Folder to write the shards into, a path or a URL such as s3://bucket/shards; made if it is not there."""
+    source: str = "hub:ethz/food101"
+    """hub:ID (a hub id or a local folder that datasets.load_dataset reads), folder:PLACE (a path or URL with one
+    folder per class), or demo: (pictures drawn on the spot, a few of them corrupt on purpose)."""
+    size: Annotated[int, Ge(8), Le(4096)] = 192
+    """Height and width of the stored images in pixels."""
+    encoding: Literal["raw", "jpeg"] = "raw"
+    """How they are stored: raw pixels, which load fastest, or JPEG, which takes a tenth of the space."""
+    quality: Annotated[int, Ge(1), Le(100)] = 90
+    """JPEG quality from 1 to 100, for --encoding jpeg."""
+    fit: Fit = "crop"
+    """How an image becomes square: crop cuts the longer side evenly, squash changes its proportions."""
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    """Shares of train, val and test."""
+    seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0  # scikit-learn's range
+    """Another seed gives another split, and other pictures from demo:."""
+    strict: bool = False
+    """Drop also images whose pixels are whole but about which there is something to note."""
+    tolerant: bool = False
+    """Keep also images with damaged pixels, as far as they can be decoded."""
+    min_side: Annotated[int, Ge(1)] = 8
+    """Drop images whose shorter side has fewer pixels."""
+    duplicates: Duplicates = "drop"
+    """Identical files: drop keeps the first, and none where their labels differ; keep keeps all, and reads the source
+    once instead of twice."""
+    workers: Annotated[int, Ge(1)] = field(default_factory=usable_cores)
+    """Processes that decode; their number does not change a byte of the result."""
+    executor: Literal["local", "ray"] = "local"
+    """Processes on this machine, or a Ray cluster."""
+    ray_address: str | None = None
+    """Address of the Ray cluster; without it the one that RAY_ADDRESS names, or one that is started here."""
+    samples_per_shard: Annotated[int, Ge(1)] = 500
+    """Most samples in one tar."""
+    limit: Annotated[int, Ge(1)] | None = None
+    """Use only this many images, with every class in proportion."""
+
+    def __post_init__(self) -> None:
+        check_fractions(self.fractions)
+        check_limits(self)
+        if self.strict and self.tolerant:
+            raise UserError("--strict and --tolerant exclude each other; give one of them or neither")
+
+    @property
+    def rules(self) -> Rules:
+        """Which files are accepted, and what becomes of them."""
+        check: Check = "strict" if self.strict else "tolerant" if self.tolerant else "default"
+        return Rules(size=self.size, fit=self.fit, check=check, min_side=self.min_side)
+
+    @property
+    def stored_quality(self) -> int | None:
+        """JPEG quality of the stored images; None if they are raw."""
+        return self.quality if self.encoding == "jpeg" else None
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the bytes of the result but the source's files, by name of the flag."""
+        return {
+            "--source": self.source,
+            "--size": self.size,
+            "--encoding": self.encoding,
+            "--quality": self.stored_quality,
+            "--fit": self.fit,
+            "--fractions": self.fractions,
+            "--seed": self.seed,
+            "the check (--strict, --tolerant)": self.rules.check,
+            "--min-side": self.min_side,
+            "--duplicates": self.duplicates,
+            "--samples-per-shard": self.samples_per_shard,
+            "--limit": self.limit,
+        }
+
+
+def identity_of(manifest: Manifest) -> dict[str, Any]:
+    """`PrepareSettings.identity` of the run that wrote a manifest, and the source's files."""
+    return {
+        "--source": manifest.source,
+        "--size": manifest.image_size,
+        "--encoding": manifest.encoding,
+        "--quality": manifest.quality,
+        "--fit": manifest.fit,
+        "--fractions": list(manifest.fractions),
+        "--seed": manifest.seed,
+        "the check (--strict, --tolerant)": manifest.check,
+        "--min-side": manifest.min_side,
+        "--duplicates": manifest.duplicates,
+        "--samples-per-shard": manifest.samples_per_shard,
+        "--limit": manifest.limit,
+        unfinished.SOURCE_FILES: manifest.fingerprint,
+    }
