@@ -21,7 +21,7 @@ from food101_fast.bench.ceilings import DEVICE, HOST_TO_DEVICE, MATRIX, MEMORY
 from food101_fast.bench.measure import Work
 from food101_fast.bench.reading import read_work
 from food101_fast.loader import Batch, ShardLoader
-from food101_fast.shards.reader import Split
+from food101_fast.shards.split import Split
 from food101_fast.torch_threads import use_one_thread
 from food101_fast.train.graph import CALLS_BEFORE_REPLAY, GraphedFunction, Results
 from food101_fast.train.optimizer import learning_rate_on_device

@@ -22,7 +22,7 @@ from food101_fast.loader.pipeline import Counters, Pipeline, RowSource
 from food101_fast.loader.residence import HeldRows, Residence, choose_residence, free_host_memory
 from food101_fast.processes import usable_cores
 from food101_fast.shards import ShardSet
-from food101_fast.shards.reader import Verify
+from food101_fast.shards.split import Verify
 
 STATE_VERSION = 2
 
@@ -173,7 +173,7 @@ class ShardLoader:
         if self.residence == "host" and self._held is not None:
             source = self._held
         self._pipeline = Pipeline(source, ring, ahead=prefetch, part_rows=part, counters=self.counters)
-        self._check_room()
+        self._check_space()
         if self.window is None and self.split.is_local:
             self.split.open_all()
 
@@ -188,7 +188,7 @@ class ShardLoader:
         if self.residence != "stream":
             self._held = HeldRows(self.split, self.device if self.residence == "device" else torch.device("cpu"))
 
-    def _check_room(self) -> None:
+    def _check_space(self) -> None:
         """Three neighbouring windows must be within the cache's limit: a batch may lie across two, and the next is
         downloaded ahead. Those of the first epoch stand for all."""
         if self.split.is_local:
@@ -198,7 +198,7 @@ class ShardLoader:
         runs = (range(window, min(window + 3, order.windows)) for window in range(order.windows))
         together = (np.concatenate([order.shards_of(window) for window in run]) for run in runs)
         largest = max(together, key=lambda shards: int(sizes[shards].sum()))
-        self.split.files.check_room([self.split.entries[shard] for shard in largest])
+        self.split.files.check_space([self.split.entries[shard] for shard in largest])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _remade, (self.shards, self._arguments, self.epoch, self._step)
@@ -338,7 +338,7 @@ class ShardLoader:
                 first = order.window_at(part.start)
                 windows = range(first, min(last + 2, order.windows))
                 shards = np.concatenate([order.shards_of(window) for window in windows])
-                self.split.expect(shards)
+                self.split.prefetch(shards)
                 entered = last
             yield order.ids(part.start, part.stop)
 

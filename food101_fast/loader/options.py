@@ -9,7 +9,7 @@ from annotated_types import Ge
 
 from food101_fast.limits import check_limits
 from food101_fast.loader.residence import Residence
-from food101_fast.shards.reader import Verify
+from food101_fast.shards.split import Verify
 
 
 @dataclass(frozen=True, kw_only=True)

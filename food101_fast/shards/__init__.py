@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING
 from food101_fast.shards.manifest import Manifest
 
 if TYPE_CHECKING:
-    from food101_fast.shards.reader import ShardSet, Split
+    from food101_fast.shards.reader import ShardSet
+    from food101_fast.shards.split import Split
 
 __all__ = ["Manifest", "ShardSet", "Split"]
 
 
 def __getattr__(name: str) -> object:
     # The reader needs torch, which takes seconds to import and which the processes that write shards do without.
-    if name in ("ShardSet", "Split"):
-        from food101_fast.shards import reader
+    if name == "ShardSet":
+        from food101_fast.shards.reader import ShardSet
 
-        return getattr(reader, name)
+        return ShardSet
+    if name == "Split":
+        from food101_fast.shards.split import Split
+
+        return Split
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

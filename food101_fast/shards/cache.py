@@ -71,13 +71,13 @@ class ShardCache:
     """The shards of one data set, from a remote folder through the cache folder. Picklable; safe to use from threads.
 
     Attributes:
-        trusted: every file was compared with its hash before it is given out.
+        verified: every file was compared with its hash before it is given out.
         settings: where files lie, and how much of them.
         downloaded: bytes that this process has downloaded.
         progress: whether to show a progress line while downloading.
     """
 
-    trusted = True
+    verified = True
 
     def __init__(self, folder: Folder, digest: str, settings: CacheSettings) -> None:
         assert isinstance(folder, RemoteFolder)
@@ -123,7 +123,7 @@ class ShardCache:
         finally:
             self._held -= names
 
-    def check_room(self, entries: Iterable[ShardEntry]) -> None:
+    def check_space(self, entries: Iterable[ShardEntry]) -> None:
         """Refuse a limit below what is needed at a time.
 
         Raises:
@@ -139,7 +139,7 @@ class ShardCache:
 
     @contextmanager
     def downloading(self) -> Iterator[None]:
-        """While this lasts, `ahead` downloads in the background."""
+        """While this lasts, `prefetch` downloads in the background."""
         self._pool = ThreadPoolExecutor(_DOWNLOADS_AT_A_TIME, "shard-download")
         try:
             yield
@@ -153,7 +153,7 @@ class ShardCache:
                 self._bar.close()
                 self._bar = None
 
-    def ahead(self, entries: Iterable[ShardEntry]) -> None:
+    def prefetch(self, entries: Iterable[ShardEntry]) -> None:
         """Start to download what will be asked for soon; it and nothing else of this data set is sure to be kept."""
         entries = list(entries)
         self._needed = {name for entry in entries for name in (entry.name, index_name(entry.name))}

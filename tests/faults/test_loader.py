@@ -203,7 +203,7 @@ def test_what_is_damaged_later_is_found_if_always_is_asked_for(copy: Path, whole
 
 def test_nothing_is_checked_if_never_is_asked_for(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = epoch(whole)
-    monkeypatch.setattr("food101_fast.shards.reader.xxhash.xxh3_64_intdigest", None)
+    monkeypatch.setattr("food101_fast.shards.split.xxhash.xxh3_64_intdigest", None)
     assert epoch(whole, "never") == expected
     with pytest.raises(TypeError):
         epoch(whole, "first-epoch")
@@ -213,14 +213,14 @@ def test_each_sample_is_checked_once(whole: Path, monkeypatch: pytest.MonkeyPatc
     digest = xxhash.xxh3_64_intdigest
     checked: list[int] = []
     monkeypatch.setattr(
-        "food101_fast.shards.reader.xxhash.xxh3_64_intdigest", lambda data: (checked.append(len(data)), digest(data))[1]
+        "food101_fast.shards.split.xxhash.xxh3_64_intdigest", lambda data: (checked.append(len(data)), digest(data))[1]
     )
     loader = ShardLoader(whole, split="train", batch_size=8, drop_last=False)
     for _ in range(3):
         epoch(whole, loader=loader)
     assert len(checked) == len(loader.split)
     assert INDEX_DTYPE.itemsize == 32
-    monkeypatch.setattr("food101_fast.shards.reader._MOST_OPEN", 0)
+    monkeypatch.setattr("food101_fast.shards.split._MOST_OPEN", 0)
     for threads in (1, 3):
         windowed = ShardLoader(whole, split="train", batch_size=8, drop_last=False, window=9, threads=threads)
         assert windowed.split.unchecked == len(loader.split)
@@ -236,7 +236,7 @@ def test_a_flipped_bit_of_any_row_is_found_by_any_number_of_threads(
     copy: Path, threads: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("food101_fast.loader.batches._usable_cores", lambda: 4)
-    monkeypatch.setattr("food101_fast.shards.reader._CHECKED_AT_A_TIME", 3)  # of a batch of 8
+    monkeypatch.setattr("food101_fast.shards.split._CHECKED_AT_A_TIME", 3)  # of a batch of 8
     content = (copy / SHARD).read_bytes()
     for number, record in enumerate(np.load(copy / INDEX)):
         (copy / SHARD).write_bytes(content)

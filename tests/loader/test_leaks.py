@@ -65,7 +65,7 @@ def test_shards_need_no_descriptor(tiny_shards: ShardSet) -> None:
 
 
 def test_a_window_keeps_few_shards_open(tiny_shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("food101_fast.shards.reader._MOST_OPEN", 0)  # of local shards many may stay open
+    monkeypatch.setattr("food101_fast.shards.split._MOST_OPEN", 0)  # of local shards many may stay open
     loader = ShardLoader(tiny_shards, split="train", batch_size=2, window=9, prefetch=2)
     seen = set()
     for batch in loader:
