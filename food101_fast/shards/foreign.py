@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import functools
 import glob
-import mmap
 import os
 import re
-import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from io import BytesIO
 from multiprocessing import get_context
 from typing import Any
@@ -29,49 +26,26 @@ import xxhash
 from numpy.typing import NDArray
 
 from food101_fast.errors import UserError
-from food101_fast.images import RejectedError, Rules, Scratch, clean
+from food101_fast.images import Rules
 from food101_fast.shards.layout import (
     FOREIGN,
     INDEX_DTYPE,
     MANIFEST_NAME,
     NOTES_NAME,
     REJECTS_NAME,
+    SOURCE_PREFIX,
     SPLITS,
     index_name,
-    npy_header,
 )
 from food101_fast.shards.manifest import Manifest, ShardEntry, SplitEntry, read_manifest
-from food101_fast.storage import Folder, LocalFolder, open_folder
+from food101_fast.shards.scan import IMAGES, Found, Label, scan_tar
+from food101_fast.storage import Folder, open_folder
 
-SOURCE_PREFIX = "index:"
-INCOMPLETE = "incomplete"
-_IMAGES = ("jpg", "jpeg", "png", "webp", "npy")
 _SPLIT_WORDS = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
-_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
-
-_BROKEN = "fetch or write it again"
-
-Label = int | str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """What a tar holds."""
-
-    name: str
-    bytes: int
-    xxh3_64: str
-    spans: list[tuple[int, int, int]]
-    """Offset, length and XXH3-64 of each image's file."""
-    labels: list[Label]
-    rejects: list[dict[str, str]]
-    notes: list[dict[str, str]]
-    raw: bool
-    """Whether every image is an array of just the stored size."""
 
 
 def write_index(
@@ -102,7 +76,7 @@ def write_index(
     splits = {name: split or _split_of(name) for name in names}
     _refuse_prepared(folder)
     found = []
-    for of_tar in _look(folder, names, rules, label_field, workers):
+    for of_tar in _scanned(folder, names, rules, label_field, workers):
         found.append(of_tar)
         progress(len(of_tar.spans) + len(of_tar.rejects))
     if not any(of_tar.spans for of_tar in found):
@@ -110,7 +84,7 @@ def write_index(
         why = f" ({reasons.most_common(1)[0][0]})" if reasons else ""
         raise UserError(
             f"the tars in {folder.url} hold no sample with an image and a label{why}; a sample needs one of "
-            f"{', '.join(_IMAGES)}, and a .cls or a .json with its label"
+            f"{', '.join(IMAGES)}, and a .cls or a .json with its label"
         )
     names_of_classes, place = _number_classes(found, classes)
     entries = []
@@ -176,134 +150,16 @@ def _refuse_prepared(folder: Folder) -> None:
         raise UserError(f"{folder.url} was written by prepare and has its index already; it needs no other")
 
 
-def _look(folder: Folder, names: list[str], rules: Rules, label_field: str, workers: int) -> Iterator[Found]:
-    look = functools.partial(look_into, folder, rules=rules, label_field=label_field)
+def _scanned(folder: Folder, names: list[str], rules: Rules, label_field: str, workers: int) -> Iterator[Found]:
+    scan = functools.partial(scan_tar, folder, rules=rules, label_field=label_field)
     if workers == 1 or not folder.is_shared:
-        yield from map(look, names)
+        yield from map(scan, names)
         return
     try:
         with ProcessPoolExecutor(min(workers, len(names)), get_context("spawn")) as pool:
-            yield from pool.map(look, names)
+            yield from pool.map(scan, names)
     except BrokenProcessPool as error:
         raise UserError("a worker process was killed, perhaps for want of memory; try fewer --workers") from error
-
-
-def look_into(folder: Folder, name: str, *, rules: Rules, label_field: str) -> Found:
-    """Find the samples of one tar and decode each of them.
-
-    Raises:
-        UserError: the tar can't be read, is cut off or damaged, or a label is missing from its `.json`.
-    """
-    where = f"{folder.url}/{name}"
-    file = _content(folder, name)
-    content = memoryview(file) if isinstance(file, mmap.mmap) else file.getbuffer()
-    if bytes(content[:6]).startswith(_COMPRESSED):
-        raise UserError(f"{where} is compressed; unpack it first, since samples in it have no address")
-    header = npy_header(rules.size)
-    scratch = Scratch()
-    spans, labels, rejects, notes = [], [], [], []
-    raw = True
-    for key, members in _samples(file, len(content), where):
-        image = next((suffix for suffix in _IMAGES if suffix in members), None)
-        label = _label(content, members, f"{where}, sample {key}", label_field)
-        if image is None or label is None:
-            lacks = f"no image ({', '.join(_IMAGES)})" if image is None else "no label (cls, json)"
-            rejects.append({"key": key, "file": name, "reason": INCOMPLETE, "detail": f"the sample has {lacks}"})
-            continue
-        offset, length = members[image]
-        payload = bytes(content[offset : offset + length])
-        try:
-            cleaned = clean(payload, rules, scratch)
-        except RejectedError as error:
-            rejects.append({"key": key, "file": name, "reason": error.reason, "detail": error.detail})
-            continue
-        if cleaned.note is not None:
-            notes.append({"key": key, "file": name, "note": cleaned.note.kind, "detail": cleaned.note.detail})
-        raw = raw and payload.startswith(header) and length == len(header) + rules.size**2 * 3
-        spans.append((offset, length, xxhash.xxh3_64_intdigest(payload)))
-        labels.append(label)
-    return Found(
-        name=name,
-        bytes=len(content),
-        xxh3_64=xxhash.xxh3_64_hexdigest(content),
-        spans=spans,
-        labels=labels,
-        rejects=rejects,
-        notes=notes,
-        raw=raw,
-    )
-
-
-def _content(folder: Folder, name: str) -> mmap.mmap | BytesIO:
-    """A tar as a file in memory."""
-    try:
-        if not isinstance(folder, LocalFolder):
-            return BytesIO(folder.read(name))
-        with (folder.path / name).open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise UserError(f"{folder.url}/{name} can't be read ({error.strerror or error}); correct the path") from error
-    except ValueError as error:  # what mmap says of an empty file
-        raise UserError(f"{folder.url}/{name} is empty; {_BROKEN}") from error
-
-
-def _samples(file: mmap.mmap | BytesIO, size: int, where: str) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
-    """Key, and offset and length by suffix, of each run of members that share a key, as WebDataset defines it: the
-    key ends at the first dot of the file name."""
-    current: str | None = None
-    members: dict[str, tuple[int, int]] = {}
-    for info in _members(file, size, where):
-        folder, slash, base = info.name.rpartition("/")
-        stem, _, suffix = base.partition(".")
-        if not info.isreg() or not stem:
-            continue
-        key = folder + slash + stem
-        if key != current and members:
-            yield str(current), members
-            members = {}
-        current = key
-        members[suffix.lower()] = (info.offset_data, info.size)
-    if members:
-        yield str(current), members
-
-
-def _members(file: mmap.mmap | BytesIO, size: int, where: str) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar that is whole. tarfile takes a damaged header, or a missing end, for the end."""
-    if not size:
-        raise UserError(f"{where} is empty; {_BROKEN}")
-    try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            yield from tar
-            end = tar.offset
-    except (tarfile.TarError, EOFError, ValueError) as error:  # ValueError: mmap's for a seek past the end
-        raise UserError(f"{where} is no whole tar ({error}); {_BROKEN}") from error
-    if end >= size:
-        raise UserError(f"{where} ends after byte {size:,} without the mark of a tar's end: cut off; {_BROKEN}")
-    file.seek(end)
-    if any(file.read(tarfile.BLOCKSIZE)):
-        raise UserError(f"{where} has a damaged header at byte {end:,}; {_BROKEN}")
-
-
-def _label(content: memoryview, members: dict[str, tuple[int, int]], where: str, label_field: str) -> Label | None:
-    if "cls" in members:
-        offset, length = members["cls"]
-        text = bytes(content[offset : offset + length]).decode("utf-8", "replace").strip()
-        return int(text) if re.fullmatch(r"-?\d+", text) else text
-    if "json" not in members:
-        return None
-    offset, length = members["json"]
-    try:
-        document = orjson.loads(content[offset : offset + length])
-    except ValueError as error:
-        raise UserError(f"{where}: its .json can't be read ({error}); repair it") from error
-    label = document.get(label_field) if isinstance(document, dict) else None
-    if not isinstance(label, int | str) or isinstance(label, bool):
-        fields = ", ".join(document) if isinstance(document, dict) else "none"
-        raise UserError(
-            f"{where}: its .json has no number or text in the field {label_field!r} (its fields: {fields}); "
-            "name the right one with --label-field"
-        )
-    return label
 
 
 def _number_classes(found: Sequence[Found], names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[Label, int]]:

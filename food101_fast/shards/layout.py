@@ -24,6 +24,8 @@ OVERVIEW_NAMES = ("overview/class_counts.png", "overview/samples.png", "overview
 ENCODINGS = {"raw": "npy", "jpeg": "jpg"}
 # Shards that others wrote: files of any image format and size, which are decoded and fitted when they are read.
 FOREIGN = "any"
+SOURCE_PREFIX = "index:"
+"""How the source of a data set begins that `shards index` made."""
 
 # One row per sample: where its payload lies in the tar, its label, and the XXH3-64 of the payload.
 INDEX_DTYPE = np.dtype([("offset", "<u8"), ("length", "<u8"), ("label", "<i8"), ("xxh3_64", "<u8")])

@@ -13,7 +13,6 @@ import simplejpeg
 import xxhash
 from numpy.typing import NDArray
 
-from food101_fast.shards.foreign import SOURCE_PREFIX
 from food101_fast.shards.layout import (
     ENCODINGS,
     INDEX_DTYPE,
@@ -21,6 +20,7 @@ from food101_fast.shards.layout import (
     NOTES_NAME,
     OVERVIEW_NAMES,
     REJECTS_NAME,
+    SOURCE_PREFIX,
     index_name,
     npy_header,
 )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from food101_fast.errors import UserError
+from food101_fast.shards.layout import SOURCE_PREFIX
 
 if TYPE_CHECKING:
     from food101_fast.shards.reader import ShardSet
@@ -21,7 +22,7 @@ def as_webdataset(shards: ShardSet, split: str, *, shuffle: bool, decode: Decode
     import webdataset  # here, since nothing else needs it
 
     names = {"raw": "npy", "jpeg": "jpg"}
-    if shards.manifest.encoding not in names:
+    if shards.manifest.source.startswith(SOURCE_PREFIX):
         raise UserError(
             f"{shards.folder.url} was made by `shards index`, and its tars name their images in their own way; give "
             "the tars to webdataset.WebDataset itself"
