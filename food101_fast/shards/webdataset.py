@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from food101_fast.errors import UserError
-from food101_fast.shards.layout import SOURCE_PREFIX
+from food101_fast.shards.layout import ENCODINGS, SOURCE_PREFIX
 
 if TYPE_CHECKING:
     from food101_fast.shards.reader import ShardSet
@@ -21,7 +21,6 @@ def as_webdataset(shards: ShardSet, split: str, *, shuffle: bool, decode: Decode
     """See `ShardSet.webdataset`."""
     import webdataset  # here, since nothing else needs it
 
-    names = {"raw": "npy", "jpeg": "jpg"}
     if shards.manifest.source.startswith(SOURCE_PREFIX):
         raise UserError(
             f"{shards.folder.url} was made by `shards index`, and its tars name their images in their own way; give "
@@ -40,7 +39,7 @@ def as_webdataset(shards: ShardSet, split: str, *, shuffle: bool, decode: Decode
         dataset = dataset.shuffle(_SHUFFLED_SAMPLES, seed=seed)
     if decode is None:
         return dataset
-    pairs = dataset.decode(decode).to_tuple(names[shards.manifest.encoding], "cls")
+    pairs = dataset.decode(decode).to_tuple(ENCODINGS[shards.manifest.encoding], "cls")
     return pairs.map_tuple(_finished(decode), int)
 
 
