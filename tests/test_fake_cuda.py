@@ -26,7 +26,7 @@ from food101_fast.loader import Batch, ShardLoader
 from food101_fast.loader.buffers import Loaded, PinnedRing
 from food101_fast.loader.nvjpeg import DeviceRing, GpuDecoder
 from food101_fast.loader.pipeline import Counters
-from food101_fast.loader.residence import HeldRows
+from food101_fast.loader.residence import ResidentRows
 from food101_fast.predict import Classifier
 from food101_fast.shards import ShardSet
 from food101_fast.train import RECIPES, Recipe
@@ -145,7 +145,7 @@ def test_the_recipes_wait_for_nothing(recipe: str, cuda: FakeCuda) -> None:
     step = made_step(cuda, settings, MobileNetV2(5, inverted_residual_setting=[[1, 8, 1, 1], [6, 8, 2, 2]]))
     frozen = len(step.layers) - 1 if settings.unfreeze_epochs else 0
     with cuda.waiting_allowed():  # a phase is entered a few times in a run
-        step.enter(Phase(32, frozen=frozen))
+        step.start_phase(Phase(32, frozen=frozen))
         step.train_mode()
     step.prepare(0, 1.0)
     step(batch(), 0)
@@ -261,7 +261,7 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_batches_go_to_the_device_without_waiting(tiny_shards: ShardSet, cuda: FakeCuda) -> None:
     """Out of page-locked memory, labels and ids too, and into the rows that are held there."""
     split = tiny_shards.split("train")
-    ring, held = PinnedRing(8, split.row_bytes, CUDA, slots=2), HeldRows(split, CUDA)
+    ring, held = PinnedRing(8, split.row_bytes, CUDA, slots=2), ResidentRows(split, CUDA)
     for first in (0, 8, 16):
         ids = np.arange(first, first + 8)
         buffer = ring.take(8)
@@ -276,7 +276,7 @@ def test_batches_go_to_the_device_without_waiting(tiny_shards: ShardSet, cuda: F
 
 def test_an_epoch_of_rows_on_the_device_sends_its_ids_without_waiting(tiny_shards: ShardSet, cuda: FakeCuda) -> None:
     loader = ShardLoader(tiny_shards, split="train", batch_size=8)
-    loader.device, loader._held = CUDA, HeldRows(loader.split, CUDA)
+    loader.device, loader._held = CUDA, ResidentRows(loader.split, CUDA)
     batches = list(loader._resident(loader._order(), range(len(loader))))
     assert len(batches) == len(loader)
     assert {tensor.device for of in batches for tensor in (of.rows, of.numbers)} == {CUDA}

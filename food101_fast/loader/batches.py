@@ -19,7 +19,7 @@ from food101_fast.loader.buffers import HostRing, Loaded, PinnedRing, Ring
 from food101_fast.loader.nvjpeg import DeviceRing, GpuDecoder, torchcodec_decoder
 from food101_fast.loader.order import EpochOrder, rank_slice, steps_per_epoch
 from food101_fast.loader.pipeline import Counters, Pipeline, RowSource
-from food101_fast.loader.residence import HeldRows, Residence, choose_residence, free_host_memory
+from food101_fast.loader.residence import Residence, ResidentRows, choose_residence, free_host_memory
 from food101_fast.processes import usable_cores
 from food101_fast.shards import ShardSet
 from food101_fast.shards.split import Verify
@@ -168,7 +168,7 @@ class ShardLoader:
             decoder = GpuDecoder(self.split, self.device, torchcodec_decoder())
             ring = DeviceRing(self.split.row_bytes, self.device, decoder.stream)
             source, part = decoder, batch_size  # the decoder wants a batch at a time
-        self._held: HeldRows | None = None
+        self._held: ResidentRows | None = None
         self._choose_residence(residence, decode)
         if self.residence == "host" and self._held is not None:
             source = self._held
@@ -186,7 +186,7 @@ class ShardLoader:
         self.residence: str = choice.residence
         self.residence_reason = choice.reason
         if self.residence != "stream":
-            self._held = HeldRows(self.split, self.device if self.residence == "device" else torch.device("cpu"))
+            self._held = ResidentRows(self.split, self.device if self.residence == "device" else torch.device("cpu"))
 
     def _check_space(self) -> None:
         """Three neighbouring windows must be within the cache's limit: a batch may lie across two, and the next is

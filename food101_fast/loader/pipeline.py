@@ -56,7 +56,7 @@ class Counters:
         return Counters(*(now - then for now, then in zip(astuple(self), astuple(before), strict=True)))
 
 
-class _Making:
+class _PendingBatch:
     """A batch that several threads fill."""
 
     def __init__(self, ids: NDArray[np.int64], parts: int, source: RowSource, ring: Ring) -> None:
@@ -124,7 +124,7 @@ class Pipeline:
             threads: that gather at a time.
         """
         process = os.getpid()
-        pending: deque[_Making] = deque()
+        pending: deque[_PendingBatch] = deque()
         pool = ThreadPoolExecutor(threads, _THREAD_NAME, use_one_thread)
         begun, busy = time.perf_counter(), 0.0
         try:
@@ -143,20 +143,20 @@ class Pipeline:
             lasted = time.perf_counter() - begun
             self._counters.producer_wait_seconds += max(lasted - busy / threads, 0.0)
 
-    def _start(self, submit: Callable[..., object], ids: NDArray[np.int64]) -> _Making:
+    def _start(self, submit: Callable[..., object], ids: NDArray[np.int64]) -> _PendingBatch:
         firsts = range(0, max(ids.size, 1), self._part_rows)
-        making = _Making(ids, len(firsts), self._source, self._ring)
+        pending_batch = _PendingBatch(ids, len(firsts), self._source, self._ring)
         for first in firsts:
-            submit(making.fill, slice(first, first + self._part_rows))
-        return making
+            submit(pending_batch.fill, slice(first, first + self._part_rows))
+        return pending_batch
 
-    def _next(self, making: _Making, process: int) -> Loaded:
+    def _next(self, pending_batch: _PendingBatch, process: int) -> Loaded:
         if process != os.getpid():
             raise RuntimeError(
                 "this iteration was begun in another process, whose threads are not here after a fork; "
                 "begin a new one in this process"
             )
         start = time.perf_counter()
-        loaded = making.result.result()
+        loaded = pending_batch.result.result()
         self._counters.consumer_wait_seconds += time.perf_counter() - start
         return loaded

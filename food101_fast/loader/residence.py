@@ -91,7 +91,7 @@ def free_host_memory() -> int:
     return free // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-class HeldRows:
+class ResidentRows:
     """All rows of a split in the memory of one device, filled as they pass by for the first time.
 
     Attributes:

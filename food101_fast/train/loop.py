@@ -221,7 +221,7 @@ class Trainer:
             check_sizes(recipe.model, model, {recipe.image_size, recipe.start_size or recipe.image_size})
         compiled = chosen_at_once(recipe, self.device)
         self.step = TrainStep(recipe, model, self.device, classes, self.world, compiled=bool(compiled))
-        self._validated = self._for_validation()
+        self._validation_model = self._for_validation()
         if resume:
             self._restore(weights, training, state)
         elif self.world.is_main:
@@ -277,14 +277,14 @@ class Trainer:
                     if self._auto_compile is not None:
                         self._choose(self._auto_compile)
                     if self.progress.step % self.log_steps == 0:
-                        self._look(meter, bar)
+                        self._read_results(meter, bar)
                     stopping, saving = self._agree(stop)
                     if stopping or saving:
                         self._save(meter)
                     if stopping:
                         return False
                 if self.progress.step % self.log_steps:
-                    self._look(meter, bar)
+                    self._read_results(meter, bar)
             if not self._finish_epoch(meter, stop):
                 self._save(meter)
                 return False
@@ -309,7 +309,7 @@ class Trainer:
     def _enter_phase(self) -> None:
         phase = phase_at(self.recipe, self.progress.epoch, len(self.step.layers))
         if phase != self.step.phase:
-            self.step.enter(phase)
+            self.step.start_phase(phase)
             self._compiles = True
         self.step.train_mode()
 
@@ -330,7 +330,7 @@ class Trainer:
         if self.world.any(choice.compiled and self.world.is_main)[0]:
             self.step.compile_from_now_on()
             self._compiles = True
-            self._validated = self._for_validation()
+            self._validation_model = self._for_validation()
 
     @contextlib.contextmanager
     def _compilation_left_out(self, meter: EpochMeter) -> Iterator[None]:
@@ -347,7 +347,7 @@ class Trainer:
             self._compiles = self.step.compiles_preset
             self._say(f"cuda graph: off, {self.step.obstacle}")
 
-    def _look(self, meter: EpochMeter, bar: Any) -> None:
+    def _read_results(self, meter: EpochMeter, bar: Any) -> None:
         """Read what the steps left on the device, which waits for it; stop if gradients stay not finite."""
         streak = int(self.step.streak)
         if streak >= self.options.most_skipped:
@@ -405,16 +405,16 @@ class Trainer:
         begun = time.perf_counter()
         for model in (self.step.model, self.step.evaluated):
             self.world.share(model.buffers())
-        earlier = self._validated.seconds
+        earlier = self._validation_model.seconds
         validation = validate(
-            self._validated,
+            self._validation_model,
             self.val_loader,
             self.eval_preset,
             self.step.precision,
             world=self.world,
             stopping=(lambda: stop.signal is not None) if self.world.size == 1 else None,
         )
-        compiling = self._validated.seconds - earlier if self.step.compiled else 0.0
+        compiling = self._validation_model.seconds - earlier if self.step.compiled else 0.0
         meter.leave_out(compiling)
         if validation is None:
             return False

@@ -97,9 +97,9 @@ class TrainStep:
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
         self._lr_factor = 1.0
         self.preset: Preset
-        self.enter(Phase(recipe.image_size, frozen=0))
+        self.start_phase(Phase(recipe.image_size, frozen=0))
 
-    def enter(self, phase: Phase) -> None:
+    def start_phase(self, phase: Phase) -> None:
         """Train at another size, or other layers, from the next step on."""
         self.phase = phase
         trained = {name for names in self.layers[phase.frozen :] for name in names}

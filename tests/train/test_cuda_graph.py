@@ -84,7 +84,7 @@ def trained(recipe: Recipe, device: torch.device) -> tuple[list[float], list[Ten
     losses = []
     for number in range(12):
         if number in (0, 6):
-            step.enter(Phase(32, frozen=2) if number == 0 else Phase(36, frozen=0))
+            step.start_phase(Phase(32, frozen=2) if number == 0 else Phase(36, frozen=0))
             step.train_mode()
         step.prepare(number, lr_factor(recipe, number, 6))
         loss, _ = step(batch(number, device), number // 6)

@@ -166,12 +166,12 @@ def test_the_average_follows_its_formula() -> None:
 
 def test_frozen_layers_keep_their_weights_and_statistics() -> None:
     step = TrainStep(SGD, build_model("shufflenet_v2_x0_5", "none", 3), CPU)
-    step.enter(Phase(32, frozen=len(step.layers) - 1))
+    step.start_phase(Phase(32, frozen=len(step.layers) - 1))
     step.train_mode()
     before = weights(step)
     step(batch(), 0)
     assert changed(before, weights(step)) == {"fc.weight", "fc.bias"}
-    step.enter(Phase(32, frozen=0))
+    step.start_phase(Phase(32, frozen=0))
     step.train_mode()
     step(batch(), 0)
     assert changed(before, weights(step)) == set(before)
@@ -290,7 +290,7 @@ def test_a_compiled_step_is_the_eager_one() -> None:
         step = TrainStep(dataclasses.replace(recipe, compile=compiled), small_model(), CPU)
         losses = []
         for phase in (Phase(32, frozen=2), Phase(48, frozen=0)):
-            step.enter(phase)
+            step.start_phase(phase)
             step.train_mode()
             losses += [step(batch(), epoch)[0].item() for epoch in (0, 1)]
         evaluate = step.compile(step.evaluated)

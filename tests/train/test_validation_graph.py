@@ -76,7 +76,7 @@ def test_the_twin_shows_what_was_trained(tmp_path: Path) -> None:
     step = TrainStep(dataclasses.replace(SGD, optimizer="adamw"), small_model(), torch.device("cpu"))
     twin = eval_twin(step.evaluated)
     for frozen in (1, 0):
-        step.enter(Phase(32, frozen=frozen))
+        step.start_phase(Phase(32, frozen=frozen))
         step.train_mode()
         for _ in range(2):
             step(batch(), 0)
