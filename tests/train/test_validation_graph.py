@@ -47,13 +47,13 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
 def train_phases(shards: ShardSet, run: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> int:
     """Train, and say how many phases there were."""
     phases = set()
-    enter = TrainStep.enter
+    enter = TrainStep.start_phase
 
     def noted(self: TrainStep, phase: Phase) -> None:
         phases.add(phase)
         enter(self, phase)
 
-    monkeypatch.setattr(TrainStep, "enter", noted)
+    monkeypatch.setattr(TrainStep, "start_phase", noted)
     train(shards, run, recipe, device="cpu")
     return len(phases)
 
