@@ -149,8 +149,8 @@ class ShardLoader:
         self._epochs_whole = 0
         if not len(self):
             raise UserError(
-                f"split {split!r} of {self.shards.folder.url} has {len(self.split)} samples, fewer than one batch of "
-                f"{self.global_batch}; use a smaller batch size"
+                f"split {split!r} of the shards in {self.shards.folder.url} has {len(self.split)} samples, "
+                f"fewer than one batch of {self.global_batch}; use a smaller batch size"
             )
         raw = self.split.encoding == "raw"
         cores = _usable_cores()

@@ -122,7 +122,8 @@ def read_run(folder: Path) -> Run:
     """
     path = RunFolder(folder).recipe
     if not path.is_file():
-        raise UserError(f"{folder} holds no run (it has no {path.name}); make one with `python -m food101_fast.train`")
+        why = f"it has no {path.name}" if folder.exists() else "there is no such folder"
+        raise UserError(f"{folder} holds no run ({why}); make one with `python -m food101_fast.train`")
     try:
         document = orjson.loads(path.read_bytes())
         recipe = Recipe(**document.pop("recipe"))

@@ -14,7 +14,8 @@ from food101_fast.runs.recipe import Recipe
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """Adam, AdamW or SGD with Nesterov momentum over all weights of `model`, in their fused versions.
+    """Adam, AdamW or SGD with Nesterov momentum over all weights of `model`, in their fused versions. The names that a
+    recipe may give are those of `runs.recipe.Optimizer`.
 
     There are at most two parameter groups: with and without weight decay. Each has an `initial_lr`, that of the head,
     which `set_learning_rate` multiplies. With a `layer_decay` below 1 the layers below the head take shorter steps; see
@@ -29,7 +30,7 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
         for parameter in model.parameters():
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     else:
-        kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
         optimizer = kind(groups, recipe.learning_rate, fused=True)
     if recipe.layer_decay != 1:
         below_head = list(enumerate(reversed(layer_groups(model))))[1:]
