@@ -143,8 +143,8 @@ def test_real_photographs_of_any_size_get_our_probabilities(
     )
     prepare(settings)
     shards, run = ShardSet.open(tmp_path / "shards"), tmp_path / "run"
-    for user in ("loop", "run"):
-        monkeypatch.setattr(f"food101_fast.train.{user}.build_model", fixed_model)
+    for user in ("train.loop", "runs.run"):
+        monkeypatch.setattr(f"food101_fast.{user}.build_model", fixed_model)
     train(shards, run, Recipe(weights="none", image_size=80, epochs=1, learning_rate=1e-9), device="cpu")
     evaluate(run, device="cpu")
     out = export(run, onnx=True).folder
