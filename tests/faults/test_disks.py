@@ -39,7 +39,10 @@ def files(*folders: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+# Profiling takes as long as all the others.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "bench --profile")) for name in COMMANDS]
+)
 def test_a_full_disk_is_one_sentence(
     name: str, moved_run: Path, tiny_run: Path, tiny_path: Path, tmp_path: Path, command: Command,
     monkeypatch: pytest.MonkeyPatch,
