@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Everything that a GPU is needed for, in less than seven minutes and without a network, on shards that it makes itself.
+# What a GPU is needed for, the most important first, in less than seven minutes, without a network, on shards that it
+# makes itself.
 #
 #   benchmarks/gpu.sh [PART...]        all parts, or those named; shards are prepared if a part needs them
 #
