@@ -4,7 +4,7 @@
 
 Runs `train --recipe baseline --weights none --patience None` as a command of its own; imports, compilation, validation
 and checkpoints are in the time. A row is kept for every epoch as soon as it is in the run's log. What other variants
-change: `again` changes nothing and finds the compiled code of a run before it, `no-search` leaves cuDNN's search out,
+change: `no-search` leaves cuDNN's search out,
 `compiled` has no CUDA graph, `cuda-graph` compiles nothing, `compiled-graph` has both, `eager` neither.
 """
 
@@ -27,7 +27,6 @@ from food101_fast.shards import ShardSet
 
 VARIANTS: dict[str, list[str]] = {
     "default": [],
-    "again": [],
     "no-search": ["--no-cudnn-benchmark"],
     "compiled": ["--compile", "on", "--cuda-graph", "off"],
     "cuda-graph": ["--cuda-graph", "on", "--compile", "off"],
@@ -48,7 +47,7 @@ class Settings:
     work: Path
     """Folder for the runs; one that is there is not gone on with."""
     variants: tuple[str, ...] = ("default",)
-    """Which, one after the other: default, again, no-search, compiled, cuda-graph, compiled-graph, eager."""
+    """Which, one after the other: default, no-search, compiled, cuda-graph, compiled-graph, eager."""
     device: Literal["cpu", "cuda"] = "cuda"
     """Where to train."""
     model: str = "mobilenet_v2"

@@ -1,4 +1,4 @@
-"""Every plot that becomes a PNG, drawn without pyplot, so that nothing depends on a screen or a global state."""
+"""Plots of runs and of data sets, drawn without pyplot, so that nothing depends on a screen or a global state."""
 
 from __future__ import annotations
 
@@ -105,10 +105,9 @@ def plot_class_counts(counts: Mapping[str, Sequence[int]], classes: Sequence[str
     figure = Figure(
         figsize=(3.6 * len(counts) + 1.5, max(2.5, 0.2 * len(classes) + 1.2)), layout="constrained", dpi=_DPI
     )
-    axes: list[Axes] = list(np.ravel(figure.subplots(ncols=len(counts), sharey=True)))
+    axes: list[Axes] = list(np.ravel(_axes(figure, ncols=len(counts), sharey=True)))
     for ax, color, (split, of_class) in zip(axes, _COLORS, counts.items(), strict=False):
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.barh([name.replace("_", " ") for name in classes], of_class, color=color)
+        ax.barh([_label(name) for name in classes], of_class, color=color)
         ax.set(title=f"{split}: {sum(of_class):,} images", xlabel="images")
         ax.tick_params(axis="y", labelsize=9 if len(classes) <= _MANY_CLASSES else 7)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))

@@ -96,7 +96,7 @@ def _payload_bytes(split: Split, pool: np.ndarray[Any, np.dtype[np.int64]]) -> f
 def computing_stages(loader: ShardLoader, step: TrainStep, prefetch: int) -> dict[str, Stage]:
     """What the device does with a batch, and the loader with it."""
     ready = next(iter(loader))
-    images, labels = (tensor.clone() for tensor in step.augment(ready, epoch=0))
+    images, labels = step.augment(ready, epoch=0)
     flop = _flop_per_image(step, images)
     parts = Parts(step, ready, images, labels)
     # Read once as bytes, written once as floating numbers.

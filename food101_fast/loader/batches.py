@@ -182,7 +182,7 @@ class ShardLoader:
         need = len(self.split) * self.split.row_bytes
         choice = choose_residence(asked, need, self.device, self.split.encoding, free_host_memory(), free_device)
         if decode == "gpu" and choice.residence == "host":
-            raise UserError("decode 'gpu' and residence 'host' exclude each other; use residence 'device' or 'stream'")
+            raise UserError("decode 'gpu' and residence 'host' cannot be combined; use residence 'device' or 'stream'")
         self.residence: str = choice.residence
         self.residence_reason = choice.reason
         if self.residence != "stream":

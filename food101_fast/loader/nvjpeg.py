@@ -1,8 +1,8 @@
 """JPEG shards decoded on the GPU: batched nvJPEG through torchcodec (extra `gpu-decode`).
 
-Files go to the decoder as they lie in the mapped shards, a batch per call, on a stream of its own. nvJPEG repeats
-colours that are stored at half the size, where libjpeg-turbo interpolates them: in smooth pictures of 192 px that alone
-changes a pixel by 0.9 levels on average, in smaller ones by more. So a run should stay with one decoder.
+Files go to the decoder as they lie in the mapped shards, a batch per call, on a stream of its own. The pixels differ
+from those of libjpeg-turbo, probably because nvJPEG repeats colors that are stored at half the size and libjpeg-turbo
+interpolates them; an H200 showed a difference, not its cause. So a run should use one decoder only.
 """
 
 from __future__ import annotations

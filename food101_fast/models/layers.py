@@ -26,7 +26,7 @@ def layer_groups(model: nn.Module) -> list[list[str]]:
     """Names of all parameters, in groups from the input to the head, which is the last group.
 
     The groups are modules. One with more than half of the weights below the head is divided into its parts, and one
-    with less than a hundredth joins its neighbour; so they come out as an architecture's stages or blocks.
+    with less than a hundredth joins its neighbor; so they come out as an architecture's stages or blocks.
     """
     head = head_of(model)[0]
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}

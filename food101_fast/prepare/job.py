@@ -14,8 +14,7 @@ from food101_fast.errors import UserError
 from food101_fast.prepare import unfinished
 from food101_fast.prepare.executors import Executor, InProcess, LocalPool, RayCluster
 from food101_fast.prepare.plan import Plan, plan
-from food101_fast.prepare.progress import advance
-from food101_fast.prepare.progress import bar as progress_bar
+from food101_fast.prepare.progress import advance, progress_bar
 from food101_fast.prepare.records import NotedImage, Reject, ShardResult, ShardTask
 from food101_fast.prepare.settings import PrepareSettings, identity_of
 from food101_fast.prepare.sources import FolderSource, Source, open_source

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from food101_fast.prepare.duplicates import FileHasher, drop_duplicates
 from food101_fast.prepare.executors import Executor
-from food101_fast.prepare.progress import advance
-from food101_fast.prepare.progress import bar as progress_bar
+from food101_fast.prepare.progress import advance, progress_bar
 from food101_fast.prepare.records import Reject, ShardTask
 from food101_fast.prepare.settings import PrepareSettings
 from food101_fast.prepare.sources import Source

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tqdm import tqdm
 
 
-def bar(name: str, total: int, initial: int = 0) -> tqdm[None]:
+def progress_bar(name: str, total: int, initial: int = 0) -> tqdm[None]:
     """A bar that counts images, of which `initial` were there before."""
     return tqdm(total=total, initial=initial, desc=name, unit="images", smoothing=0.05)
 

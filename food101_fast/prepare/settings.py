@@ -63,7 +63,7 @@ class PrepareSettings:
         check_fractions(self.fractions)
         check_limits(self)
         if self.strict and self.tolerant:
-            raise UserError("--strict and --tolerant exclude each other; give one of them or neither")
+            raise UserError("--strict and --tolerant cannot be combined; give one of them or neither")
 
     @property
     def rules(self) -> Rules:

@@ -54,7 +54,6 @@ def write_evaluation(
         UserError: they could not be written.
     """
     files, stream = RunFolder(folder), BytesIO()
-    # NumPy's annotations take the arrays' names for flags of savez.
     np.savez(stream, **vars(predictions))
     paths = files.evaluation(split, ensemble=ensemble), files.predictions(split, ensemble=ensemble)
     document = {**metrics, "predictions": xxhash.xxh3_64_hexdigest(stream.getvalue())}

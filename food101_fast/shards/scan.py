@@ -133,7 +133,7 @@ def _members(file: mmap.mmap | BytesIO, size: int, where: str) -> Iterator[tarfi
             yield from tar
             end = tar.offset
     except (tarfile.TarError, EOFError, ValueError) as error:  # ValueError: mmap's for a seek past the end
-        raise UserError(f"{where} is no whole tar ({error}); {_BROKEN}") from error
+        raise UserError(f"{where} is not a complete tar ({error}); {_BROKEN}") from error
     if end >= size:
         raise UserError(f"{where} ends after byte {size:,} without the mark of a tar's end: cut off; {_BROKEN}")
     file.seek(end)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from food101_fast.errors import UserError
 from food101_fast.shards.layout import ENCODINGS, SOURCE_PREFIX
@@ -33,26 +34,17 @@ def as_webdataset(shards: ShardSet, split: str, *, shuffle: bool, decode: Decode
         nodesplitter=webdataset.split_by_node,
         empty_check=False,  # there may be more workers than shards
         seed=seed,
-        handler=webdataset.reraise_exception,
     )
     if shuffle:
         dataset = dataset.shuffle(_SHUFFLED_SAMPLES, seed=seed)
     if decode is None:
         return dataset
     pairs = dataset.decode(decode).to_tuple(ENCODINGS[shards.manifest.encoding], "cls")
-    return pairs.map_tuple(_finished(decode), int)
-
-
-def _finished(decode: Decode) -> Callable[[Any], Any]:
-    """What becomes of an image that webdataset has decoded: raw shards hold arrays, which it leaves as they are."""
-    return _as_picture if decode == "pil" else _as_it_is
+    return pairs.map_tuple(_as_picture if decode == "pil" else np.asarray, int)
 
 
 def _as_picture(image: Any) -> Any:
+    """What webdataset decodes of raw shards is an array."""
     from PIL import Image
 
     return image if isinstance(image, Image.Image) else Image.fromarray(image)
-
-
-def _as_it_is(image: Any) -> Any:
-    return image

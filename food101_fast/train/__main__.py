@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
     argv = argv[1:] if argv[:1] == ["--"] else argv
     settings = parse(TrainSettings, "train", argv, default=_defaults(argv))
     if settings.auto_batch and settings.resume:
-        raise UserError("--auto-batch and --resume exclude each other: a run keeps its batch size; leave one out")
+        raise UserError("--auto-batch and --resume cannot be combined: a run keeps its batch size; leave one out")
     shards = ShardSet.open(settings.shards)
     result = train(
         shards,

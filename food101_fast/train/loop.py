@@ -337,7 +337,7 @@ class Trainer:
         """Time the first step of a phase apart, since that is when torch.compile works."""
         begun = time.perf_counter()
         yield
-        if (self.step.compiled or self.step.compiles_preset) and self._compiles:
+        if self.step.compiles_preset and self._compiles:
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)
             meter.leave_out(time.perf_counter() - begun)

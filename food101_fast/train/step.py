@@ -43,7 +43,6 @@ class TrainStep:
     Attributes:
         model: the model itself, not wrapped in anything.
         compiled: whether it is compiled.
-        compiles_preset: whether the augmentation is.
         graphed: whether a step is one CUDA graph, from the fourth one on.
         obstacle: why it is not, although the recipe allows for that; None where nothing is in the way.
         optimizer: fused, so that it can leave a step out without the host knowing.
@@ -75,9 +74,6 @@ class TrainStep:
         if compiled is None:
             compiled = recipe.compile == "on" or (recipe.compiles_on(device.type) and not self.graphed)
         self.compiled = compiled
-        # Without a graph the host launches the transforms' hundreds of kernels for longer than the device computes
-        # them. Compiling makes them a few in seconds, whether or not the model is worth the minute.
-        self.compiles_preset = compiled or (recipe.compiles_on(device.type) and not self.graphed)
         self._num_classes = num_classes
         if recipe.sync_batchnorm:
             if device.type != "cuda":
@@ -113,6 +109,15 @@ class TrainStep:
             self._network = DistributedDataParallel(self.model, device_ids=ids, gradient_as_bucket_view=True)
         self._make_functions()
 
+    @property
+    def compiles_preset(self) -> bool:
+        """Whether the augmentation is compiled: with the model, and wherever a step is not one CUDA graph.
+
+        There the host would launch the transforms' hundreds of kernels for longer than the device computes them.
+        Compiling makes them a few in seconds, whether or not the model is worth the minute.
+        """
+        return self.compiled or (self.recipe.compiles_on(self.device.type) and not self.graphed)
+
     def _make_functions(self) -> None:
         """What a step calls, compiled and captured as far as that is wanted."""
         self._forward = self.compile(self._network)
@@ -122,7 +127,7 @@ class TrainStep:
 
     def compile_from_now_on(self) -> None:
         """Compile the steps that follow, where the recipe left the choice to a measurement."""
-        self.compiled = self.compiles_preset = True
+        self.compiled = True
         self._make_functions()
 
     def _leave_graph(self, obstacle: str) -> None:
@@ -136,7 +141,6 @@ class TrainStep:
                 f"--cuda-graph on: a step of {self.recipe.model} can't be a CUDA graph, since {obstacle}; leave it out"
             )
         self.graphed, self.obstacle = False, obstacle
-        self.compiles_preset = self.recipe.compiles_on(self.device.type)
         self._make_functions()
 
     def compile(self, module: nn.Module) -> Callable[..., Any]:

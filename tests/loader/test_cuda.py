@@ -65,7 +65,7 @@ def test_a_loader_never_waits_for_the_device(residence: Residence, device: str, 
 @needs_cuda
 @pytest.mark.parametrize("residence", ["stream", "device"])
 def test_nvjpeg_decodes_the_images_of_the_cpu(tiny_folder: Path, tmp_path: Path, residence: Residence) -> None:
-    """As they are without interpolated colours, and but for rounding."""
+    """Compared with libjpeg-turbo without interpolated colors; they may differ by rounding."""
     try:
         torchcodec_decoder()
     except UserError as error:

@@ -228,7 +228,7 @@ def test_the_batch_is_fitted_to_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--checkpoint-steps", "0"], "--checkpoint-steps 0 should be at least 1"),
         (["--checkpoint-minutes", "0"], "--checkpoint-minutes 0.0 should be above 0"),
         (["--log-steps", "0"], "--log-steps 0 should be at least 1"),
-        (["--auto-batch", "--resume"], "--auto-batch and --resume exclude each other"),
+        (["--auto-batch", "--resume"], "--auto-batch and --resume cannot be combined"),
         (["--auto-batch"], "--auto-batch tries how much fits"),
         (["--batch-size", "9", "--accumulate", "2"], "--batch-size 9 can't be cut into equal parts"),
         (["--sync-batchnorm"], "--sync-batchnorm: torch has it for CUDA only"),

@@ -1,0 +1,212 @@
+"""The tables and figures of the READMEs that gpu.sh has measured, as in blocks.py."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+from blocks import fastest_first, result, spread, table, whole
+
+from food101_fast.bench.measure import median_of_ratios
+
+GPU = {
+    "tests": "gpu-h200-2",
+    "job": "gpu-h200-2",
+    "steps": "gpu-h200-2",
+    "device": "gpu-h200-2",
+    "presets": "gpu-h200-1",
+}
+"""The results that each part of gpu.sh is quoted from."""
+
+
+def gpu_part(part: str, of: str | None = None) -> dict[str, Any]:
+    """What a part of gpu.sh left."""
+    found: dict[str, Any] = result(of or GPU[part])["parts"][part]
+    return found
+
+
+def gpu_row(part: str, name: str, of: str | None = None) -> dict[str, Any]:
+    """A row of a part of gpu.sh."""
+    (row,) = (row for row in gpu_part(part, of)["rows"] if row["name"] == name)
+    found: dict[str, Any] = row
+    return found
+
+
+def gpu_rate(part: str, name: str) -> float:
+    """The median of a rate of gpu.sh, in images per second."""
+    return statistics.median(gpu_row(part, name)["repetitions"])
+
+
+def gpu_job(epoch: int | None = None) -> float:
+    """Seconds of the notebook's job from the command on, until an epoch is done or until the last checkpoint."""
+    name = "default, last checkpoint" if epoch is None else f"default, epoch {epoch} done"
+    return float(gpu_row("job", name)["value"])
+
+
+STEP = "mobilenet_v2 160 px, batch {batch}, fp16, {mode}: {name}"
+
+
+def gpu_step(batch: int, mode: str, name: str) -> float:
+    """Images per second of a MobileNetV2's training step at 160 px in fp16."""
+    return gpu_rate("steps", STEP.format(batch=batch, mode=mode, name=name))
+
+
+def gpu_from_shards() -> float:
+    """Images per second of the notebook's job: the median of the epochs after the first."""
+    epochs = [row["timing"]["images_per_second"] for row in gpu_part("job")["rows"] if "timing" in row]
+    return statistics.median(epochs[1:])
+
+
+def gpu_timing(epoch: int) -> dict[str, float]:
+    """What an epoch of the notebook's job says of its time."""
+    timing: dict[str, float] = gpu_row("job", f"default, epoch {epoch} done")["timing"]
+    return timing
+
+
+def gpu_machine() -> str:
+    """What stands beside the GPU, and the versions."""
+    about = gpu_part("job")["provenance"]
+    versions, machine = about["versions"], about["machine"]
+    clock = max(about["cpu_state"]["mhz"]) / 1e3
+    return (
+        f"{machine['cores']} cores at {clock:.1f} GHz, torch {versions['torch']}, torchvision {versions['torchvision']}"
+    )
+
+
+def gpu_outcomes() -> str:
+    """How the CUDA tests ended."""
+    outcomes = [row["outcome"] for row in gpu_part("tests")["rows"]]
+    return ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in ("passed", "failed", "skipped"))
+
+
+def gpu_headline() -> str:
+    """What a GPU did."""
+    crop = "crop + flip, batch 512: {}"
+    peers = [crop.format(name) for name in ("torchvision, loop", "kornia", "torchvision, one draw")]
+    whole_step = gpu_step(128, "cuda-graph", "whole step")
+    rows = [
+        [
+            "a whole step of MobileNetV2 at 160 px (augmentation included), fp16, batch 128 / 512",
+            f"{whole(whole_step)} / {whole(gpu_step(512, 'cuda-graph', 'whole step'))}",
+        ],
+        [
+            "timm's step in the same run, without augmentation, launched one by one (in a graph it was not measured)",
+            f"{whole(gpu_step(128, 'eager', 'timm'))} / {whole(gpu_step(512, 'eager', 'timm'))}",
+        ],
+        [
+            "our step so: without augmentation, launched one by one",
+            f"{whole(gpu_step(128, 'eager', 'food101_fast'))} / {whole(gpu_step(512, 'eager', 'food101_fast'))}",
+        ],
+        [
+            "trained from shards, batch 128, median of epochs 2 to 7 (from the GPU's memory); share of a whole step",
+            f"{whole(gpu_from_shards())}, {gpu_from_shards() / whole_step:.3f}",
+        ],
+        [
+            "the notebook's job (7 epochs of 80,800 images, with validation) from the command to the last checkpoint",
+            f"{gpu_job():.1f} s",
+        ],
+        [
+            "the same command to its end, with the report",
+            f"{gpu_row('job', 'default, last checkpoint')['seconds_with_report']:.1f} s",
+        ],
+        [
+            "of that, start and first epoch; each later epoch",
+            f"{gpu_job(1):.1f} s; {(gpu_job(7) - gpu_job(1)) / 6:.1f} s",
+        ],
+        [
+            "random resized crop + flip to 160 px with a draw for each image, compiled (not compiled), batch 512",
+            f"{whole(gpu_rate('presets', crop.format('ours, compiled')))} "
+            f"({whole(gpu_rate('presets', crop.format('ours')))})",
+        ],
+        [
+            "the same by torchvision image by image; by kornia; by torchvision with one draw for the batch",
+            "; ".join(whole(gpu_rate("presets", name)) for name in peers),
+        ],
+        [
+            "raw shards to the GPU, one thread (copies alone, the bus)",
+            f"{whole(gpu_rate('device', 'raw, residence stream'))} "
+            f"({whole(gpu_rate('device', 'copies alone, page-locked (the bus)'))})",
+        ],
+    ]
+    return table(["what", "images/s, or seconds"], rows)
+
+
+def gpu_steps() -> str:
+    """A MobileNetV2's training step on a GPU: ours against others, in images per second."""
+    ways = [
+        ("bare (forward, backward, fused Adam)", "eager", "bare"),
+        ("timm's", "eager", "timm"),
+        ("torchvision's", "eager", "torchvision"),
+        ("**ours**", "eager", "food101_fast"),
+        ("**ours**, whole step with augmentation", "eager", "whole step"),
+        ("**ours**, whole step with augmentation, one CUDA graph (the default)", "cuda-graph", "whole step"),
+    ]
+    rows = []
+    for title, mode, name in ways:
+        rates = (gpu_row("steps", STEP.format(batch=batch, mode=mode, name=name)) for batch in (128, 512))
+        cells = ("{} ({})".format(*spread(row["repetitions"])) for row in rates)
+        rows.append([title, *cells])
+    return table(["step", "batch 128, images/s", "batch 512, images/s"], rows)
+
+
+def gpu_presets() -> str:
+    """Crop + flip and a preset on a GPU, the fastest first."""
+    rates = {row["name"]: row["repetitions"] for row in gpu_part("presets")["rows"]}
+    rows = [[name, *spread(rates[name])] for name in fastest_first(rates)]
+    return table(["what", "images/s", "lowest to highest"], rows)
+
+
+def gpu_epochs() -> str:
+    """The notebook's job, epoch by epoch, as it was before and after steps became one CUDA graph."""
+    rows = []
+    for epoch in range(1, 8):
+        cells = []
+        for of in ("gpu-h200-1", "gpu-h200-2"):
+            names = {row["name"]: row for row in gpu_part("job", of)["rows"]}
+            row = names.get(f"default, epoch {epoch} done")
+            rate = "" if row is None else whole(row["timing"]["images_per_second"])
+            cells += ["" if row is None else f"{row['value']:.1f}", rate]
+        rows.append([str(epoch), *cells])
+    head = ["epoch", "first run: seconds from the command", "images/s", "second run, CUDA graph: seconds", "images/s"]
+    return table(head, rows)
+
+
+def gpu_graph_gain() -> str:
+    """How many times as fast a CUDA graph makes the whole step of batch 128, in both runs."""
+    names = [STEP.format(batch=128, mode="cuda-graph", name=name) for name in ("whole step", "whole step, eager")]
+    gains = [
+        median_of_ratios(*(gpu_row("steps", name, of)["repetitions"] for name in names))
+        for of in ("gpu-h200-1", "gpu-h200-2")
+    ]
+    return f"{min(gains):.1f} to {max(gains):.1f}"
+
+
+def gpu_bus() -> str:
+    """How many bytes per second the loader and the bus move."""
+    bus = gpu_row("device", "copies alone, page-locked (the bus)")
+    size = bus["bytes_per_image"]
+    ours = gpu_rate("device", "raw, residence stream")
+    return f"{ours * size / 1e9:.1f} of {statistics.median(bus['repetitions']) * size / 1e9:.0f} GB/s"
+
+
+GPU_BLOCKS: dict[str, Callable[[], str]] = {
+    "gpu-headline": gpu_headline,
+    "gpu-steps": gpu_steps,
+    "gpu-presets": gpu_presets,
+    "gpu-epochs": gpu_epochs,
+    "gpu-bus": gpu_bus,
+    "gpu-tests": gpu_outcomes,
+    "gpu-machine": gpu_machine,
+    "gpu-start": lambda: f"{gpu_job(1) - gpu_timing(1)['seconds'] - gpu_timing(1)['validation_seconds']:.0f}",
+    "gpu-first-steps": lambda: f"{gpu_timing(1)['seconds'] - gpu_timing(2)['seconds']:.0f}",
+    "gpu-shards-rate": lambda: whole(gpu_from_shards()),
+    "gpu-job": lambda: f"{gpu_job():.1f}",
+    "gpu-first-epoch": lambda: f"{gpu_job(1) - (gpu_job(7) - gpu_job(1)) / 6:.0f}",
+    "gpu-graph-gain": gpu_graph_gain,
+    "gpu-compiled-first": lambda: (
+        f"{gpu_row('job', 'default, epoch 1 done', 'gpu-h200-1')['timing']['compile_seconds']:.0f}"
+    ),
+    "gpu-waiting": lambda: f"{100 * gpu_timing(1)['wait_share']:.1f} %",
+}
+"""By the name that a README asks for."""
