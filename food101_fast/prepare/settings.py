@@ -25,7 +25,7 @@ class PrepareSettings:
     out: str | Path
     """Folder to write the shards into, a path or a URL such as s3://bucket/shards; made if it is not there."""
     source: str = "hub:ethz/food101"
-    """hub:ID (a hub id or a local folder that datasets.load_dataset reads), folder:PLACE (a path or URL with one
+    """hub:ID (a hub id or a local folder that datasets.load_dataset reads), folder:PATH (a path or URL with one
     folder per class), or demo: (pictures drawn on the spot, a few of them corrupt on purpose)."""
     size: Annotated[int, Ge(8), Le(4096)] = 192
     """Height and width of the stored images in pixels."""

@@ -13,11 +13,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from food101_fast.prepare.scene import (
+from food101_fast.prepare.demo.scene import (
     TABLES,
     TURNS,
     WARES,
-    Colour,
+    Color,
     Scene,
     lay_plate,
     mix,
@@ -47,15 +47,15 @@ def _caesar_salad(s: Scene) -> None:
         s.lump(u, v, s.uniform(0.08, 0.2), 0.04, s.jitter((244, 234, 204), 8), turn=s.uniform(0, 3), relief=0.1)
 
 
-def _cube(s: Scene, u: float, v: float, half: float, colour: Colour) -> None:
+def _cube(s: Scene, u: float, v: float, half: float, color: Color) -> None:
     angle = s.uniform(0, math.tau)
     corners = [(u + half * math.cos(angle + i * math.pi / 2), v + half * math.sin(angle + i * math.pi / 2))
                for i in range(4)]  # fmt: skip
     side = s.place(corners)
     depth = half * s.radius
-    s.pen.polygon([(x + 1, y + depth * 0.8) for x, y in side], fill=shade(colour, 0.55))
-    s.pen.polygon([(x, y + depth * 0.4) for x, y in side], fill=shade(colour, 0.7))
-    s.pen.polygon(side, fill=shade(colour, 1.1))
+    s.pen.polygon([(x + 1, y + depth * 0.8) for x, y in side], fill=shade(color, 0.55))
+    s.pen.polygon([(x, y + depth * 0.4) for x, y in side], fill=shade(color, 0.7))
+    s.pen.polygon(side, fill=shade(color, 1.1))
 
 
 def _donuts(s: Scene) -> None:
@@ -64,14 +64,14 @@ def _donuts(s: Scene) -> None:
     size = (0.0, 0.95, 0.6, 0.52, 0.48)[amount]
     # Mostly pink: with every icing equally frequent, small networks took donuts for most other classes.
     pink = (232, 128, 162)
-    flavours: tuple[Colour, ...] = (pink, pink, pink, (84, 48, 30), (240, 228, 212))
+    flavors: tuple[Color, ...] = (pink, pink, pink, (84, 48, 30), (240, 228, 212))
     for i in range(amount):
         angle = i * math.tau / amount + s.uniform(-0.2, 0.2)
         u, v = reach * math.cos(angle), reach * math.sin(angle)
-        dough, icing = s.jitter((190, 128, 66), 12), s.jitter(s.pick(flavours), 16)
+        dough, icing = s.jitter((190, 128, 66), 12), s.jitter(s.pick(flavors), 16)
         points = s.outline(u, v, size, size, 0, 0.03)
         s.shadow(points, 2)
-        s.mould(points, dough, 0.3)
+        s.mold(points, dough, 0.3)
         s.patch(u, v, size * 0.87, size * 0.87, shade(icing, 0.85), wobble=0.06)
         s.patch(u, v, size * 0.78, size * 0.78, icing, wobble=0.04)
         s.patch(u, v, size * 0.66, size * 0.66, shade(icing, 1.1), wobble=0.04)
@@ -83,15 +83,15 @@ def _donuts(s: Scene) -> None:
         s.patch(u, v + 0.03, size * 0.25, size * 0.23, shade(s.ground, 0.6), wobble=0.03)
 
 
-def _stick(s: Scene, u: float, v: float, angle: float, length: float, colour: Colour) -> None:
+def _stick(s: Scene, u: float, v: float, angle: float, length: float, color: Color) -> None:
     du, dv = length / 2 * math.cos(angle), length / 2 * math.sin(angle)
     half = s.uniform(0.045, 0.065)
     nu, nv = -half * math.sin(angle), half * math.cos(angle)
     body = s.place([(u - du - nu, v - dv - nv), (u + du - nu, v + dv - nv),
                     (u + du + nu, v + dv + nv), (u - du + nu, v - dv + nv)])  # fmt: skip
     s.glaze.polygon([(x - 2 * s.light[0], y - 3 * s.light[1]) for x, y in body], fill=(50, 25, 5, 110))
-    s.pen.polygon(body, fill=shade(colour, 0.78))
-    s.stroke([(u - du * 0.93, v - dv * 0.93), (u + du * 0.93, v + dv * 0.93)], half, shade(colour, 1.12), 0.95)
+    s.pen.polygon(body, fill=shade(color, 0.78))
+    s.stroke([(u - du * 0.93, v - dv * 0.93), (u + du * 0.93, v + dv * 0.93)], half, shade(color, 1.12), 0.95)
 
 
 def _french_fries(s: Scene) -> None:
@@ -101,18 +101,18 @@ def _french_fries(s: Scene) -> None:
     if carton:
         s.stand(0.2)
     for _ in range(s.count(26, 44)):
-        colour = s.jitter(base, 18)
+        color = s.jitter(base, 18)
         if carton:
             u = s.uniform(-0.55, 0.55)
             _stick(s, u * 1.2, s.uniform(-0.35, 0.0), -math.pi / 2 + u * 0.6 + s.uniform(-0.2, 0.2),
-                   s.uniform(0.8, 1.4), colour)  # fmt: skip
+                   s.uniform(0.8, 1.4), color)  # fmt: skip
         else:
             u, v = s.scatter(0.62)
-            _stick(s, u, v, s.uniform(-spread, spread), s.uniform(0.6, 1.25), colour)
+            _stick(s, u, v, s.uniform(-spread, spread), s.uniform(0.6, 1.25), color)
     if carton:
         paper = s.jitter(s.pick(WARES + TABLES), 20)
         box = [(-0.72, -0.1), (-0.3, 0.05), (0.3, 0.05), (0.72, -0.1), (0.5, 1.0), (-0.5, 1.0)]
-        s.mould(s.place(box), paper, 0.15, 2)
+        s.mold(s.place(box), paper, 0.15, 2)
     elif s.chance(0.4):
         u, v = s.scatter(0.8)
         s.lump(u, v, 0.26, 0.26, (236, 232, 224), wobble=0)
@@ -125,7 +125,7 @@ def _guacamole(s: Scene) -> None:
         u, v = reach * math.cos(angle), reach * math.sin(angle)
         chip = [(u + 0.34 * math.cos(turn + i * 2.1), v + 0.34 * math.sin(turn + i * 2.1)) for i in range(3)]
         s.shadow(s.place(chip), 1)
-        s.mould(s.place(chip), s.jitter((222, 172, 92), 18), 0.2, 2)
+        s.mold(s.place(chip), s.jitter((222, 172, 92), 18), 0.2, 2)
     if s.chance(0.8):
         place_bowl(s)
     base = s.jitter((134, 144, 48), 12)
@@ -144,19 +144,19 @@ def _hamburger(s: Scene) -> None:
     s.shadow(s.outline(0, 0.1, 0.9, 0.8), 2)
     s.stand(0.25)
     bun = s.jitter((198, 130, 62), 12)
-    s.mould(s.outline(0, 0.62, 0.86, 0.3, 0, 0.03), shade(bun, 1.05), 0.3)
+    s.mold(s.outline(0, 0.62, 0.86, 0.3, 0, 0.03), shade(bun, 1.05), 0.3)
     v = 0.5
-    layers: list[tuple[Colour, float]] = [((84, 50, 32), 0.05), ((240, 180, 50), 0.12), ((190, 48, 34), 0.05),
+    layers: list[tuple[Color, float]] = [((84, 50, 32), 0.05), ((240, 180, 50), 0.12), ((190, 48, 34), 0.05),
                                           ((116, 164, 60), 0.18), ((96, 58, 36), 0.06)]  # fmt: skip
-    for colour, wobble in layers[: s.count(4, 5)] if s.chance(0.5) else (layers[3], layers[0], layers[1]):
+    for color, wobble in layers[: s.count(4, 5)] if s.chance(0.5) else (layers[3], layers[0], layers[1]):
         thick = s.uniform(0.26, 0.34)
         slice_ = s.outline(s.uniform(-0.05, 0.05), v, s.uniform(0.88, 1.0), thick, 0, wobble)
-        s.mould(slice_, s.jitter(colour, 14), 0.25)
+        s.mold(slice_, s.jitter(color, 14), 0.25)
         v -= s.uniform(0.1, 0.16)
     height = s.uniform(0.55, 0.8)
     rim = [(0.94 * cos, v + (height if sin < 0 else 0.24) * sin) for cos, sin in TURNS]
     s.glaze.polygon([(x, y + 3) for x, y in s.place(rim)], fill=(30, 15, 5, 110))
-    s.mould(s.place(rim), bun, 0.3, 6)
+    s.mold(s.place(rim), bun, 0.3, 6)
     if s.chance(0.65):
         for _ in range(s.count(10, 30)):
             u = s.uniform(-0.65, 0.65)
@@ -167,7 +167,7 @@ def _hamburger(s: Scene) -> None:
 def _ice_cream(s: Scene) -> None:
     s.shadow(s.outline(0, 0.1, 0.6, 0.6), 2)
     s.stand(s.uniform(0.1, 0.3))
-    flavours: tuple[Colour, ...] = (
+    flavors: tuple[Color, ...] = (
         (242, 228, 196),
         (230, 150, 168),
         (104, 64, 42),
@@ -178,13 +178,13 @@ def _ice_cream(s: Scene) -> None:
     size = (0.0, 0.62, 0.5, 0.44)[amount]
     if s.chance(0.5):
         tan = s.jitter((206, 150, 84), 16)
-        s.mould(s.place([(-0.56, 0.05), (0.56, 0.05), (0.06, 1.25), (-0.06, 1.25)]), tan, 0.15, 2)
+        s.mold(s.place([(-0.56, 0.05), (0.56, 0.05), (0.06, 1.25), (-0.06, 1.25)]), tan, 0.15, 2)
         for i in range(-3, 4):
             s.stroke([(i * 0.16, 0.05), (i * 0.02 + 0.1, 0.9)], 0.02, shade(tan, 0.72))
             s.stroke([(i * 0.16, 0.05), (i * 0.02 - 0.1, 0.9)], 0.02, shade(tan, 0.72))
     else:
         cup = s.jitter(s.pick(WARES), 20)
-        s.mould(s.place([(-0.8, 0.0), (0.8, 0.0), (0.5, 0.85), (-0.5, 0.85)]), cup, 0.2)
+        s.mold(s.place([(-0.8, 0.0), (0.8, 0.0), (0.5, 0.85), (-0.5, 0.85)]), cup, 0.2)
         s.patch(0, 0.0, 0.8, 0.16, shade(cup, 0.7), wobble=0)
     spots = {
         1: [(0.0, -0.3)],
@@ -192,12 +192,12 @@ def _ice_cream(s: Scene) -> None:
         3: [(-0.34, -0.1), (0.36, -0.12), (0.0, -0.62)],
     }
     for u, v in spots[amount]:
-        flavour = s.jitter(s.pick(flavours), 14)
-        s.mould(s.outline(u, v + size * 0.7, size * 1.05, size * 0.3, 0, 0.15), shade(flavour, 0.95))
-        s.mould(s.outline(u, v, size, size, 0, 0.05), flavour, 0.22, 6)
+        flavor = s.jitter(s.pick(flavors), 14)
+        s.mold(s.outline(u, v + size * 0.7, size * 1.05, size * 0.3, 0, 0.15), shade(flavor, 0.95))
+        s.mold(s.outline(u, v, size, size, 0, 0.05), flavor, 0.22, 6)
         for _ in range(s.count(4, 10)):
             du, dv = s.scatter(size * 0.75)
-            s.patch(u + du, v + dv, 0.07, 0.02, (*shade(flavour, s.pick((0.8, 1.12))), 130), turn=s.uniform(0, 3))
+            s.patch(u + du, v + dv, 0.07, 0.02, (*shade(flavor, s.pick((0.8, 1.12))), 130), turn=s.uniform(0, 3))
     u, v = spots[amount][-1]
     if s.chance(0.4):
         sauce = s.jitter(s.pick(((70, 36, 20), (150, 30, 44), (190, 116, 40))), 10)
@@ -238,7 +238,7 @@ def _pizza(s: Scene) -> None:
     crust, sauce = s.jitter((204, 148, 80), 12), s.jitter((186, 62, 34), 12)
     points = s.outline(0, 0, 1, 1, 0, 0.03)
     s.shadow(points, 2)
-    s.mould(points, crust, 0.2, 2)
+    s.mold(points, crust, 0.2, 2)
     for _ in range(s.count(6, 16)):
         angle = s.uniform(0, math.tau)
         s.patch(0.93 * math.cos(angle), 0.93 * math.sin(angle), 0.07, 0.05, (*shade(crust, 0.6), 150))
@@ -299,7 +299,7 @@ def _sushi(s: Scene) -> None:
         s.lump(*s.scatter(1.1), 0.14, 0.12, s.jitter((142, 170, 80), 12), wobble=0.2)
 
 
-def _roll(s: Scene, u: float, v: float, size: float, fish: Colour, inside_out: bool) -> None:
+def _roll(s: Scene, u: float, v: float, size: float, fish: Color, inside_out: bool) -> None:
     nori, rice = s.jitter((34, 42, 36), 8), s.jitter((224, 220, 210), 8)
     outer, inner = (rice, nori) if inside_out else (nori, rice)
     base = s.outline(u, v, size, size, 0, 0.03)

@@ -13,20 +13,20 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Point = tuple[float, float]
 T = TypeVar("T")
 
 SIZES = ((256, 192), (192, 256), (256, 256), (224, 256), (256, 224), (256, 171), (240, 180), (256, 208))
 # Muted, and the same for every class, so that they neither drown the food nor give it away.
-TABLES: tuple[Colour, ...] = (
+TABLES: tuple[Color, ...] = (
     (168, 146, 122), (112, 96, 84), (202, 188, 168), (200, 195, 186), (74, 72, 76), (118, 128, 142),
     (160, 154, 148), (184, 182, 188),
 )  # fmt: skip
-WARES: tuple[Colour, ...] = (
+WARES: tuple[Color, ...] = (
     (214, 212, 207), (214, 212, 207), (202, 197, 188), (184, 190, 197), (66, 66, 70), (122, 134, 154)
 )  # fmt: skip
-SPRINKLES: tuple[Colour, ...] = ((240, 80, 110), (90, 170, 230), (250, 220, 90), (250, 250, 250))
+SPRINKLES: tuple[Color, ...] = ((240, 80, 110), (90, 170, 230), (250, 220, 90), (250, 250, 250))
 TURNS = tuple((math.cos(i * math.tau / 40), math.sin(i * math.tau / 40)) for i in range(40))
 
 
@@ -36,12 +36,12 @@ def _endless(rng: np.random.Generator) -> Iterator[float]:
         yield from rng.random(1024).tolist()
 
 
-def shade(colour: Colour, factor: float) -> Colour:
-    red, green, blue = colour
+def shade(color: Color, factor: float) -> Color:
+    red, green, blue = color
     return min(255, int(red * factor)), min(255, int(green * factor)), min(255, int(blue * factor))
 
 
-def mix(a: Colour, b: Colour, share: float) -> Colour:
+def mix(a: Color, b: Color, share: float) -> Color:
     red, green, blue = (int(x + (y - x) * share) for x, y in zip(a, b, strict=True))
     return red, green, blue
 
@@ -86,10 +86,10 @@ class Scene:
         """Return one of the options."""
         return options[int(next(self._rolls) * len(options))]
 
-    def jitter(self, colour: Colour, spread: float) -> Colour:
-        """Return the colour with its brightness and each of its channels moved a little."""
+    def jitter(self, color: Color, spread: float) -> Color:
+        """Return the color with its brightness and each of its channels moved a little."""
         common = self.uniform(-spread, spread)
-        red, green, blue = (max(0, min(255, int(c + common + self.uniform(-spread, spread) / 2))) for c in colour)
+        red, green, blue = (max(0, min(255, int(c + common + self.uniform(-spread, spread) / 2))) for c in color)
         return red, green, blue
 
     def turn_to(self, angle: float) -> None:
@@ -103,7 +103,7 @@ class Scene:
         self.lift = height
 
     def scatter(self, reach: float) -> Point:
-        """Return a random point within reach of the centre."""
+        """Return a random point within reach of the center."""
         distance, angle = reach * math.sqrt(next(self._rolls)), self.uniform(0, math.tau)
         return distance * math.cos(angle), distance * math.sin(angle)
 
@@ -127,7 +127,7 @@ class Scene:
             points.append((u + a * cos - b * sin, v + a * sin + b * cos))
         return self.place(points)
 
-    def mould(self, points: Sequence[Point], colour: Colour, relief: float = 0.3, steps: int = 3) -> None:
+    def mold(self, points: Sequence[Point], color: Color, relief: float = 0.3, steps: int = 3) -> None:
         """Fill an outline as a rounded body: dark away from the light, brighter towards it."""
         xs, ys = zip(*points, strict=True)
         middle_x, middle_y = sum(xs) / len(xs), sum(ys) / len(ys)
@@ -137,7 +137,7 @@ class Scene:
             scale, shift = 1 - 0.55 * part, reach * 0.3 * part
             x, y = middle_x + self.light[0] * shift, middle_y + self.light[1] * shift
             layer = [(x + (px - middle_x) * scale, y + (py - middle_y) * scale) for px, py in points]
-            self.pen.polygon(layer, fill=shade(colour, 1 - relief + 1.5 * relief * part))
+            self.pen.polygon(layer, fill=shade(color, 1 - relief + 1.5 * relief * part))
 
     def shadow(self, points: Sequence[Point], depth: float) -> None:
         """Darken the ground softly beside an outline, on the side away from the light."""
@@ -145,30 +145,30 @@ class Scene:
             dx, dy = -self.light[0] * depth * i, -self.light[1] * depth * i
             self.glaze.polygon([(x + dx, y + dy) for x, y in points], fill=(15, 10, 5, 60))
 
-    def lump(self, u: float, v: float, ru: float, rv: float, colour: Colour, *, turn: float = 0.0,
+    def lump(self, u: float, v: float, ru: float, rv: float, color: Color, *, turn: float = 0.0,
              wobble: float = 0.12, relief: float = 0.25, steps: int = 3) -> None:  # fmt: skip
         """Draw a rounded lump with a little shadow under it."""
         points = self.outline(u, v, ru, rv, turn, wobble)
         drop = 1 + 0.06 * self.radius * max(ru, rv)
         dx, dy = self.light[0] * drop, self.light[1] * drop
         self.glaze.polygon([(x - dx, y - dy) for x, y in points], fill=(20, 12, 5, 90))
-        self.mould(points, colour, relief, steps)
+        self.mold(points, color, relief, steps)
 
-    def patch(self, u: float, v: float, ru: float, rv: float, colour: tuple[int, ...], *,
+    def patch(self, u: float, v: float, ru: float, rv: float, color: tuple[int, ...], *,
               turn: float = 0.0, wobble: float = 0.1) -> None:  # fmt: skip
         """Draw a flat patch."""
-        pen = self.pen if len(colour) == 3 else self.glaze
-        pen.polygon(self.outline(u, v, ru, rv, turn, wobble), fill=colour)
+        pen = self.pen if len(color) == 3 else self.glaze
+        pen.polygon(self.outline(u, v, ru, rv, turn, wobble), fill=color)
 
-    def stroke(self, points: Sequence[Point], width: float, colour: Colour, rim: float = 0.7) -> None:
+    def stroke(self, points: Sequence[Point], width: float, color: Color, rim: float = 0.7) -> None:
         """Draw a rounded cord along points, its far side darker."""
         placed, pixels = self.place(points), max(1, round(width * self.radius))
         below = [(x - self.light[0], y - self.light[1] + 1) for x, y in placed]
-        self.pen.line(below, fill=shade(colour, rim), width=pixels + 1)
-        self.pen.line(placed, fill=colour, width=pixels)
+        self.pen.line(below, fill=shade(color, rim), width=pixels + 1)
+        self.pen.line(placed, fill=color, width=pixels)
 
     def sprinkle(self, u: float, v: float, inner: float, outer: float, amount: int) -> None:
-        """Scatter coloured sprinkles over a ring."""
+        """Scatter colored sprinkles over a ring."""
         for _ in range(amount):
             angle, lean = self.uniform(0, math.tau), self.uniform(0, math.tau)
             reach = self.uniform(inner, outer)
@@ -204,9 +204,9 @@ def _table(s: Scene) -> Image.Image:
 def _prop(s: Scene, pen: ImageDraw.ImageDraw, width: int, height: int) -> None:
     x, y = s.pick((0.04, 0.96)) * width, s.uniform(0, 1) * height
     if s.chance(0.5):
-        colour = s.jitter(s.pick(WARES), 20)
+        color = s.jitter(s.pick(WARES), 20)
         for i, size in enumerate((26, 23, 20)):
-            pen.ellipse([x - size, y - size, x + size, y + size], fill=shade(colour, 0.8 + 0.12 * i))
+            pen.ellipse([x - size, y - size, x + size, y + size], fill=shade(color, 0.8 + 0.12 * i))
     else:
         lean = s.uniform(-15, 15)
         napkin = [(x - 28, y - 25 + lean), (x + 28, y - 25), (x + 28 + lean, y + 28), (x - 25, y + 30)]
@@ -214,30 +214,30 @@ def _prop(s: Scene, pen: ImageDraw.ImageDraw, width: int, height: int) -> None:
 
 
 def lay_plate(s: Scene) -> None:
-    kind, colour, size = s.uniform(0, 1), s.jitter(s.pick(WARES), 12), s.uniform(1.15, 1.5)
+    kind, color, size = s.uniform(0, 1), s.jitter(s.pick(WARES), 12), s.uniform(1.15, 1.5)
     if kind < 0.18:
         return
     if kind < 0.4:
         half = size * s.uniform(0.7, 0.9)
         points = s.place([(-size, -half), (size, -half), (size, half), (-size, half)])
         s.shadow(points, 1.5)
-        s.pen.polygon(points, fill=colour)
+        s.pen.polygon(points, fill=color)
     else:
         points = s.outline(0, 0, size, size)
         s.shadow(points, 2)
-        s.pen.polygon(points, fill=colour)
-        s.patch(0, 0, size * 0.97, size * 0.97, shade(colour, 1.06), wobble=0)
-        s.patch(0, 0, size * 0.74, size * 0.74, shade(colour, 0.88), wobble=0)
-        s.patch(0, 0, size * 0.71, size * 0.71, shade(colour, 0.98), wobble=0)
-    s.ground = colour
+        s.pen.polygon(points, fill=color)
+        s.patch(0, 0, size * 0.97, size * 0.97, shade(color, 1.06), wobble=0)
+        s.patch(0, 0, size * 0.74, size * 0.74, shade(color, 0.88), wobble=0)
+        s.patch(0, 0, size * 0.71, size * 0.71, shade(color, 0.98), wobble=0)
+    s.ground = color
 
 
 def place_bowl(s: Scene) -> None:
-    colour = s.jitter(s.pick(WARES), 15)
+    color = s.jitter(s.pick(WARES), 15)
     points = s.outline(0, 0, 1.12, 1.12)
     s.shadow(points, 2.5)
-    s.mould(points, colour, 0.2)
-    s.patch(0, 0, 1.02, 1.02, shade(colour, 0.55), wobble=0)
+    s.mold(points, color, 0.2)
+    s.patch(0, 0, 1.02, 1.02, shade(color, 0.55), wobble=0)
 
 
 def photograph(s: Scene) -> Image.Image:
