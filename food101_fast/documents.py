@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-import msgspec
-
 from food101_fast.errors import UserError
 
 T = TypeVar("T")
@@ -26,6 +24,8 @@ def parse(content: bytes, kind: type[T], *, where: str, advice: str) -> T:
     Raises:
         UserError: the document is not JSON, or not of this type.
     """
+    import msgspec  # here and below, since worker processes import this module and parse nothing
+
     try:
         return msgspec.json.decode(content, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -38,6 +38,8 @@ def convert(document: Any, kind: type[T], *, where: str, advice: str) -> T:
     Raises:
         UserError: the document is not of this type.
     """
+    import msgspec
+
     try:
         return msgspec.convert(document, kind)
     except msgspec.MsgspecError as error:

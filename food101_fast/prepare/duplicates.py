@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
 from food101_fast.images import RejectedError, Rules, clean
-from food101_fast.prepare.records import Reject
 from food101_fast.prepare.sources import Source
+from food101_fast.shards.rejects import Reject
 
-Duplicates = Literal["drop", "keep"]
 DUPLICATE = "duplicate"
 LABEL_CONFLICT = "label-conflict"
 

@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
-
-import orjson
 
 from food101_fast.errors import UserError
 from food101_fast.prepare import unfinished
 from food101_fast.prepare.executors import Executor, InProcess, LocalPool, RayCluster
 from food101_fast.prepare.plan import Plan, plan
 from food101_fast.prepare.progress import advance, progress_bar
-from food101_fast.prepare.records import NotedImage, Reject, ShardResult, ShardTask
-from food101_fast.prepare.settings import PrepareSettings, identity_of
+from food101_fast.prepare.records import ShardResult, ShardTask
+from food101_fast.prepare.settings import PrepareSettings
 from food101_fast.prepare.sources import FolderSource, Source, open_source
 from food101_fast.prepare.summary import make_manifest
-from food101_fast.prepare.write import ShardWriter
-from food101_fast.shards.layout import (
-    MANIFEST_NAME,
-    NOTES_NAME,
-    REJECTS_NAME,
-    index_name,
-)
+from food101_fast.prepare.write import ADVICE, ShardWriter
+from food101_fast.shards.layout import MANIFEST_NAME, NOTES_NAME, REJECTS_NAME, index_name
 from food101_fast.shards.manifest import Manifest, read_manifest, write_manifest
-from food101_fast.storage import Folder, LocalFolder, open_folder
-
-_DECODERS = "the versions of the decoders"
-
-Line = TypeVar("Line", Reject, NotedImage)
+from food101_fast.shards.rejects import to_lines
+from food101_fast.storage import Folder, LocalFolder, open_folder, writing
 
 
 def prepare(settings: PrepareSettings) -> Manifest:
@@ -40,111 +29,146 @@ def prepare(settings: PrepareSettings) -> Manifest:
     A folder that is finished and was made with the same settings from the same files is left as it is.
 
     Raises:
-        UserError: the source or the settings are wrong, or the folder holds something else or belongs to another run.
-            Shards that are finished stay for the next run; where there are none, nothing is left behind.
+        UserError: the source or the settings are wrong, or the folder has other files or belongs to another run.
+            Finished shards stay for the next run; where there are none, nothing is left behind.
     """
     folder = open_folder(settings.out)
-    with _usable(folder):
+    with writing(folder.url, ADVICE):
         files = folder.files()
         existed = folder.exists()
     _refuse_others(folder, files)
     source = open_source(settings.source, seed=settings.seed)
     _refuse_source_as_target(folder, source)
-    executor = _executor(settings, folder, source)
+    run = PrepareRun(folder=folder, source=source, settings=settings, executor=_executor(settings, folder, source))
     if MANIFEST_NAME in files:
-        return _finished(folder, source, settings, executor)
+        return run.check_finished()
     try:
-        with _usable(folder), folder.lock(unfinished.LOCK_NAME):
-            return _prepare_locked(folder, source, settings, executor)
+        with writing(folder.url, ADVICE), folder.lock(unfinished.LOCK_NAME):
+            return run.finish()
     finally:
         if not existed and isinstance(folder, LocalFolder):
             _remove_if_empty(folder.path)
 
 
-def is_finished(place: str | Path) -> bool:
-    """Whether a folder has a manifest."""
-    folder = open_folder(place)
-    with _usable(folder):
+def is_finished(location: str | Path) -> bool:
+    """Whether a folder, given by path or URL, has a manifest.
+
+    Raises:
+        UserError: the folder can't be listed.
+    """
+    folder = open_folder(location)
+    with writing(folder.url, ADVICE):
         return MANIFEST_NAME in folder.files()
 
 
-def _prepare_locked(folder: Folder, source: Source, settings: PrepareSettings, executor: Executor) -> Manifest:
-    files = folder.files()
-    if MANIFEST_NAME in files:  # the other run ended between the first look and the lock
-        return _finished(folder, source, settings, executor)
-    begun = unfinished.read_settings(folder, files)
-    if begun is not None:
-        unfinished.refuse_other_settings(folder, begun, settings.identity())
-    unfinished.remove_temporary(folder, files)
-    done: dict[str, ShardResult] = {}
-    planned: Plan | None = None
-    try:
-        planned = plan(source, settings, executor)
-        identity = {**settings.identity(), unfinished.SOURCE_FILES: planned.fingerprint, _DECODERS: _decoders()}
-        if begun is None:
-            unfinished.write_settings(folder, identity)
-        else:
-            unfinished.refuse_other_settings(folder, begun, identity)
-            done = unfinished.finished_shards(folder, files, planned.tasks)
-        _write(folder, source, planned.tasks, settings, executor, done)
+@dataclass(frozen=True, kw_only=True)
+class PrepareRun:
+    """One run: where images come from, where shards go, with which settings, and who does the work."""
+
+    folder: Folder
+    source: Source
+    settings: PrepareSettings
+    executor: Executor
+
+    def check_finished(self) -> Manifest:
+        """The manifest of a finished folder.
+
+        Raises:
+            UserError: this run would write other shards, or a shard of the folder is missing.
+        """
+        manifest = read_manifest(self.folder)
+        sizes = self.folder.files()
+        for entry in (entry for split in manifest.splits.values() for entry in split.shards):
+            if sizes.get(entry.name) != entry.bytes or index_name(entry.name) not in sizes:
+                raise UserError(
+                    f"{self.folder.url} is finished, but {entry.name} or its index is missing or has another size; "
+                    "remove the folder and prepare it again"
+                )
+        unfinished.refuse_other_settings(self.folder, manifest, self.settings.stored)
+        fingerprint = plan(self.source, self.settings, self.executor).fingerprint
+        unfinished.refuse_other_files(self.folder, manifest.fingerprint, fingerprint)
+        with writing(self.folder.url, ADVICE):
+            unfinished.remove_records(self.folder)  # a run that was killed at its very end leaves them
+        return manifest
+
+    def finish(self) -> Manifest:
+        """Write the shards that are missing, and then the rest of the folder, which must be locked.
+
+        Raises:
+            OSError: the folder can't be written.
+            UserError: the source can't be read, or the folder was started with other settings.
+            KeyboardInterrupt: with a sentence about what is finished.
+        """
+        files = self.folder.files()
+        if MANIFEST_NAME in files:  # another run has finished before this one got the lock
+            return self.check_finished()
+        before = unfinished.read_origin(self.folder, files)
+        if before is not None:
+            unfinished.refuse_other_settings(self.folder, before.settings, self.settings.stored)
+        unfinished.remove_temporary(self.folder, files)
+        planned: Plan | None = None
         try:
-            manifest = make_manifest(source, planned, [done[task.name] for task in planned.tasks], settings)
-        except UserError:
-            unfinished.remove_records(folder)  # running again would come to the same end
+            planned = plan(self.source, self.settings, self.executor)
+            return self._carry_out(planned, before, files)
+        except KeyboardInterrupt:
+            finished = unfinished.count_records(self.folder.files())
+            if finished and planned is not None:
+                kept = f"{finished} of {len(planned.tasks)} shards are finished; run the same command again to continue"
+                raise KeyboardInterrupt(kept) from None
             raise
-        _finish(folder, source, manifest, planned, done)
-    except KeyboardInterrupt:
-        finished = unfinished.count_records(folder.files())
-        if finished and planned is not None:
-            kept = f"{finished} of {len(planned.tasks)} shards are finished; the same command goes on from there"
-            raise KeyboardInterrupt(kept) from None
-        raise
-    finally:
-        left = folder.files()
-        if MANIFEST_NAME not in left and not unfinished.count_records(left):
-            folder.remove([name for name in left if unfinished.is_ours(name)])
-    return manifest
+        finally:
+            left = self.folder.files()
+            if MANIFEST_NAME not in left and not unfinished.count_records(left):
+                self.folder.remove([name for name in left if unfinished.is_ours(name)])
 
+    def _carry_out(self, planned: Plan, before: unfinished.Origin | None, files: Mapping[str, int]) -> Manifest:
+        origin = unfinished.Origin(settings=self.settings.stored, fingerprint=planned.fingerprint, decoders=_decoders())
+        done: dict[str, ShardResult] = {}
+        if before is None:
+            unfinished.write_origin(self.folder, origin)
+        else:
+            unfinished.refuse_other_origin(self.folder, before, origin)
+            done = unfinished.finished_shards(self.folder, files, planned.tasks)
+        results = self._write_shards(planned.tasks, done)
+        try:
+            manifest = make_manifest(self.source, planned, results, self.settings)
+        except UserError:
+            unfinished.remove_records(self.folder)  # running again would come to the same end
+            raise
+        self._write_rest(planned, results, manifest)
+        return manifest
 
-def _write(
-    folder: Folder,
-    source: Source,
-    tasks: Sequence[ShardTask],
-    settings: PrepareSettings,
-    executor: Executor,
-    done: dict[str, ShardResult],
-) -> None:
-    """Write the shards that are not in `done`, and add them to it as they are stored."""
-    todo = [task for task in tasks if task.name not in done]
-    total = sum(map(len, tasks))
-    kept = total - sum(map(len, todo))
-    writer = ShardWriter(source=source, folder=folder, rules=settings.rules, quality=settings.stored_quality)
-    with progress_bar("prepare", total, initial=kept) as bar:
-        for result in executor.run(writer, todo, lambda images: advance(bar, kept + images)):
-            done[result.entry.name] = result
-        advance(bar, total)
+    def _write_shards(self, tasks: Sequence[ShardTask], done: Mapping[str, ShardResult]) -> list[ShardResult]:
+        """Write the shards that are not in `done`; the results of all tasks, in their order."""
+        results = dict(done)
+        todo = [task for task in tasks if task.name not in done]
+        total = sum(map(len, tasks))
+        kept = total - sum(map(len, todo))
+        writer = ShardWriter(
+            source=self.source,
+            folder=self.folder,
+            rules=self.settings.rules,
+            quality=self.settings.stored.quality,
+        )
+        with progress_bar("prepare", total, initial=kept) as bar:
+            for result in self.executor.run(writer, todo, lambda images: advance(bar, kept + images)):
+                results[result.entry.name] = result
+            advance(bar, total)
+        return [results[task.name] for task in tasks]
 
+    def _write_rest(self, planned: Plan, results: Sequence[ShardResult], manifest: Manifest) -> None:
+        """Write the lists of dropped and noted images, the pictures, and the manifest last."""
+        from food101_fast.prepare import overview  # here, since the workers do without matplotlib
 
-def _finish(folder: Folder, source: Source, manifest: Manifest, planned: Plan, done: Mapping[str, ShardResult]) -> None:
-    from food101_fast.prepare import overview  # here, since the workers do without matplotlib
-
-    results = [done[task.name] for task in planned.tasks]
-    rejects = _sorted([*planned.rejects, *(reject for result in results for reject in result.rejects)])
-    folder.write(REJECTS_NAME, _lines(rejects))
-    folder.write(NOTES_NAME, _lines(_sorted([note for result in results for note in result.notes])))
-    positions = {key: position for position, key in enumerate(planned.keys)}
-    for name, picture in overview.draw(manifest, folder, source, rejects, positions).items():
-        folder.write(name, picture)
-    write_manifest(manifest, folder)
-    unfinished.remove_records(folder)
-
-
-def _sorted(lines: Sequence[Line]) -> list[Line]:
-    return sorted(lines, key=lambda line: line.key)
-
-
-def _lines(records: Sequence[Reject | NotedImage]) -> bytes:
-    return b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records)
+        rejects = [*planned.rejects, *(reject for result in results for reject in result.rejects)]
+        self.folder.write(REJECTS_NAME, to_lines(rejects))
+        self.folder.write(NOTES_NAME, to_lines(note for result in results for note in result.notes))
+        positions = {key: position for position, key in enumerate(planned.keys)}
+        rejects.sort(key=lambda reject: reject.key)
+        for name, picture in overview.draw(manifest, self.folder, self.source, rejects, positions).items():
+            self.folder.write(name, picture)
+        write_manifest(manifest, self.folder)
+        unfinished.remove_records(self.folder)
 
 
 def _decoders() -> str:
@@ -159,33 +183,13 @@ def _executor(settings: PrepareSettings, folder: Folder, source: Source) -> Exec
     return LocalPool(settings.workers)
 
 
-def _finished(folder: Folder, source: Source, settings: PrepareSettings, executor: Executor) -> Manifest:
-    """The manifest of a finished folder, if it is what would be made now."""
-    manifest = read_manifest(folder)
-    sizes = folder.files()
-    for entry in (entry for split in manifest.splits.values() for entry in split.shards):
-        if sizes.get(entry.name) != entry.bytes or index_name(entry.name) not in sizes:
-            raise UserError(
-                f"{folder.url} is finished, but {entry.name} or its index is missing or has another size; "
-                "remove the folder and prepare it again"
-            )
-    there = identity_of(manifest)
-    unfinished.refuse_other_settings(folder, there, settings.identity())
-    unfinished.refuse_other_settings(
-        folder, there, {unfinished.SOURCE_FILES: plan(source, settings, executor).fingerprint}
-    )
-    with _usable(folder):
-        unfinished.remove_records(folder)  # a run that was killed at its very end leaves them
-    return manifest
-
-
 def _refuse_others(folder: Folder, files: Mapping[str, int]) -> None:
     if isinstance(folder, LocalFolder) and folder.path.exists() and not folder.path.is_dir():
         raise UserError(f"{folder.url} is a file; give a folder for --out")
     strangers = [name for name in files if not unfinished.is_ours(name)]
     if strangers:
         raise UserError(
-            f"{folder.url} holds other files, such as {strangers[0]!r}; give an empty or new folder for --out"
+            f"{folder.url} has other files, such as {strangers[0]!r}; give an empty or new folder for --out"
         )
 
 
@@ -197,19 +201,7 @@ def _refuse_source_as_target(folder: Folder, source: Source) -> None:
     else:
         inside = f"{folder.url}/".startswith(f"{source.folder.url}/")
     if inside:
-        raise UserError(f"--out {folder.url} lies inside the source {source.folder.url}; give a folder outside of it")
-
-
-@contextmanager
-def _usable(folder: Folder) -> Iterator[None]:
-    """What the disk or the service says against the folder becomes one sentence. Sources speak for themselves."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write into {folder.url} ({error.strerror or error}); see to room, permission or keys there, "
-            "or give another folder for --out, and run again: what is finished is kept"
-        ) from error
+        raise UserError(f"--out {folder.url} is inside the source {source.folder.url}; give a folder outside of it")
 
 
 def _remove_if_empty(path: Path) -> None:

@@ -13,10 +13,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 from food101_fast.images import RejectedError, Rules, clean
 from food101_fast.plots import plot_class_counts, png
-from food101_fast.prepare.records import Reject
 from food101_fast.prepare.sources import Source
 from food101_fast.shards.layout import OVERVIEW_NAMES, index_name, npy_header
 from food101_fast.shards.manifest import Manifest
+from food101_fast.shards.rejects import Reject
 from food101_fast.storage import Folder
 
 _TILE = 128

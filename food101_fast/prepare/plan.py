@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from food101_fast.prepare.duplicates import FileHasher, drop_duplicates
 from food101_fast.prepare.executors import Executor
 from food101_fast.prepare.progress import advance, progress_bar
-from food101_fast.prepare.records import Reject, ShardTask
+from food101_fast.prepare.records import ShardTask
 from food101_fast.prepare.settings import PrepareSettings
 from food101_fast.prepare.sources import Source
 from food101_fast.prepare.split import check_counts, stratified_split, stratified_subset
 from food101_fast.shards.layout import sample_keys, shard_name
+from food101_fast.shards.rejects import Reject
 
 _FILES_PER_HASH_TASK = 1000
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 import orjson
 
 from food101_fast.shards.manifest import ShardEntry
+from food101_fast.shards.rejects import NotedImage, Reject
 
 # Holds what an unfinished folder needs to be gone on with; removed when the manifest is in place.
 UNFINISHED = ".unfinished"
@@ -35,28 +36,6 @@ class ShardTask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reject:
-    """A dropped image, as it stands in `rejects.jsonl`."""
-
-    key: str
-    file: str
-    """What its source calls it."""
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class NotedImage:
-    """A kept image with something to note, as it stands in `notes.jsonl`."""
-
-    key: str
-    file: str
-    """What its source calls it."""
-    note: str
-    detail: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class ShardResult:
     """What became of a task."""
 
@@ -68,20 +47,5 @@ class ShardResult:
     notes: tuple[NotedImage, ...]
 
     def to_json(self) -> bytes:
-        """The record as it lies in an unfinished folder."""
+        """The content of its record in an unfinished folder; read back by `documents.parse`."""
         return orjson.dumps(asdict(self))
-
-    @staticmethod
-    def from_json(content: bytes) -> ShardResult:
-        """Read a record again.
-
-        Raises:
-            ValueError, TypeError or KeyError: it is no such record.
-        """
-        document = orjson.loads(content)
-        return ShardResult(
-            entry=ShardEntry(**document["entry"]),
-            class_counts=tuple(document["class_counts"]),
-            rejects=tuple(Reject(**reject) for reject in document["rejects"]),
-            notes=tuple(NotedImage(**note) for note in document["notes"]),
-        )

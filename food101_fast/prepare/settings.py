@@ -1,21 +1,19 @@
-"""What is prepared, and how: the flags of `prepare`, and the same as a manifest remembers them."""
+"""What is prepared, and how: the flags of `prepare`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
 from food101_fast.errors import UserError
 from food101_fast.images import Check, Fit, Rules
 from food101_fast.limits import check_limits
-from food101_fast.prepare import unfinished
-from food101_fast.prepare.duplicates import Duplicates
 from food101_fast.prepare.split import check_fractions
 from food101_fast.processes import usable_cores
-from food101_fast.shards.manifest import Manifest
+from food101_fast.shards.manifest import Duplicates, StoredSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,42 +70,19 @@ class PrepareSettings:
         return Rules(size=self.size, fit=self.fit, check=check, min_side=self.min_side)
 
     @property
-    def stored_quality(self) -> int | None:
-        """JPEG quality of the stored images; None if they are raw."""
-        return self.quality if self.encoding == "jpeg" else None
-
-    def identity(self) -> dict[str, Any]:
-        """Everything that decides the bytes of the result but the source's files, by name of the flag."""
-        return {
-            "--source": self.source,
-            "--size": self.size,
-            "--encoding": self.encoding,
-            "--quality": self.stored_quality,
-            "--fit": self.fit,
-            "--fractions": self.fractions,
-            "--seed": self.seed,
-            "the check (--strict, --tolerant)": self.rules.check,
-            "--min-side": self.min_side,
-            "--duplicates": self.duplicates,
-            "--samples-per-shard": self.samples_per_shard,
-            "--limit": self.limit,
-        }
-
-
-def identity_of(manifest: Manifest) -> dict[str, Any]:
-    """`PrepareSettings.identity` of the run that wrote a manifest, and the source's files."""
-    return {
-        "--source": manifest.source,
-        "--size": manifest.image_size,
-        "--encoding": manifest.encoding,
-        "--quality": manifest.quality,
-        "--fit": manifest.fit,
-        "--fractions": list(manifest.fractions),
-        "--seed": manifest.seed,
-        "the check (--strict, --tolerant)": manifest.check,
-        "--min-side": manifest.min_side,
-        "--duplicates": manifest.duplicates,
-        "--samples-per-shard": manifest.samples_per_shard,
-        "--limit": manifest.limit,
-        unfinished.SOURCE_FILES: manifest.fingerprint,
-    }
+    def stored(self) -> StoredSettings:
+        """The settings that decide the bytes of the result, as the manifest records them."""
+        return StoredSettings(
+            image_size=self.size,
+            encoding=self.encoding,
+            quality=self.quality if self.encoding == "jpeg" else None,
+            fit=self.fit,
+            check=self.rules.check,
+            min_side=self.min_side,
+            duplicates=self.duplicates,
+            samples_per_shard=self.samples_per_shard,
+            limit=self.limit,
+            seed=self.seed,
+            fractions=self.fractions,
+            source=self.source,
+        )

@@ -1,25 +1,39 @@
-"""What an interrupted run leaves behind, so that the next one with the same settings goes on where it ended.
+"""What an interrupted run leaves behind, so that the next one with the same settings continues where it ended.
 
-While a folder is unfinished, its subfolder `.unfinished` holds the settings, a lock, and a record for each shard that
-is stored. It goes when the manifest is in place.
+While a folder is unfinished, its subfolder `.unfinished` has the settings, a lock, and a record for each shard that is
+stored. It is removed when the manifest is written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, fields
 
 import orjson
 import xxhash
 
+from food101_fast.documents import parse
 from food101_fast.errors import UserError
 from food101_fast.prepare.records import UNFINISHED, ShardResult, ShardTask, record_name
 from food101_fast.shards.layout import MANIFEST_NAME, NOTES_NAME, OVERVIEW_NAMES, REJECTS_NAME, SPLITS, index_name
+from food101_fast.shards.manifest import StoredSettings
 from food101_fast.storage import TEMPORARY_SUFFIX, Folder, LocalFolder
 
 LOCK_NAME = f"{UNFINISHED}/lock"
-SOURCE_FILES = "what the source holds"
 _SETTINGS_NAME = f"{UNFINISHED}/settings.json"
+# Flags that are not called like the field of the manifest.
+_FLAGS = {"image_size": "--size", "check": "the check (--strict, --tolerant)"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Everything that decides the bytes of a folder. A run continues only in a folder of the same origin."""
+
+    settings: StoredSettings
+    fingerprint: str
+    """Of the source: 16 hexadecimal digits that change with its files."""
+    decoders: str
+    """Libraries that decode images, and their versions."""
 
 
 def is_ours(name: str) -> bool:
@@ -34,60 +48,78 @@ def _is_shard(name: str) -> bool:
     return name.startswith(tuple(f"{split}-" for split in SPLITS)) and name.endswith((".tar", ".index.npy"))
 
 
-def read_settings(folder: Folder, files: Mapping[str, int]) -> dict[str, Any] | None:
-    """The settings that an unfinished folder was begun with; None where nothing was begun.
+def read_origin(folder: Folder, files: Iterable[str]) -> Origin | None:
+    """What an unfinished folder was started with; None in a folder that nobody has started.
 
     Raises:
-        UserError: there are shards, but no record of their settings.
+        UserError: there are shards, but no record of their settings, or one that can't be read.
     """
     if _SETTINGS_NAME in files:
-        try:
-            settings = orjson.loads(folder.read(_SETTINGS_NAME))
-        except ValueError:
-            settings = None
-        if isinstance(settings, dict):
-            return settings
-    elif not any(_is_shard(name) for name in files):
-        return None
-    raise UserError(
-        f"{folder.url} holds shards, but neither a manifest nor a record of the settings they were made with; "
-        "remove them or give another --out"
-    )
+        content, where = folder.read(_SETTINGS_NAME), f"{folder.url}/{_SETTINGS_NAME}"
+        return parse(content, Origin, where=where, advice="remove the folder, or give another --out")
+    if any(_is_shard(name) for name in files):
+        raise UserError(
+            f"{folder.url} has shards, but neither a manifest nor a record of the settings that they were made with; "
+            "remove them or give another --out"
+        )
+    return None
 
 
-def write_settings(folder: Folder, settings: Mapping[str, Any]) -> None:
-    """Begin a folder."""
-    folder.write(_SETTINGS_NAME, orjson.dumps(settings))
+def write_origin(folder: Folder, origin: Origin) -> None:
+    """Start a folder."""
+    folder.write(_SETTINGS_NAME, orjson.dumps(origin))
 
 
-def refuse_other_settings(folder: Folder, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    """Refuse to go on in a folder that was begun with other settings.
-
-    Args:
-        folder: for the message.
-        there: the settings it was begun with.
-        here: those asked for now; only what is in both is compared.
+def refuse_other_settings(folder: Folder, before: StoredSettings, now: StoredSettings) -> None:
+    """Refuse to continue in a folder that was started with other settings.
 
     Raises:
-        UserError: some differ; the message says which.
+        UserError: some settings differ; the message names them.
     """
-    known = orjson.loads(orjson.dumps(here))  # as JSON has them: tuples become lists
-    different = [name for name in known if name in there and there[name] != known[name]]
-    if different == [SOURCE_FILES]:
+    names = [field.name for field in fields(StoredSettings)]
+    pairs = [(name, getattr(before, name), getattr(now, name)) for name in names]
+    different = [f"{_flag(name)} was {_text(old)} and is {_text(new)} now" for name, old, new in pairs if old != new]
+    if different:
         raise UserError(
-            f"the source has changed since {folder.url} was begun: other files, names or contents; remove the folder "
+            f"{folder.url} was started with other settings ({'; '.join(different)}); use the same ones, remove the "
+            "folder, or give another --out"
+        )
+
+
+def refuse_other_files(folder: Folder, before: str, now: str) -> None:
+    """Refuse to continue in a folder whose source had other files, as their fingerprints show.
+
+    Raises:
+        UserError: the fingerprints differ.
+    """
+    if before != now:
+        raise UserError(
+            f"the source has changed since {folder.url} was started: other files, names or contents; remove the folder "
             "and prepare it again, or give another --out"
         )
-    if different:
-        listed = "; ".join(f"{name} is {_shown(there[name])} there and {_shown(known[name])} now" for name in different)
+
+
+def refuse_other_origin(folder: Folder, before: Origin, now: Origin) -> None:
+    """Refuse to continue in a folder of another origin.
+
+    Raises:
+        UserError: settings, files of the source, or versions of the decoders differ.
+    """
+    refuse_other_settings(folder, before.settings, now.settings)
+    refuse_other_files(folder, before.fingerprint, now.fingerprint)
+    if before.decoders != now.decoders:
         raise UserError(
-            f"{folder.url} was begun with other settings ({listed}); use the same ones, remove the folder, "
-            "or give another --out"
+            f"{folder.url} was started with {before.decoders} and {now.decoders} is installed now, which may decode "
+            "to other pixels; install the same versions, remove the folder, or give another --out"
         )
 
 
-def _shown(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+def _flag(field: str) -> str:
+    return _FLAGS.get(field, "--" + field.replace("_", "-"))
+
+
+def _text(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def count_records(files: Iterable[str]) -> int:
@@ -107,9 +139,10 @@ def finished_shards(folder: Folder, files: Mapping[str, int], tasks: Sequence[Sh
 
 
 def _read_record(folder: Folder, files: Mapping[str, int], shard: str) -> ShardResult | None:
+    name = record_name(shard)
     try:
-        result = ShardResult.from_json(folder.read(record_name(shard)))
-    except (ValueError, TypeError, KeyError):
+        result = parse(folder.read(name), ShardResult, where=f"{folder.url}/{name}", advice="remove it")
+    except UserError:  # then the shard is made again
         return None
     if files.get(shard) != result.entry.bytes or index_name(shard) not in files:
         return None

@@ -20,11 +20,15 @@ from numpy.typing import NDArray
 
 from food101_fast.errors import UserError
 from food101_fast.images import RejectedError, Rules, Scratch, clean
-from food101_fast.prepare.records import NotedImage, Reject, ShardResult, ShardTask, record_name
+from food101_fast.prepare.records import ShardResult, ShardTask, record_name
 from food101_fast.prepare.sources import Source
 from food101_fast.shards.layout import ENCODINGS, INDEX_DTYPE, index_name, npy_header
 from food101_fast.shards.manifest import ShardEntry
-from food101_fast.storage import Content, Folder
+from food101_fast.shards.rejects import NotedImage, Reject
+from food101_fast.storage import Content, Folder, writing
+
+ADVICE = "or give another folder for --out; then run the same command again: finished shards are kept"
+"""What to do when the folder can't be written."""
 
 
 class _Workspace(threading.local):
@@ -117,16 +121,11 @@ class ShardWriter:
             UserError: the folder can't be written to.
         """
         name = shard.result.entry.name
-        try:
+        with writing(f"{self.folder.url}/{name}", ADVICE):
             with shard.tar:
                 self.folder.write(name, shard.tar)
             self.folder.write(index_name(name), shard.index)
             self.folder.write(record_name(name), shard.result.to_json())
-        except OSError as error:
-            raise UserError(
-                f"cannot write {self.folder.url}/{name} ({error.strerror or error}); see to "
-                "room, permission or keys there, or give another --out, and run again: what is finished is kept"
-            ) from error
         return shard.result
 
     def _encoded(self, pixels: NDArray[np.uint8], header: bytes) -> Sequence[Content]:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from food101_fast.errors import DamagedDataError, UserError
 from food101_fast.shards.layout import index_bytes, index_name
 from food101_fast.shards.manifest import ShardEntry
-from food101_fast.storage import TEMPORARY_SUFFIX, Folder, RemoteFolder
+from food101_fast.storage import TEMPORARY_SUFFIX, Folder, RemoteFolder, writing
 
 _DOWNLOADS_AT_A_TIME = 4
 _ATTEMPTS = 5
@@ -166,14 +166,9 @@ class ShardCache:
         return all(path in self._good and path.exists() for path in paths)
 
     def _fetch(self, entry: ShardEntry) -> Path:
-        try:
+        with writing(f"the cache folder {self.settings.directory}", "or name another one (FOOD101_FAST_CACHE)"):
             self._fetch_file(index_name(entry.name), index_bytes(entry.samples), entry.index_xxh3_64)
             return self._fetch_file(entry.name, entry.bytes, entry.xxh3_64)
-        except OSError as error:
-            raise UserError(
-                f"the cache folder {self.settings.directory} can't be written ({error.strerror or error}); make room "
-                "or make it writable, or name another one (FOOD101_FAST_CACHE)"
-            ) from error
 
     def _fetch_file(self, name: str, size: int, digest: str) -> Path:
         path = self.directory / name

@@ -17,11 +17,9 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from io import BytesIO
 from multiprocessing import get_context
-from typing import Any
 
 import braceexpand
 import numpy as np
-import orjson
 import xxhash
 from numpy.typing import NDArray
 
@@ -38,14 +36,17 @@ from food101_fast.shards.layout import (
     index_name,
 )
 from food101_fast.shards.manifest import Manifest, ShardEntry, SplitEntry, read_manifest
+from food101_fast.shards.rejects import count, to_lines
 from food101_fast.shards.scan import IMAGES, Found, Label, scan_tar
-from food101_fast.storage import Folder, open_folder
+from food101_fast.storage import Folder, open_folder, writing
 
 _SPLIT_WORDS = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing", "tst"), "test"),
 }
+
+_ADVICE = "or copy or link the tars into another folder: an index is written beside its tar"
 
 
 def write_index(
@@ -80,7 +81,7 @@ def write_index(
         found.append(of_tar)
         progress(len(of_tar.spans) + len(of_tar.rejects))
     if not any(of_tar.spans for of_tar in found):
-        reasons = Counter(reject["detail"] for of_tar in found for reject in of_tar.rejects)
+        reasons = Counter(reject.detail for of_tar in found for reject in of_tar.rejects)
         why = f" ({reasons.most_common(1)[0][0]})" if reasons else ""
         raise UserError(
             f"the tars in {folder.url} hold no sample with an image and a label{why}; a sample needs one of "
@@ -92,9 +93,8 @@ def write_index(
         rows = [(*span[:2], place[label], span[2]) for span, label in zip(of_tar.spans, of_tar.labels, strict=True)]
         entries.append(_store(folder, of_tar, np.array(rows, INDEX_DTYPE)))
     manifest = _manifest(folder, patterns, rules, splits, found, entries, names_of_classes, place)
-    for name, lines in ((REJECTS_NAME, "rejects"), (NOTES_NAME, "notes")):
-        records = sorted((line for of_tar in found for line in getattr(of_tar, lines)), key=lambda line: line["key"])
-        _write(folder, name, b"".join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in records))
+    _write(folder, REJECTS_NAME, to_lines(reject for of_tar in found for reject in of_tar.rejects))
+    _write(folder, NOTES_NAME, to_lines(note for of_tar in found for note in of_tar.notes))
     _write(folder, MANIFEST_NAME, manifest.to_json())
     return folder, manifest
 
@@ -174,13 +174,13 @@ def _number_classes(found: Sequence[Found], names: Sequence[str] | None) -> tupl
         if unknown := sorted(set(texts) - set(known)):
             raise UserError(f"the label {unknown[0]!r} is not among the {len(known)} names of --classes; add it there")
         return known, {name: number for number, name in enumerate(known)}
-    count = len(names) if names else numbers[-1] + 1
-    if numbers[0] < 0 or numbers[-1] >= count:
+    classes = len(names) if names else numbers[-1] + 1
+    if numbers[0] < 0 or numbers[-1] >= classes:
         raise UserError(
-            f"labels go from {numbers[0]} to {numbers[-1]} and should be from 0 to {count - 1}, the number of classes "
-            "less one; correct --classes or the labels"
+            f"labels go from {numbers[0]} to {numbers[-1]} and should be from 0 to {classes - 1}, for "
+            f"{classes} classes; correct --classes or the labels"
         )
-    return tuple(names or map(str, range(count))), {number: number for number in numbers}
+    return tuple(names or map(str, range(classes))), {number: number for number in numbers}
 
 
 def _store(folder: Folder, of_tar: Found, index: NDArray[np.void]) -> ShardEntry:
@@ -197,13 +197,8 @@ def _store(folder: Folder, of_tar: Found, index: NDArray[np.void]) -> ShardEntry
 
 
 def _write(folder: Folder, name: str, content: bytes) -> None:
-    try:
+    with writing(f"{folder.url}/{name}", _ADVICE):
         folder.write(name, content)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {folder.url}/{name} ({error.strerror or error}); the index lies beside the tars, so make "
-            "room and make the folder writable, or copy or link the tars into one that is"
-        ) from error
 
 
 def _manifest(
@@ -227,8 +222,7 @@ def _manifest(
                 shards=tuple(entry for _, entry in mine),
             )
     shares = [splits[split].samples if split in splits else 0 for split in SPLITS]
-    rejects: dict[str, Any] = Counter(reject["reason"] for of_tar in found for reject in of_tar.rejects)
-    notes: dict[str, Any] = Counter(note["note"] for of_tar in found for note in of_tar.notes)
+    rejects = count(reject.reason for of_tar in found for reject in of_tar.rejects)
     return Manifest(
         classes=classes,
         image_size=rules.size,
@@ -245,7 +239,7 @@ def _manifest(
         source=SOURCE_PREFIX + " ".join(map(os.path.basename, patterns)),
         fingerprint=xxhash.xxh3_64_hexdigest("".join(entry.xxh3_64 for entry in entries).encode()),
         read=sum(shares) + sum(rejects.values()),
-        rejects=dict(sorted(rejects.items())),
-        notes=dict(sorted(notes.items())),
+        rejects=rejects,
+        notes=count(note.note for of_tar in found for note in of_tar.notes),
         splits=splits,
     )

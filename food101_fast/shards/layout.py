@@ -9,6 +9,7 @@ import functools
 import io
 import re
 import unicodedata
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ OVERVIEW_NAMES = ("overview/class_counts.png", "overview/samples.png", "overview
 # How a sample's image is stored, and the suffix of its member in the tar.
 ENCODINGS = {"raw": "npy", "jpeg": "jpg"}
 # Shards that others wrote: files of any image format and size, which are decoded and fitted when they are read.
-FOREIGN = "any"
+FOREIGN: Literal["any"] = "any"
 SOURCE_PREFIX = "index:"
 """How the source of a data set begins that `shards index` made."""
 

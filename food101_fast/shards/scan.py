@@ -14,9 +14,8 @@ import xxhash
 
 from food101_fast.errors import UserError
 from food101_fast.images import RejectedError, Rules, Scratch, clean
-from food101_fast.shards.layout import (
-    npy_header,
-)
+from food101_fast.shards.layout import npy_header
+from food101_fast.shards.rejects import NotedImage, Reject
 from food101_fast.storage import Folder, LocalFolder
 
 INCOMPLETE = "incomplete"
@@ -39,8 +38,8 @@ class Found:
     spans: list[tuple[int, int, int]]
     """Offset, length and XXH3-64 of each image's file."""
     labels: list[Label]
-    rejects: list[dict[str, str]]
-    notes: list[dict[str, str]]
+    rejects: list[Reject]
+    notes: list[NotedImage]
     raw: bool
     """Whether every image is an array of just the stored size."""
 
@@ -65,17 +64,17 @@ def scan_tar(folder: Folder, name: str, *, rules: Rules, label_field: str) -> Fo
         label = _label(content, members, f"{where}, sample {key}", label_field)
         if image is None or label is None:
             lacks = f"no image ({', '.join(IMAGES)})" if image is None else "no label (cls, json)"
-            rejects.append({"key": key, "file": name, "reason": INCOMPLETE, "detail": f"the sample has {lacks}"})
+            rejects.append(Reject(key=key, file=name, reason=INCOMPLETE, detail=f"the sample has {lacks}"))
             continue
         offset, length = members[image]
         payload = bytes(content[offset : offset + length])
         try:
             cleaned = clean(payload, rules, scratch)
         except RejectedError as error:
-            rejects.append({"key": key, "file": name, "reason": error.reason, "detail": error.detail})
+            rejects.append(Reject(key=key, file=name, reason=error.reason, detail=error.detail))
             continue
         if cleaned.note is not None:
-            notes.append({"key": key, "file": name, "note": cleaned.note.kind, "detail": cleaned.note.detail})
+            notes.append(NotedImage(key=key, file=name, note=cleaned.note.kind, detail=cleaned.note.detail))
         raw = raw and payload.startswith(header) and length == len(header) + rules.size**2 * 3
         spans.append((offset, length, xxhash.xxh3_64_intdigest(payload)))
         labels.append(label)

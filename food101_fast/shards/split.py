@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import simplejpeg
@@ -18,7 +18,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from food101_fast.errors import DamagedDataError, UserError
-from food101_fast.images import Check, Fit, RejectedError, Rules, clean
+from food101_fast.images import RejectedError, Rules, clean
 from food101_fast.shards.cache import ShardCache
 from food101_fast.shards.files import LocalFiles, ShardFiles
 from food101_fast.shards.layout import INDEX_DTYPE, index_bytes, index_name, npy_header
@@ -80,8 +80,8 @@ class Split:
         )
         self._rules = Rules(
             size=manifest.image_size,
-            fit=cast(Fit, manifest.fit),
-            check=cast(Check, manifest.check),
+            fit=manifest.fit,
+            check=manifest.check,
             in_threads=True,
         )
         self._length = int(self.shard_samples.sum())

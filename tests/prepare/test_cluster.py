@@ -210,7 +210,7 @@ def test_a_bucket_that_is_not_there_is_one_sentence(bucket: Bucket, source: Path
     command = prepare_command(f"folder:{source}", "s3://no-such-bucket/food")
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     assert process.returncode == 2
-    assert process.stderr.splitlines()[-1].startswith("error: cannot write into s3://no-such-bucket/food")
+    assert process.stderr.splitlines()[-1].startswith("error: s3://no-such-bucket/food could not be written (")
 
 
 def test_an_unknown_protocol_is_one_sentence() -> None:

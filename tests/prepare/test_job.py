@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import tarfile
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import orjson
@@ -17,10 +19,10 @@ from PIL import Image
 
 from food101_fast.errors import UserError
 from food101_fast.loader import ShardLoader
-from food101_fast.prepare import PrepareSettings, prepare
-from food101_fast.shards import ShardSet
+from food101_fast.prepare import PrepareSettings, prepare, unfinished
+from food101_fast.shards import Manifest, ShardSet
 from food101_fast.shards.verify import verify
-from food101_fast.storage import open_folder
+from food101_fast.storage import LocalFolder, open_folder
 from tests.conftest import contents, write_folder
 
 
@@ -84,13 +86,13 @@ def test_other_files_are_never_touched(tmp_path: Path, command: Callable[..., tu
     (out / "thesis.txt").write_text("mine")
     code, _, err = command("prepare", "--source", f"folder:{source}", "--out", str(out))
     assert code == 2
-    assert "holds other files, such as 'thesis.txt'" in err
+    assert "has other files, such as 'thesis.txt'" in err
     assert [path.name for path in out.iterdir()] == ["thesis.txt"]
 
 
 def test_the_source_is_never_written_into(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "images", {"a": 10})
-    with pytest.raises(UserError, match="lies inside the source"):
+    with pytest.raises(UserError, match="is inside the source"):
         prepare(PrepareSettings(source=f"folder:{source}", out=source / "shards"))
     assert [path.name for path in source.iterdir()] == ["a"]
 
@@ -107,35 +109,52 @@ def test_a_finished_folder_is_left_as_it_is(tiny_folder: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("other", "difference"),
     [
-        ({"size": 24}, "--size is 16 there and 24 now"),
-        ({"fit": "squash"}, "--fit is crop there and squash now"),
-        ({"encoding": "jpeg"}, "--encoding is raw there and jpeg now; --quality is None there and 90 now"),
-        ({"seed": 1}, "--seed is 0 there and 1 now"),
-        ({"fractions": (0.5, 0.25, 0.25)}, "--fractions is 0.8 0.1 0.1 there and 0.5 0.25 0.25 now"),
-        ({"strict": True}, "the check (--strict, --tolerant) is default there and strict now"),
-        ({"duplicates": "keep"}, "--duplicates is drop there and keep now"),
-        ({"samples_per_shard": 7}, "--samples-per-shard is 500 there and 7 now"),
-        ({"limit": 50}, "--limit is None there and 50 now"),
+        ({"size": 24}, "--size was 16 and is 24 now"),
+        ({"fit": "squash"}, "--fit was crop and is squash now"),
+        ({"encoding": "jpeg"}, "--encoding was raw and is jpeg now; --quality was None and is 90 now"),
+        ({"seed": 1}, "--seed was 0 and is 1 now"),
+        ({"fractions": (0.5, 0.25, 0.25)}, "--fractions was 0.8 0.1 0.1 and is 0.5 0.25 0.25 now"),
+        ({"strict": True}, "the check (--strict, --tolerant) was default and is strict now"),
+        ({"duplicates": "keep"}, "--duplicates was drop and is keep now"),
+        ({"samples_per_shard": 7}, "--samples-per-shard was 500 and is 7 now"),
+        ({"limit": 50}, "--limit was None and is 50 now"),
     ],
 )
 def test_other_settings_are_refused_and_named(
-    tiny_folder: Path, tmp_path: Path, other: dict[str, object], difference: str, finished: bool
+    tiny_folder: Path, tmp_path: Path, other: dict[str, Any], difference: str, finished: bool
 ) -> None:
-    base = {"source": f"folder:{tiny_folder}", "out": tmp_path / "out", "size": 16, "workers": 1}
-    prepare(PrepareSettings(**base))
+    base = PrepareSettings(source=f"folder:{tiny_folder}", out=tmp_path / "out", size=16, workers=1)
+    manifest = prepare(base)
     if not finished:
-        begin(tmp_path / "out", PrepareSettings(**base))
+        interrupt(tmp_path / "out", base, manifest.fingerprint)
     before = contents(tmp_path)
-    with pytest.raises(UserError, match=re.escape(f"was begun with other settings ({difference})")):
-        prepare(PrepareSettings(**{**base, **other}))
+    with pytest.raises(UserError, match=re.escape(f"was started with other settings ({difference})")):
+        prepare(dataclasses.replace(base, **other))
     assert contents(tmp_path) == before
 
 
-def begin(out: Path, settings: PrepareSettings) -> None:
-    """Make a finished folder look like one that was broken off."""
+def test_other_decoders_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    settings = PrepareSettings(source=f"folder:{tiny_folder}", out=tmp_path / "out", size=16, workers=1)
+    interrupt(tmp_path / "out", settings, prepare(settings).fingerprint)
+    with pytest.raises(UserError, match=r"was started with those of old and pillow .* is installed now"):
+        prepare(settings)
+
+
+def test_a_damaged_record_of_the_settings_is_one_sentence(tiny_folder: Path, tmp_path: Path) -> None:
+    settings = PrepareSettings(source=f"folder:{tiny_folder}", out=tmp_path / "out", size=16, workers=1)
+    interrupt(tmp_path / "out", settings, prepare(settings).fingerprint)
+    (tmp_path / "out" / ".unfinished" / "settings.json").write_bytes(b'{"settings": 3}')
+    with pytest.raises(UserError, match=r"settings\.json is damaged .*; remove the folder, or give another --out"):
+        prepare(settings)
+
+
+def interrupt(out: Path, settings: PrepareSettings, fingerprint: str) -> None:
+    """Make a finished folder look like an interrupted one."""
     (out / "manifest.json").unlink()
     (out / ".unfinished").mkdir()
-    (out / ".unfinished" / "settings.json").write_bytes(orjson.dumps(settings.identity()))
+    unfinished.write_origin(
+        LocalFolder(out), unfinished.Origin(settings=settings.stored, fingerprint=fingerprint, decoders="those of old")
+    )
     (out / ".unfinished" / "train-000000.tar.json").write_bytes(b"a record")
 
 
@@ -151,17 +170,19 @@ def test_other_files_in_the_source_are_refused(tmp_path: Path) -> None:
 
 def test_shards_of_unknown_settings_are_never_touched(tiny_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "train-000000.tar").write_bytes(b"somebody's")
-    with pytest.raises(UserError, match="holds shards, but neither a manifest nor"):
+    with pytest.raises(UserError, match="has shards, but neither a manifest nor"):
         prepare(PrepareSettings(source=f"folder:{tiny_folder}", out=tmp_path, size=16))
     assert contents(tmp_path) == {"train-000000.tar": b"somebody's"}
 
 
 def test_jpeg_shards_hold_what_raw_ones_hold(tiny_folder: Path, tmp_path: Path) -> None:
+    raw_settings = PrepareSettings(
+        source=f"folder:{tiny_folder}", out=tmp_path / "raw", size=32, samples_per_shard=9, workers=2, quality=95
+    )
     shards = {}
-    for encoding in ("raw", "jpeg"):
-        settings = {"source": f"folder:{tiny_folder}", "size": 32, "samples_per_shard": 9, "workers": 2}
-        prepare(PrepareSettings(out=tmp_path / encoding, encoding=encoding, quality=95, **settings))
-        shards[encoding] = ShardSet.open(tmp_path / encoding)
+    for settings in (raw_settings, dataclasses.replace(raw_settings, out=tmp_path / "jpeg", encoding="jpeg")):
+        prepare(settings)
+        shards[settings.encoding] = ShardSet.open(settings.out)
     assert shards["jpeg"].manifest.quality == 95
     for name in ("train", "val", "test"):
         raw, jpeg = shards["raw"].split(name), shards["jpeg"].split(name)
@@ -187,7 +208,9 @@ def test_quality_is_heeded(tiny_folder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["raw", "jpeg"])
-def test_the_tar_is_webdatasets_byte_for_byte(tiny_folder: Path, tmp_path: Path, encoding: str) -> None:
+def test_the_tar_is_webdatasets_byte_for_byte(
+    tiny_folder: Path, tmp_path: Path, encoding: Literal["raw", "jpeg"]
+) -> None:
     settings = PrepareSettings(source=f"folder:{tiny_folder}", out=tmp_path / "out", size=32, encoding=encoding)
     prepare(settings)
     ours = (tmp_path / "out" / "train-000000.tar").read_bytes()
@@ -221,20 +244,23 @@ def test_the_overview_shows_every_class_and_every_reason(tmp_path: Path, classes
 
 def test_memory_folders_work_in_this_process(tiny_folder: Path, tmp_path: Path) -> None:
     """The smallest of fsspec's file systems, as target and as source."""
-    settings = {"size": 16, "samples_per_shard": 9}
-    prepare(PrepareSettings(source=f"folder:{tiny_folder}", out=tmp_path / "out", **settings))
+
+    def prepared(source: str, out: Path | str) -> Manifest:
+        return prepare(PrepareSettings(source=source, out=out, size=16, samples_per_shard=9))
+
+    prepared(f"folder:{tiny_folder}", tmp_path / "out")
     memory = open_folder(f"memory://{tmp_path.name}")
     images = open_folder(f"memory://{tmp_path.name}-images")
     for path in tiny_folder.rglob("*.jpg"):
         images.write(path.relative_to(tiny_folder).as_posix(), path.read_bytes())
-    prepare(PrepareSettings(source=f"folder:{tiny_folder}", out=memory.url, **settings))
+    prepared(f"folder:{tiny_folder}", memory.url)
     assert {name: memory.read(name) for name in memory.files()} == files_in(tmp_path / "out")
     assert not list(verify(memory))
     again = open_folder(f"memory://{tmp_path.name}-again")
-    manifest = prepare(PrepareSettings(source=f"folder:{images.url}", out=again.url, **settings))
+    manifest = prepared(f"folder:{images.url}", again.url)
     tars = [shard.name for split in manifest.splits.values() for shard in split.shards]
     assert all(again.read(name) == memory.read(name) for name in tars)
-    assert prepare(PrepareSettings(source=f"folder:{images.url}", out=again.url, **settings)) == manifest
+    assert prepared(f"folder:{images.url}", again.url) == manifest
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
@@ -300,7 +326,7 @@ def test_a_seed_outside_the_range_is_one_sentence(tmp_path: Path, seed: int) -> 
 
 def test_another_programs_manifest_is_not_called_damaged(tiny_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"name": "my web app"}')
-    with pytest.raises(UserError, match="is another program's"):
+    with pytest.raises(UserError, match="was written by another program"):
         prepare(PrepareSettings(source=f"folder:{tiny_folder}", out=tmp_path, size=16, workers=1))
     assert (tmp_path / "manifest.json").read_text() == '{"name": "my web app"}'
 

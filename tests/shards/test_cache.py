@@ -264,7 +264,7 @@ def test_a_full_disk_is_one_sentence(server: Server, tmp_path: Path) -> None:
         pytest.skip("mounting is not allowed here")
     try:
         shards = ShardSet.open(server.url, cache_dir=tmp_path)
-        with pytest.raises(UserError, match=r"the cache folder .* can't be written \(No space left on device\)"):
+        with pytest.raises(UserError, match=r"the cache folder .* could not be written \(No space left on device\)"):
             list(ShardLoader(shards, split="train", batch_size=8))
         assert not list(tmp_path.rglob("*.tmp"))
     finally:

@@ -135,15 +135,18 @@ def test_the_manifest_survives_a_round_trip(tiny_path: Path) -> None:
     ("damage", "message"),
     [
         (lambda path: shutil.rmtree(path), "there is no shards folder"),
-        (lambda path: (path / "manifest.json").unlink(), "it is no finished set of shards"),
+        (lambda path: (path / "manifest.json").unlink(), "it is not a finished folder of shards"),
         (lambda path: (path / "manifest.json").write_bytes(b'{"format": "food1'), "is damaged"),
         (lambda path: (path / "manifest.json").write_bytes(b"[]"), "is damaged"),
         (lambda path: edit(path / "manifest.json", lambda m: m.update(version=2)), "format version 2"),
-        (lambda path: edit(path / "manifest.json", lambda m: m.pop("classes")), "'classes' is missing"),
+        (lambda path: edit(path / "manifest.json", lambda m: m.pop("classes")), "missing required field `classes`"),
         (lambda path: edit(path / "manifest.json", lambda m: m.update(classes=[])), "class names are missing"),
         (lambda path: edit(path / "manifest.json", lambda m: m.update(read=1)), "is damaged"),
         (lambda path: edit(path / "manifest.json", lambda m: m.update(seed=7)), "was changed after it was written"),
-        (lambda path: edit(path / "manifest.json", lambda m: m.update(image_size="32")), "image_size should be"),
+        (
+            lambda path: edit(path / "manifest.json", lambda m: m.update(image_size="32")),
+            "`int`, got `str` - at `[$].image_size`",
+        ),
         (lambda path: edit(path / "manifest.json", lambda m: m["splits"].update(extra={})), "is damaged"),
         (
             lambda path: edit(path / "manifest.json", lambda m: m["splits"]["val"]["shards"][0].update(name="../x")),

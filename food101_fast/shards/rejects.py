@@ -1,0 +1,48 @@
+"""Lines of `rejects.jsonl` and `notes.jsonl`: which images were dropped, which were kept although something is odd."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import orjson
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reject:
+    """A dropped image: a line of `rejects.jsonl`."""
+
+    key: str
+    """Key of the sample that it would have been."""
+    file: str
+    """Its name in the source, or the tar that it is in."""
+    reason: str
+    """The kind of reason, which the manifest counts."""
+    detail: str
+    """What the decoder said, or the file that it is a copy of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotedImage:
+    """A kept image with something to note: a line of `notes.jsonl`."""
+
+    key: str
+    """Key of the sample."""
+    file: str
+    """Its name in the source, or the tar that it is in."""
+    note: str
+    """The kind of note, which the manifest counts."""
+    detail: str
+    """What the decoder said."""
+
+
+def to_lines(images: Iterable[Reject | NotedImage]) -> bytes:
+    """The content of a `.jsonl` file, sorted by key."""
+    ordered = sorted(images, key=lambda image: image.key)
+    return b"".join(orjson.dumps(image, option=orjson.OPT_APPEND_NEWLINE) for image in ordered)
+
+
+def count(kinds: Iterable[str]) -> dict[str, int]:
+    """How often each kind of reason or note occurs, sorted by kind."""
+    return dict(sorted(Counter(kinds).items()))

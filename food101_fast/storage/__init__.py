@@ -1,0 +1,25 @@
+"""Whole files in a folder on a disk or in a bucket: list, read, write, remove, and lock against other writers.
+
+A file appears whole under its name or not at all. On a disk it is written under a temporary name, flushed and renamed;
+a bucket shows an object only when its upload is complete.
+
+- folder.py: the protocol `Folder`; local.py and remote.py implement it; location.py opens one by its path or URL.
+- atomic.py: one file on a disk, and the error when it can't be written.
+"""
+
+from food101_fast.storage.atomic import TEMPORARY_SUFFIX, write_atomically, writing
+from food101_fast.storage.folder import Content, Folder
+from food101_fast.storage.local import LocalFolder
+from food101_fast.storage.location import open_folder
+from food101_fast.storage.remote import RemoteFolder
+
+__all__ = [
+    "TEMPORARY_SUFFIX",
+    "Content",
+    "Folder",
+    "LocalFolder",
+    "RemoteFolder",
+    "open_folder",
+    "write_atomically",
+    "writing",
+]

@@ -1,0 +1,62 @@
+"""One file, written whole or not at all, and the one sentence for the user when that fails."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from food101_fast.errors import UserError
+from food101_fast.storage.folder import Content
+
+TEMPORARY_SUFFIX = ".tmp"
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def write_atomically(path: Path, content: Content, *, keep_in_memory: bool = True) -> None:
+    """Write `content` under a temporary name, flush it to the disk, and rename it to `path`.
+
+    Args:
+        path: of the file.
+        content: all of it.
+        keep_in_memory: whether the system's page cache should keep it.
+
+    Raises:
+        OSError: the disk fails; a file that existed before is unchanged.
+    """
+    # The name has the process number: a writer that outlives its parent for a moment must not share it with the next.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            if not keep_in_memory and hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def writing(path: Path | str, advice: str = "or choose another folder") -> Iterator[None]:
+    """Turn a full or read-only disk, a missing folder or a missing permission into one sentence.
+
+    Args:
+        path: what is written, for the sentence.
+        advice: what to do instead of freeing space or making `path` writable (`or ...`), or after it (`then ...`).
+
+    Raises:
+        UserError: an OSError was raised in the context.
+    """
+    try:
+        yield
+    except OSError as error:
+        first = "free space there" if error.errno in _FULL else "make it writable" if error.errno in _FORBIDDEN else ""
+        steps = f"{first}, {advice}" if first else advice.removeprefix("or ").removeprefix("then ")
+        raise UserError(f"{path} could not be written ({error.strerror or error}); {steps}") from error
