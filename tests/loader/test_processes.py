@@ -86,7 +86,7 @@ def test_an_iteration_begun_before_a_fork_is_refused_after_it(tiny_shards: Shard
     os.waitpid(child, 0)
     os.close(send)
     with open(receive) as pipe:
-        assert pipe.read().startswith("this iteration was begun in another process")
+        assert pipe.read().startswith("this iteration was started in another process")
     assert len(next(batches).ids) == 4
 
 
