@@ -37,17 +37,18 @@ class RowSource(Protocol):
 
 @dataclass
 class Counters:
-    """What a loader has done since it was made, as plain numbers."""
+    """What a loader did since it was made."""
 
     batches: int = 0
     """Batches that the consumer got."""
     images: int = 0
+    """Images in them."""
     bytes: int = 0
     """Bytes of their pixels."""
     consumer_wait_seconds: float = 0.0
     """Time that the consumer waited for batches: the loader was too slow."""
     producer_wait_seconds: float = 0.0
-    """Time that the loader's threads waited for work, as a mean over the threads: the consumer was slower."""
+    """Time that the loader's threads waited for work, averaged over the threads: the consumer was slower."""
     downloaded_bytes: int = 0
     """Bytes that were downloaded from a remote folder."""
 
