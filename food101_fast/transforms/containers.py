@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from food101_fast.transforms.base import APPLY, Params, PerSampleTransform, memory_format, of_images
+from food101_fast.transforms.base import APPLY, Params, PerSampleTransform, SampleParams, memory_format, of_images
 
 _CHOICE = "choice"
 
@@ -41,7 +41,7 @@ class _Container(PerSampleTransform):
             start += child.draws
         return params
 
-    def single(self, image: Tensor, params: dict[str, Any]) -> Tensor:
+    def single(self, image: Tensor, params: SampleParams) -> Tensor:
         """Not one image, but those that a transform is applied to go together."""
         raise TypeError(f"{type(self).__name__} transforms batches")
 

@@ -13,8 +13,8 @@ from torchvision.transforms.v2 import functional as F
 
 from food101_fast import transforms as T
 from food101_fast.transforms.auto import OPERATIONS, warp_matrices
-from food101_fast.transforms.base import Params
-from food101_fast.transforms.warp import centre_of, inverse_affine, inverse_rotation
+from food101_fast.transforms.base import Params, SampleParams
+from food101_fast.transforms.grids import center_of, inverse_affine, inverse_rotation
 
 BILINEAR = InterpolationMode.BILINEAR
 
@@ -105,7 +105,7 @@ def rotated(images: Tensor, params: Params) -> Sampled:
 
 def moved(images: Tensor, params: Params, center: tuple[float, float] | None = None) -> Sampled:
     x, y = params["translate"].unbind(1), params["shear"].unbind(1)
-    theta = inverse_affine(params["angle"], x, params["scale"], y, centre_of(center, images))
+    theta = inverse_affine(params["angle"], x, params["scale"], y, center_of(center, images))
     return affinely(theta, images)
 
 
@@ -132,21 +132,21 @@ class Case:
     """How far each pixel may be off beyond the tolerance since it is sampled, of 255: (N, 1, H, W)."""
 
 
-def rotate(image: Tensor, p: dict[str, Any], interpolation: InterpolationMode, fill: Any) -> Tensor:
+def rotate(image: Tensor, p: SampleParams, interpolation: InterpolationMode, fill: Any) -> Tensor:
     return F.rotate(image, p["angle"], interpolation=interpolation, fill=fill)
 
 
-def affine(image: Tensor, p: dict[str, Any], interpolation: InterpolationMode, fill: Any, center: Any) -> Tensor:
+def affine(image: Tensor, p: SampleParams, interpolation: InterpolationMode, fill: Any, center: Any) -> Tensor:
     return F.affine(image, **p, interpolation=interpolation, fill=fill, center=center)
 
 
-def perspective(image: Tensor, p: dict[str, Any], interpolation: InterpolationMode, fill: Any) -> Tensor:
+def perspective(image: Tensor, p: SampleParams, interpolation: InterpolationMode, fill: Any) -> Tensor:
     if not p.pop("apply"):
         return image
     return F.perspective(image, None, None, interpolation=interpolation, fill=fill, **p)
 
 
-def jitter(image: Tensor, p: dict[str, Any]) -> Tensor:
+def jitter(image: Tensor, p: SampleParams) -> Tensor:
     for step in p["fn_idx"]:
         if step == 0 and "brightness_factor" in p:
             image = F.adjust_brightness(image, p["brightness_factor"])
@@ -159,14 +159,14 @@ def jitter(image: Tensor, p: dict[str, Any]) -> Tensor:
     return image
 
 
-def erase(image: Tensor, p: dict[str, Any]) -> Tensor:
+def erase(image: Tensor, p: SampleParams) -> Tensor:
     return F.erase(image, p["i"], p["j"], p["h"], p["w"], torch.as_tensor(p["v"])) if p["apply"] else image
 
 
 def automatic(interpolation: InterpolationMode, fill: Any) -> Reference:
     theirs = v2.RandAugment(interpolation=interpolation, fill=fill)
 
-    def reference(image: Tensor, p: dict[str, Any]) -> Tensor:
+    def reference(image: Tensor, p: SampleParams) -> Tensor:
         for place, magnitude in zip(p["transform_id"], p["magnitude"], strict=True):
             image = theirs._apply_image_or_video_transform(
                 image, OPERATIONS[place], magnitude, interpolation, theirs._fill
@@ -176,13 +176,13 @@ def automatic(interpolation: InterpolationMode, fill: Any) -> Reference:
     return reference
 
 
-def applied(image: Tensor, p: dict[str, Any]) -> Tensor:
+def applied(image: Tensor, p: SampleParams) -> Tensor:
     if not p["apply"]:
         return image
     return F.gaussian_blur(F.vertical_flip(image) if p["0.apply"] else image, [3, 3], p["1.sigma"])
 
 
-def chosen(image: Tensor, p: dict[str, Any]) -> Tensor:
+def chosen(image: Tensor, p: SampleParams) -> Tensor:
     return [
         lambda: F.rotate(image, p["0.angle"]),
         lambda: F.gaussian_blur(image, [3, 3], p["1.sigma"]),
@@ -266,7 +266,7 @@ CASES = [
         "ColorJitter, hue",
         lambda: T.ColorJitter(hue=0.5),
         jitter,
-        Tolerance(levels=1, floating=0.02, why="the same colour from another formula"),
+        Tolerance(levels=1, floating=0.02, why="the same color from another formula"),
     ),
     Case(
         "RandomGrayscale",

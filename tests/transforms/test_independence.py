@@ -102,7 +102,7 @@ def test_all_keys_are_uncorrelated() -> None:
     correlations = np.corrcoef(columns.T) - np.eye(columns.shape[1])
     bound = 5.5 / np.sqrt(4096)  # of 5,778 pairs, each beyond it with probability 4e-8
     assert np.abs(correlations).max() < bound
-    for lag in (1, 2, 16, 256):  # and of samples that are neighbours
+    for lag in (1, 2, 16, 256):  # and of samples that are neighbors
         shifted = np.corrcoef(columns[:-lag].T, columns[lag:].T)
         assert np.abs(shifted[: columns.shape[1], columns.shape[1] :]).max() < bound
     everything = np.concatenate([values.ravel() for values in drawn.values()])
