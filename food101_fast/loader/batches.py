@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -239,7 +239,7 @@ class ShardLoader:
         self.epoch = saved.epoch
         self._step = self._first_step = saved.step
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
         order = self._order()
         steps = range(self._first_step, len(self))
         self._step, self._first_step = self._first_step, 0

@@ -47,9 +47,9 @@ class ColorJitter(PerSampleTransform, v2.ColorJitter):
         """See the base class."""
         params = {"fn_idx": uniform[:, :4].argsort(dim=1)}
         ranges = (self.brightness, self.contrast, self.saturation, self.hue)
-        for place, (name, limits) in enumerate(zip(_FACTORS, ranges, strict=True)):
+        for index, (name, limits) in enumerate(zip(_FACTORS, ranges, strict=True)):
             if limits is not None:
-                params[name] = between(uniform[:, 4 + place], *limits)
+                params[name] = between(uniform[:, 4 + index], *limits)
         return params
 
     def batched(self, images: Tensor, params: Params) -> Tensor:
@@ -92,10 +92,10 @@ class ColorJitter(PerSampleTransform, v2.ColorJitter):
     def single(self, image: Tensor, params: SampleParams) -> Tensor:
         """torchvision's four functionals."""
         adjust = (F.adjust_brightness_image, F.adjust_contrast_image, F.adjust_saturation_image, F.adjust_hue_image)
-        for place in params["fn_idx"]:
-            factor = params.get(_FACTORS[place])
+        for index in params["fn_idx"]:
+            factor = params.get(_FACTORS[index])
             if factor is not None:
-                image = adjust[place](image, factor)
+                image = adjust[index](image, factor)
         return image
 
 

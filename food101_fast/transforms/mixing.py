@@ -40,10 +40,10 @@ class MixingTransform(PerSampleTransform):
         """Numbers of the distribution Beta(alpha, alpha), from uniform ones, by the inverse of its function."""
         if self._quantiles.device != uniform.device:
             self.to(uniform.device)
-        place = uniform * (_QUANTILES - 1)
-        below = place.long().clamp(max=_QUANTILES - 2)
+        position = uniform * (_QUANTILES - 1)
+        below = position.long().clamp(max=_QUANTILES - 2)
         low, high = self._quantiles[below], self._quantiles[below + 1]
-        return low + (high - low) * (place - below)
+        return low + (high - low) * (position - below)
 
     def mix(self, images: Tensor, labels: Tensor, params: Params) -> tuple[Tensor, Tensor]:
         """Mix images (N, C, H, W) and labels.
@@ -155,8 +155,8 @@ class CutMix(MixingTransform, v2.CutMix):
         """See the base class."""
         half = 0.5 * torch.sqrt(1.0 - self.beta(uniform[:, 0]))
         edges = []
-        for place, size in ((2, width), (3, height)):
-            center, reach = integer_below(uniform[:, place], size), (half * size).long()
+        for column, size in ((2, width), (3, height)):
+            center, reach = integer_below(uniform[:, column], size), (half * size).long()
             edges.append(((center - reach).clamp(min=0), (center + reach).clamp(max=size)))
         (x1, x2), (y1, y2) = edges
         return {

@@ -116,25 +116,25 @@ class Preset(nn.Module):
         self._check(images, labels, seed, ids)
         uniform = None if ids is None else self._uniform(ids, seed, epoch)
 
-        def params_of(place: int, transform: PerSampleTransform) -> Params:
+        def params_of(index: int, transform: PerSampleTransform) -> Params:
             assert uniform is not None
-            return transform.params_from(uniform[:, self._columns[place]], images.shape[-2], images.shape[-1])
+            return transform.params_from(uniform[:, self._columns[index]], images.shape[-2], images.shape[-1])
 
         flip_is_done = False
         following = [*self.transforms[1:], None]
-        for place, (transform, after) in enumerate(zip(self.transforms, following, strict=True)):
+        for index, (transform, after) in enumerate(zip(self.transforms, following, strict=True)):
             if flip_is_done:
                 flip_is_done = False
             elif isinstance(transform, RandomResizedCrop) and isinstance(after, RandomHorizontalFlip):
-                flip = params_of(place + 1, after)["apply"]
-                images = transform.transform_and_flip(images, params_of(place, transform), flip)
+                flip = params_of(index + 1, after)["apply"]
+                images = transform.transform_and_flip(images, params_of(index, transform), flip)
                 flip_is_done = True
             # A tuple, since torch 2.9 can't compile a union of types.
             elif isinstance(transform, (MixingTransform, RandomChoice)) and transform.is_mixing:
                 assert labels is not None
-                images, labels = transform.mix(images, labels, params_of(place, transform))
+                images, labels = transform.mix(images, labels, params_of(index, transform))
             elif isinstance(transform, PerSampleTransform):
-                images = transform.transform(images, params_of(place, transform))
+                images = transform.transform(images, params_of(index, transform))
             else:
                 images = transform(images)
         return images if labels is None else (images, labels)

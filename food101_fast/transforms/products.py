@@ -71,10 +71,10 @@ def blur_weights(kernel: Tensor, length: int) -> Tensor:
         float32 (N, length, length).
     """
     size = kernel.shape[1]
-    place = torch.arange(length, device=kernel.device)
-    taken = place[:, None] + torch.arange(size, device=kernel.device) - size // 2
+    pixel = torch.arange(length, device=kernel.device)
+    taken = pixel[:, None] + torch.arange(size, device=kernel.device) - size // 2
     taken = (length - 1) - ((length - 1) - taken.abs()).abs()
-    of_tap = (taken[:, :, None] == place).to(kernel.dtype)  # (length, K, length)
+    of_tap = (taken[:, :, None] == pixel).to(kernel.dtype)  # (length, K, length)
     return torch.einsum("nk,tks->nts", kernel, of_tap)
 
 

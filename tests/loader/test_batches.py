@@ -1,4 +1,4 @@
-"""Batches hold what the shards hold, each sample once, in buffers that are never overwritten under a reader."""
+"""Batches contain what the shards contain, each sample once; no buffer is overwritten while somebody reads it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from food101_fast.loader import Batch, LoaderConfig, Observer, ShardLoader
 from food101_fast.shards import ShardSet
 
 
-def loader_of(shards: ShardSet, **options: object) -> ShardLoader:
-    return ShardLoader(shards, **{"split": "train", "batch_size": 8, **options})  # type: ignore[arg-type]
+def loader_of(shards: ShardSet, **options: Any) -> ShardLoader:
+    return ShardLoader(shards, **{"split": "train", "batch_size": 8, **options})
 
 
 def assert_content(batch: Batch, shards: ShardSet, split: str = "train") -> None:
@@ -125,24 +125,24 @@ def test_kept_batches_are_not_overwritten(tiny_shards: ShardSet) -> None:
         assert_content(batch, tiny_shards)
 
 
-def test_a_part_of_a_batch_keeps_its_buffer(tiny_shards: ShardSet) -> None:
+def test_a_view_of_a_batch_keeps_its_buffer(tiny_shards: ShardSet) -> None:
     loader = loader_of(tiny_shards, batch_size=4, prefetch=1)
-    parts = []
+    kept = []
     for batch in loader:
-        parts.append((batch.ids[2].item(), batch.images[2].numpy()))
+        kept.append((batch.ids[2].item(), batch.images[2].numpy()))
         del batch
-    for sample, pixels in parts:
+    for sample, pixels in kept:
         assert np.array_equal(pixels.transpose(1, 2, 0), tiny_shards.split("train")[int(sample)])
 
 
 def test_buffers_are_used_again(tiny_shards: ShardSet) -> None:
     loader = loader_of(tiny_shards, batch_size=4, threads=1, prefetch=2)
-    places = set()
+    addresses = set()
     for _ in range(5):
         for batch in loader:
-            places.add(batch.images.data_ptr())
+            addresses.add(batch.images.data_ptr())
             del batch
-    assert len(places) <= 5
+    assert len(addresses) <= 5
     assert 5 * len(loader) > 20
 
 
@@ -164,7 +164,7 @@ def test_a_state_goes_on_where_it_was_taken(tiny_shards: ShardSet, done: int) ->
     for _ in range(done):
         next(batches)
     state = loader.state_dict()
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     other = loader_of(tiny_shards, batch_size=4, rank=0, world_size=2)
     other.load_state_dict(state)
     assert [batch.ids.tolist() for batch in other] == [ids[:4] for ids in whole[done:]]

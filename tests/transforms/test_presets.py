@@ -137,8 +137,10 @@ def compiled() -> Iterator[Callable[[Preset], tuple[Any, list[int]]]]:
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Uncompiled, too, a batch goes through at once, as on a GPU; how far that is from image by image is tested in
-    test_exactness."""
+    """Transform a batch at once, as on a GPU, also without compiling.
+
+    How far that is from image by image is tested in test_exactness.
+    """
     for module in ("base", "geometry"):
         monkeypatch.setattr(f"food101_fast.transforms.{module}.goes_one_by_one", lambda images: False)
 
@@ -163,8 +165,10 @@ def test_a_preset_compiles_to_one_graph(name: str, compiled: Callable[[Preset], 
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("name", PRESETS)
 def test_inductor_compiles_a_preset(name: str) -> None:
-    """With the compiler itself, which takes a minute. It contracts multiplications and additions, so that a few values
-    are cut off to another level."""
+    """With the compiler itself, which takes a minute.
+
+    It fuses multiplications and additions, so that a few values are cut off to another level.
+    """
     torch._dynamo.reset()
     preset = train_preset(name, 24, num_classes=5)
     images, labels, ids = batch(6), torch.arange(6) % 5, torch.arange(6)
