@@ -1,4 +1,4 @@
-"""Limits that stand beside the fields of settings, as `Annotated[int, Ge(1)]`, and the one checker that reads them."""
+"""Limits that stand beside the fields of settings, as `Annotated[int, Ge(1)]`, and the checkers that read them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Hashable
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from numbers import Integral
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -38,6 +39,26 @@ def check_limits(settings: Any) -> None:
         raise UserError(f"{flag} {value} should be {' and '.join(map(_words, limits))}")
 
 
+def check_arguments(arguments: Any) -> None:
+    """Check the arguments of a function that a dataclass collects; call it in `__post_init__`.
+
+    A field with limits should be a whole number within them, and a `Literal` one of its values. None is not checked.
+
+    Raises:
+        ValueError: an argument is out of its range.
+    """
+    for name, hint in get_type_hints(type(arguments), include_extras=True).items():
+        value, limits = getattr(arguments, name), _of(hint)
+        choices = get_args(hint) if get_origin(hint) is Literal else ()
+        if choices and value not in choices:
+            raise ValueError(f"{name} should be one of {', '.join(choices)} and is {value!r}")
+        if value is None or not limits:
+            continue
+        if not isinstance(value, Integral) or not all(_holds(value, limit) for limit in limits):
+            words = " and ".join(map(_words, limits))
+            raise ValueError(f"{name} should be a whole number of {words} and is {value!r}")
+
+
 @functools.cache
 def _limits(kind: Hashable) -> dict[str, tuple[Limit, ...]]:
     """Fields that have limits, with them."""
@@ -51,7 +72,7 @@ def _of(hint: Any) -> tuple[Limit, ...]:
     return next((limits for limits in map(_of, get_args(hint)) if limits), ())
 
 
-def _holds(value: float, limit: Limit) -> bool:
+def _holds(value: Any, limit: Limit) -> bool:
     attribute, _, compare = _MEANINGS[type(limit)]
     return compare(value, getattr(limit, attribute))
 

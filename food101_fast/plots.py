@@ -114,3 +114,45 @@ def plot_class_counts(counts: Mapping[str, Sequence[int]], classes: Sequence[str
         ax.margins(y=0.01)
     axes[0].invert_yaxis()
     return figure
+
+
+# Of the same palette, for the lanes of a timeline from top to bottom.
+_LANE_COLORS = ("#0072b2", "#d55e00", "#cc79a7", "#e69f00", "#009e73", "#56b4e9", "#999999")
+
+
+def plot_timeline(
+    lanes: Mapping[str, Sequence[tuple[float, float]]],
+    memory: Sequence[tuple[float, float]],
+    starts: Sequence[float],
+    seconds: float,
+) -> Figure:
+    """Steps over time: a lane for each thing that is busy, and the memory in use below.
+
+    Args:
+        lanes: name of a lane -> begin and end of its bars in seconds, at most seven lanes; empty ones are left out.
+        memory: points in time in seconds, and the bytes in use then.
+        starts: when each step begins, in seconds.
+        seconds: end of the last step.
+    """
+    colors = dict(zip(lanes, _LANE_COLORS, strict=False))
+    busy = [lane for lane in lanes if lanes[lane]]
+    heights = (0.45 * len(busy), 1.5)
+    figure = Figure(figsize=(12, 1.2 + sum(heights)), layout="constrained", dpi=_DPI)
+    above, below = _axes(figure, nrows=2, sharex=True, height_ratios=heights)
+    for row, lane in enumerate(busy):
+        bars = [(1e3 * start, 1e3 * (end - start)) for start, end in lanes[lane]]
+        above.broken_barh(bars, (row - 0.38, 0.76), facecolors=colors[lane], edgecolor="white", linewidth=0.3)
+    above.set_yticks(range(len(busy)), busy)
+    above.invert_yaxis()
+    above.set_xlim(0, 1e3 * seconds)
+    for number, start in enumerate(starts):
+        for axes in (above, below):
+            axes.axvline(1e3 * start, color="black", linewidth=0.6, alpha=0.5)
+        above.text(1e3 * start, -0.55, f" {number}", fontsize=8, alpha=0.7)
+    above.set_title(f"{len(starts)} steps from shards, {1e3 * seconds:,.0f} ms")
+    points = np.array(memory).reshape(-1, 2)
+    below.plot(1e3 * points[:, 0], points[:, 1] / 1e9, color="#0072b2", drawstyle="steps-post", linewidth=0.8)
+    below.set(xlabel="milliseconds", ylabel="GB in use", ylim=(0, None))
+    for axes in (above, below):
+        axes.grid(axis="x", alpha=0.3)
+    return figure

@@ -276,8 +276,8 @@ def test_batches_go_to_the_device_without_waiting(tiny_shards: ShardSet, cuda: F
 
 def test_an_epoch_of_rows_on_the_device_sends_its_ids_without_waiting(tiny_shards: ShardSet, cuda: FakeCuda) -> None:
     loader = ShardLoader(tiny_shards, split="train", batch_size=8)
-    loader.device, loader._held = CUDA, ResidentRows(loader.split, CUDA)
-    batches = list(loader._resident(loader._order(), range(len(loader))))
+    loader.device = CUDA
+    batches = list(loader._selected(ResidentRows(loader.split, CUDA), loader._order(), range(len(loader))))
     assert len(batches) == len(loader)
     assert {tensor.device for of in batches for tensor in (of.rows, of.numbers)} == {CUDA}
 

@@ -137,11 +137,10 @@ def format_table(result: dict[str, Any]) -> str:
 def _profile(settings: BenchSettings, folder: Path) -> None:
     result = profile_steps(settings, folder)
     print((folder / "operators.txt").read_text())
-    for lane, seconds in result["lanes"].items():
-        print(f"{lane:<26}{1e3 * seconds / result['steps']:>10,.1f} ms per step")
-    gaps = result["kernel_gap_share"]
-    if gaps is not None:
-        print(f"{gaps:.1%} of the time no kernel ran")
+    for lane, seconds in result.lanes.items():
+        print(f"{lane:<26}{1e3 * seconds / result.steps:>10,.1f} ms per step")
+    if result.kernel_gap_share is not None:
+        print(f"{result.kernel_gap_share:.1%} of the time no kernel ran")
     for name in (TRACE_NAME, "operators.txt", "timeline.png", "profile.json"):
         print(folder / name)
     print(f"open {TRACE_NAME} at https://ui.perfetto.dev; profiled steps are slower than others")

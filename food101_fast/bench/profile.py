@@ -1,24 +1,25 @@
-"""Ten training steps under torch's profiler: a trace, the costliest operators, and a picture of who waits for whom."""
+"""Ten training steps under torch's profiler: a trace, the costliest operators, and a figure of who waits for whom."""
 
 from __future__ import annotations
 
 import contextlib
 import gzip
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+import msgspec
 import orjson
-from matplotlib.figure import Figure
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from food101_fast.bench.measure import wait_for
 from food101_fast.bench.settings import BenchSettings
 from food101_fast.bench.stages import Subject
 from food101_fast.bench.works import endless
-from food101_fast.plots import png
+from food101_fast.documents import parse
+from food101_fast.loader import Batch
+from food101_fast.plots import plot_timeline, png
 from food101_fast.storage import write_atomically, writing
 
 TRACE_NAME = "trace.json.gz"
@@ -35,34 +36,95 @@ LOADER, WAIT, TRANSFORMS, BACKWARD, OPTIMIZER = (
     "forward + backward",
     "optimizer",
 )
-# Okabe and Ito's.
-_COLORS = {
-    LOADER: "#0072b2",
-    WAIT: "#d55e00",
-    "copies on the device": "#cc79a7",
-    "kernels on the device": "#e69f00",
-    TRANSFORMS: "#009e73",
-    BACKWARD: "#56b4e9",
-    OPTIMIZER: "#999999",
-}
+COPIES, KERNELS = "copies on the device", "kernels on the device"
+LANES = (LOADER, WAIT, COPIES, KERNELS, TRANSFORMS, BACKWARD, OPTIMIZER)
+"""Of the timeline, from top to bottom."""
 
-Spans = dict[str, list[tuple[float, float]]]
-"""By lane, begin and end in seconds."""
+Span = tuple[float, float]
+"""Begin and end, in seconds from the first step's begin."""
 
 
-def profile_steps(settings: BenchSettings, folder: Path) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What `profile.json` contains."""
+
+    steps: int
+    seconds: float
+    """Of all steps together."""
+    lanes: dict[str, float]
+    """Seconds that each lane of the timeline was busy; lanes in which nothing happened are left out."""
+    kernel_gap_share: float | None
+    """Share of the time between the first and the last kernel in which none ran, from 0 to 1; None without a GPU."""
+    memory: list[tuple[float, float]]
+    """Points in time, in seconds, and the bytes in use then, on the GPU if there is one."""
+
+
+class EventArguments(msgspec.Struct, frozen=True, kw_only=True):
+    """What an event of a trace says besides; these two belong to events of memory."""
+
+    device_type: int = msgspec.field(name="Device Type", default=0)
+    """0 is the CPU, 1 CUDA."""
+    total_allocated: float = msgspec.field(name="Total Allocated", default=0.0)
+    """Bytes in use after the event."""
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """An event of a trace in Kineto's JSON."""
+
+    name: str = ""
+    cat: str = ""
+    """Category."""
+    ts: float = 0.0
+    """When it begins, in microseconds."""
+    dur: float = 0.0
+    """How long it takes, in microseconds."""
+    args: EventArguments = EventArguments()
+
+
+class Trace(msgspec.Struct, frozen=True, kw_only=True):
+    """A trace in Kineto's JSON."""
+
+    events: list[Event] = msgspec.field(name="traceEvents")
+
+
+class _Recorder:
+    """Notes spans of time by lane; an `Observer` of the loader, whose threads the profiler does not see."""
+
+    def __init__(self) -> None:
+        self._spans: dict[str, list[Span]] = {lane: [] for lane in LANES}
+
+    def gathered(self, begin: float, end: float) -> None:
+        """Note when a thread of the loader gathered or decoded."""
+        self._spans[LOADER].append((begin, end))
+
+    @contextlib.contextmanager
+    def noting(self, lane: str) -> Iterator[None]:
+        """Note how long the block takes, here and in the profiler's trace."""
+        start = time.perf_counter()
+        with record_function(lane):
+            yield
+        self._spans[lane].append((start, time.perf_counter()))
+
+    def between(self, begin: float, end: float) -> dict[str, list[Span]]:
+        """The spans that overlap this time, in seconds from `begin`."""
+        return {
+            lane: [(start - begin, stop - begin) for start, stop in spans if stop > begin and start < end]
+            for lane, spans in self._spans.items()
+        }
+
+
+def profile_steps(settings: BenchSettings, folder: Path) -> Profile:
     """Profile ten steps from shards.
 
     Writes into `folder`: `trace.json.gz` for https://ui.perfetto.dev, `operators.txt` (the ten costliest),
-    `timeline.png` and `profile.json`. Profiling makes steps slower, so rates are those of bench, not of the trace.
+    `timeline.png` and `profile.json`. Profiling slows steps down: for rates use bench without it.
 
     Args:
         settings: what is profiled.
-        folder: made if it is not there; an earlier profile in it is replaced.
+        folder: created if it is missing; an earlier profile in it is replaced.
 
     Returns:
-        What goes into `profile.json`: seconds of each lane; `kernel_gap_share`, the part of the time between the first
-        and the last kernel in which none ran (None without a GPU); `memory`, [seconds, bytes in use] over time.
+        What `profile.json` contains.
 
     Raises:
         UserError: the folder can't be written, or the shards, the run, the model or the device can't be used.
@@ -70,109 +132,80 @@ def profile_steps(settings: BenchSettings, folder: Path) -> dict[str, Any]:
     with writing(folder, _ADVICE):
         folder.mkdir(parents=True, exist_ok=True)
     subject = Subject(settings)
-    spans: Spans = {lane: [] for lane in _COLORS}
-    profiler, begun, ended = _recorded(subject, spans)
+    profiler, spans, seconds = _recorded(subject)
     trace = folder / TRACE_NAME
     with writing(trace, _ADVICE):
         profiler.export_chrome_trace(str(trace))
-    events = orjson.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    events = parse(gzip.decompress(trace.read_bytes()), Trace, where=str(trace), advice="profile again").events
     zero = _beginning(events)
-    for lane, category in (("kernels on the device", "kernel"), ("copies on the device", "gpu_memcpy")):
-        spans[lane] = [
-            (event["ts"] / 1e6 - zero, (event["ts"] + event["dur"]) / 1e6 - zero)
-            for event in events
-            if event.get("cat") == category
-        ]
+    spans[KERNELS], spans[COPIES] = _spans_of(events, "kernel", zero), _spans_of(events, "gpu_memcpy", zero)
     device = "cuda" if subject.device.type == "cuda" else "cpu"
     table = profiler.key_averages().table(
         sort_by=f"self_{device}_time_total", row_limit=_OPERATORS, max_name_column_width=40
     )
-    result = {
-        "steps": STEPS,
-        "seconds": ended - begun,
-        "lanes": {lane: sum(end - start for start, end in of_lane) for lane, of_lane in spans.items() if of_lane},
-        "kernel_gap_share": _gap_share(spans["kernels on the device"]),
-        "memory": _memory(events, zero),
-    }
+    result = Profile(
+        steps=STEPS,
+        seconds=seconds,
+        lanes={lane: sum(end - start for start, end in of_lane) for lane, of_lane in spans.items() if of_lane},
+        kernel_gap_share=_gap_share(spans[KERNELS]),
+        memory=_memory(events, zero),
+    )
+    starts = [start for start, _ in spans[WAIT]]
     with writing(folder, _ADVICE):
         write_atomically(folder / "operators.txt", table.encode())
-        write_atomically(folder / "profile.json", orjson.dumps(result, option=orjson.OPT_INDENT_2))
-        write_atomically(folder / "timeline.png", png(_timeline(spans, result)))
+        write_atomically(folder / "profile.json", orjson.dumps(asdict(result), option=orjson.OPT_INDENT_2))
+        write_atomically(folder / "timeline.png", png(plot_timeline(spans, result.memory, starts, seconds)))
     return result
 
 
-def _beginning(events: list[dict[str, Any]]) -> float:
-    """When the host began step 0, in the seconds of a trace in Kineto's JSON.
-
-    With CUDA each annotation is there twice: on the host as a user_annotation, and as a gpu_user_annotation from when
-    the first of its kernels ran. The device lags behind the host, and lanes of the host begin at its step 0.
-    """
-    annotations = (event for event in events if event.get("cat") == "user_annotation" and event["name"] == "step 0")
-    return float(next(annotations)["ts"]) / 1e6
-
-
-def _recorded(subject: Subject, spans: Spans) -> tuple[profile, float, float]:
-    """Ten steps under the profiler, noted in `spans` from their beginning; the profiler, begin and end."""
+def _recorded(subject: Subject) -> tuple[profile, dict[str, list[Span]], float]:
+    """Ten steps under the profiler; the spans of the host and the seconds from the first step's begin to the end."""
     activities = [ProfilerActivity.CPU]
     if subject.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
+    recorder = _Recorder()
+    subject.loader.observer = recorder
     batches = endless(subject.loader)
-    with _gathering_noted(subject, spans[LOADER]):
-        for _ in range(_WARM_UP):
-            subject.step(next(batches), 0)
+    for _ in range(_WARM_UP):
+        subject.step(next(batches), 0)
+    wait_for(subject.device)
+    with profile(activities=activities, profile_memory=True) as profiler:
+        begin = time.perf_counter()
+        for number in range(STEPS):
+            with record_function(f"step {number}"):
+                _step(subject, batches, recorder)
         wait_for(subject.device)
-        with profile(activities=activities, profile_memory=True) as profiler:
-            begun = time.perf_counter()
-            for number in range(STEPS):
-                with record_function(f"step {number}"):
-                    _step(subject, batches, spans)
-            wait_for(subject.device)
-            ended = time.perf_counter()
-    for lane in (LOADER, WAIT, TRANSFORMS, BACKWARD, OPTIMIZER):
-        spans[lane] = [(start - begun, end - begun) for start, end in spans[lane] if end > begun and start < ended]
-    return profiler, begun, ended
+        end = time.perf_counter()
+    return profiler, recorder.between(begin, end), end - begin
 
 
-def _step(subject: Subject, batches: Iterator[Any], spans: Spans) -> None:
-    with _noted(spans, WAIT):
+def _step(subject: Subject, batches: Iterator[Batch], recorder: _Recorder) -> None:
+    with recorder.noting(WAIT):
         batch = next(batches)
-    with _noted(spans, TRANSFORMS):
+    with recorder.noting(TRANSFORMS):
         images, labels = subject.step.augment(batch, 0)
-    with _noted(spans, BACKWARD):
+    with recorder.noting(BACKWARD):
         subject.step.backward(images, labels)
-    with _noted(spans, OPTIMIZER):
+    with recorder.noting(OPTIMIZER):
         subject.step.apply()
 
 
-@contextlib.contextmanager
-def _noted(spans: Spans, lane: str) -> Iterator[None]:
-    start = time.perf_counter()
-    with record_function(lane):
-        yield
-    spans[lane].append((start, time.perf_counter()))
+def _beginning(events: Sequence[Event]) -> float:
+    """When the host began step 0, in seconds of the trace.
+
+    With CUDA each annotation is in the trace twice: on the host as a user_annotation, and as a gpu_user_annotation
+    from the begin of its first kernel. The device runs behind the host, and the host's lanes begin at its step 0.
+    """
+    return next(event.ts for event in events if event.cat == "user_annotation" and event.name == "step 0") / 1e6
 
 
-@contextlib.contextmanager
-def _gathering_noted(subject: Subject, spans: list[tuple[float, float]]) -> Iterator[None]:
-    """Note when the loader's threads gather or decode; the profiler does not look into them."""
-    split = subject.loader.split
-    gather = split.gather
-
-    def noted(*arguments: Any) -> Any:
-        start = time.perf_counter()
-        result = gather(*arguments)
-        spans.append((start, time.perf_counter()))
-        return result
-
-    setattr(split, "gather", noted)  # noqa: B010
-    try:
-        yield
-    finally:
-        delattr(split, "gather")
+def _spans_of(events: Sequence[Event], category: str, zero: float) -> list[Span]:
+    chosen = (event for event in events if event.cat == category)
+    return [(event.ts / 1e6 - zero, (event.ts + event.dur) / 1e6 - zero) for event in chosen]
 
 
-def _gap_share(kernels: list[tuple[float, float]]) -> float | None:
-    """The part of the time from the first kernel's begin to the last one's end in which no kernel ran."""
+def _gap_share(kernels: Sequence[Span]) -> float | None:
+    """The share of the time from the first kernel's begin to the last one's end in which no kernel ran."""
     if not kernels:
         return None
     ordered = sorted(kernels)
@@ -183,43 +216,17 @@ def _gap_share(kernels: list[tuple[float, float]]) -> float | None:
     return 1 - covered / (reached - ordered[0][0])
 
 
-def _memory(events: list[dict[str, Any]], zero: float) -> list[list[float]]:
-    """Bytes in use over time, on the GPU where there is one, as the profiler noted them at each allocation."""
-    noted = [event for event in events if event.get("name") == "[memory]"]
-    most = max((event["args"]["Device Type"] for event in noted), default=0)  # 0 is the CPU
-    points: list[tuple[float, float]] = sorted(
-        (event["ts"] / 1e6 - zero, float(event["args"]["Total Allocated"]))
-        for event in noted
-        if event["args"]["Device Type"] == most
+def _memory(events: Sequence[Event], zero: float) -> list[tuple[float, float]]:
+    """Bytes in use over time, on the GPU if there is one, from the profiler's event for each allocation."""
+    allocations = [event for event in events if event.name == "[memory]"]
+    device = max((event.args.device_type for event in allocations), default=0)
+    points = sorted(
+        (event.ts / 1e6 - zero, event.args.total_allocated) for event in allocations if event.args.device_type == device
     )
-    # There are thousands in a step: the largest of each of a thousand parts of the time is kept.
-    part = max((points[-1][0] - points[0][0]) / _MEMORY_POINTS, 1e-9) if points else 1.0
+    # There are thousands in a step: of each of a thousand intervals the largest is kept.
+    interval = max((points[-1][0] - points[0][0]) / _MEMORY_POINTS, 1e-9) if points else 1.0
     largest: dict[int, tuple[float, float]] = {}
     for point in points:
-        place = int((point[0] - points[0][0]) / part)
-        largest[place] = max(point, largest.get(place, point), key=lambda one: one[1])
-    return [list(point) for point in largest.values()]
-
-
-def _timeline(spans: Spans, result: dict[str, Any]) -> Figure:
-    lanes = [lane for lane in spans if spans[lane]]
-    figure = Figure(figsize=(12, 1.2 + 0.45 * len(lanes) + 1.5), layout="constrained", dpi=120)
-    above, below = figure.subplots(nrows=2, sharex=True, height_ratios=(0.45 * len(lanes), 1.5))
-    for place, lane in enumerate(lanes):
-        bars = [(1e3 * start, 1e3 * (end - start)) for start, end in spans[lane]]
-        above.broken_barh(bars, (place - 0.38, 0.76), facecolors=_COLORS[lane], edgecolor="white", linewidth=0.3)
-    above.set_yticks(range(len(lanes)), lanes)
-    above.invert_yaxis()
-    above.set_xlim(0, 1e3 * result["seconds"])
-    for number, (start, _) in enumerate(spans[WAIT]):
-        for axes in (above, below):
-            axes.axvline(1e3 * start, color="black", linewidth=0.6, alpha=0.5)
-        above.text(1e3 * start, -0.55, f" {number}", fontsize=8, alpha=0.7)
-    above.set_title(f"{result['steps']} steps from shards, {1e3 * result['seconds']:,.0f} ms")
-    memory = np.array(result["memory"]).reshape(-1, 2)
-    below.plot(1e3 * memory[:, 0], memory[:, 1] / 1e9, color="#0072b2", drawstyle="steps-post", linewidth=0.8)
-    below.set(xlabel="milliseconds", ylabel="GB in use", ylim=(0, None))
-    for axes in (above, below):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="x", alpha=0.3)
-    return figure
+        index = int((point[0] - points[0][0]) / interval)
+        largest[index] = max(point, largest.get(index, point), key=lambda one: one[1])
+    return list(largest.values())

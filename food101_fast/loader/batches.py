@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from numbers import Integral
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,19 +15,20 @@ from torch import Tensor
 
 from food101_fast.errors import UserError
 from food101_fast.loader.buffers import HostRing, Loaded, PinnedRing, Ring
+from food101_fast.loader.config import LoaderConfig
 from food101_fast.loader.nvjpeg import DeviceRing, GpuDecoder, torchcodec_decoder
 from food101_fast.loader.order import EpochOrder, rank_slice, steps_per_epoch
-from food101_fast.loader.pipeline import Counters, Pipeline, RowSource
+from food101_fast.loader.pipeline import Counters, Observer, Pipeline, RowSource
 from food101_fast.loader.residence import Residence, ResidentRows, choose_residence, free_host_memory
+from food101_fast.loader.state import LoaderState, read_state
 from food101_fast.processes import usable_cores
 from food101_fast.shards import ShardSet
 from food101_fast.shards.split import Verify
 
-STATE_VERSION = 2
-
-# Rows that one thread gathers at a time. A batch of raw rows is over so soon that parts of it would only cost; of
-# encoded ones a whole batch takes so long that at an epoch's end one thread would work and the others wait.
-_RAW_PART, _ENCODED_PART = 1024, 32
+_HOST = torch.device("cpu")
+# Rows that one thread gathers at a time. A batch of raw rows is ready so soon that dividing it would only cost time. A
+# batch of encoded rows takes so long that at an epoch's end one thread would work while the others wait.
+_RAW_CHUNK, _ENCODED_CHUNK = 1024, 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,47 +47,34 @@ class Batch:
 
 
 class ShardLoader:
-    """Iterates over one split of a folder of shards, an epoch per iteration.
+    """Iterates over one split of a folder of shards; one iteration is one epoch.
 
-    Every sample comes exactly once per epoch, over all ranks together; with `drop_last`, the default, the last samples
-    of the epoch's order are left out if they do not fill a global batch: others in each epoch. The order depends on
+    All ranks together get every sample once per epoch. With `drop_last`, the default, the samples at the end of the
+    epoch's order that do not fill a global batch are left out: different ones in each epoch. The order depends on
     the seed, the epoch, the samples and the window only, so that step 1,000 sees the same images on 1 or 8 ranks at
-    the same global batch, which is `batch_size` times `world_size`. Each full iteration moves on to the next epoch by
-    itself; `set_epoch` chooses one. Iterations of one loader come after each other, not at the same time.
+    the same global batch, which is `batch_size` (per rank) times `world_size`. After a full iteration the next one is
+    the next epoch; `set_epoch` chooses another. A loader can't be iterated twice at the same time.
 
-    A loader may be sent to another process (it opens its files there) and used after a fork; only an iteration that
-    was begun before a fork can't go on after it.
+    A loader can be sent to another process (which opens the files itself) and used after a fork; only an iteration
+    that was started before a fork can't continue in the child.
 
     Args:
         path: folder of shards or its URL, or an open ShardSet.
-        split: `train`, `val` or `test`.
-        batch_size: samples per batch on this rank.
-        device: where batches go, such as `cpu` or `cuda`.
-        seed: another seed gives other orders.
-        rank: this process's place among `world_size`.
-        world_size: processes that share the epoch.
-        shuffle: whether epochs are permuted or in the order of the shards.
-        drop_last: leave out the last global batch if it is not full. Without it every rank still makes the same
-            number of batches; the last may differ in size by one, or be empty.
-        window: samples that are shuffled among each other; None for all, the best shuffle. With a smaller window
-            shards are shuffled, and samples among the shards of a window, so that only three windows' shards are
-            needed at a time, on the disk and in memory. Without shuffling it has no meaning.
-        residence: where rows are after the first epoch: `stream` leaves them in their files, `host` holds them decoded
-            in RAM, `device` in the device's memory, from where later epochs move nothing; `auto` decides from what is
-            free, and says so in `residence_reason`.
-        verify: when a sample's bytes are compared with their checksum: the first time they are read here, always, or
-            never.
-        decode: `cpu`, or `gpu` for JPEG shards and CUDA (nvJPEG through torchcodec, extra `gpu-decode`).
-        threads: background threads. None for as many as this process has cores if rows must be decoded, and for one if
-            they are raw. A second one helps with raw rows, if there is a core for it, in the first epoch and while
-            most checksums are still to be compared.
-        prefetch: batches that are made ahead of the consumer.
+
+    Every other argument is described at the field of `LoaderConfig` that has its name.
 
     Attributes:
+        config: the arguments.
+        shards: the data set.
+        split: its split that is loaded.
+        batch_size: samples per batch on this rank.
+        device: where batches go.
+        window: samples that are shuffled together; None for all.
         counters: what was done since the loader was made: batches, images, bytes, waiting of either side.
-        residence: `stream`, `host` or `device`.
+        residence: where rows are after the first epoch: `stream`, `host` or `device`.
         residence_reason: why it is that.
         threads: background threads that make batches, without the one that helps in the first epoch.
+        observer: is told what the threads do in iterations that start from now on; None for nobody.
 
     Raises:
         UserError: the folder or the device can't be used, or there are too few samples for one global batch.
@@ -113,84 +100,84 @@ class ShardLoader:
         threads: int | None = None,
         prefetch: int = 4,
     ) -> None:
-        self._arguments: dict[str, Any] = {
-            "split": split,
-            "batch_size": batch_size,
-            "device": device,
-            "seed": seed,
-            "rank": rank,
-            "world_size": world_size,
-            "shuffle": shuffle,
-            "drop_last": drop_last,
-            "window": window,
-            "residence": residence,
-            "verify": verify,
-            "decode": decode,
-            "threads": threads,
-            "prefetch": prefetch,
-        }
-        _check(**self._arguments)
-        if torch.device(device).type == "cuda" and not torch.cuda.is_available():
-            raise UserError(f"device {str(device)!r}: torch finds no CUDA device here; use device='cpu'")
+        self.config = LoaderConfig(
+            split=split,
+            batch_size=batch_size,
+            device=device,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            window=window,
+            residence=residence,
+            verify=verify,
+            decode=decode,
+            threads=threads,
+            prefetch=prefetch,
+        )
+        self.batch_size = batch_size
+        self.device = _usable_device(self.config)
         self.shards = path if isinstance(path, ShardSet) else ShardSet.open(path)
         self.split = self.shards.split(split, verify=verify)
-        self.batch_size = batch_size
-        self.device = torch.device(device)
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.shuffle = shuffle
-        self.drop_last = drop_last
-        self.window = window if window is not None and window < len(self.split) else None
+        self.window = int(window) if window is not None and window < len(self.split) else None
         self.counters = Counters()
-        self.epoch = 0
-        self._step = 0
-        self._resume_at = 0
-        self._epochs_whole = 0
-        if not len(self):
-            raise UserError(
-                f"split {split!r} of the shards in {self.shards.folder.url} has {len(self.split)} samples, "
-                f"fewer than one batch of {self.global_batch}; use a smaller batch size"
-            )
-        raw = self.split.encoding == "raw"
-        cores = _usable_cores()
-        helps = raw and threads is None and cores > 1
-        threads = threads or (1 if raw else cores)
-        self.threads, self._most_threads = threads, threads + helps
-        ring: Ring = HostRing(batch_size, self.split.row_bytes)
-        source: RowSource = self.split
-        part = _RAW_PART if raw else _ENCODED_PART
-        if self.device.type == "cuda":
-            ring = PinnedRing(batch_size, self.split.row_bytes, self.device, slots=self._most_threads + 2)
-        if decode == "gpu":
-            if self.device.type != "cuda":
-                raise UserError(f"decode 'gpu' needs a CUDA device, and batches go to {self.device}; use decode 'cpu'")
-            decoder = GpuDecoder(self.split, self.device, torchcodec_decoder())
-            ring = DeviceRing(self.split.row_bytes, self.device, decoder.stream)
-            source, part = decoder, batch_size  # the decoder wants a batch at a time
-        self._held: ResidentRows | None = None
-        self._choose_residence(residence, decode)
-        if self.residence == "host" and self._held is not None:
-            source = self._held
-        self._pipeline = Pipeline(source, ring, ahead=prefetch, part_rows=part, counters=self.counters)
+        self.observer: Observer | None = None
+        self.epoch = self._step = self._first_step = self._epochs_whole = 0
+        self._check_samples()
+        self.threads, self._threads_at_first = self._thread_counts()
+        self.residence, self.residence_reason = self._choose_residence()
+        self._resident: ResidentRows | None = None
+        if self.residence != "stream":
+            self._resident = ResidentRows(self.split, self.device if self.residence == "device" else _HOST)
+        self._pipeline = self._make_pipeline()
         self._check_space()
         if self.window is None and self.split.is_local:
             self.split.open_all()
 
-    def _choose_residence(self, asked: Residence, decode: str) -> None:
+    def _check_samples(self) -> None:
+        if not len(self):
+            raise UserError(
+                f"split {self.split.name!r} of the shards in {self.shards.folder.url} has {len(self.split)} samples, "
+                f"fewer than one batch of {self.global_batch}; use a smaller batch size"
+            )
+
+    def _thread_counts(self) -> tuple[int, int]:
+        """Threads for most epochs, and for those in which rows are read for the first time."""
+        if self.config.threads is not None:
+            return self.config.threads, self.config.threads
+        cores = _usable_cores()
+        return (1, min(cores, 2)) if self.split.encoding == "raw" else (cores, cores)
+
+    def _choose_residence(self) -> tuple[str, str]:
+        asked, split = self.config.residence, self.split
         free_device = torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else None
-        need = len(self.split) * self.split.row_bytes
-        choice = choose_residence(asked, need, self.device, self.split.encoding, free_host_memory(), free_device)
-        if decode == "gpu" and choice.residence == "host":
+        need = len(split) * split.row_bytes
+        choice = choose_residence(asked, need, self.device, split.encoding, free_host_memory(), free_device)
+        if self.config.decode == "gpu" and choice.residence == "host":
             raise UserError("decode 'gpu' and residence 'host' cannot be combined; use residence 'device' or 'stream'")
-        self.residence: str = choice.residence
-        self.residence_reason = choice.reason
-        if self.residence != "stream":
-            self._held = ResidentRows(self.split, self.device if self.residence == "device" else torch.device("cpu"))
+        return choice.residence, choice.reason
+
+    def _make_pipeline(self) -> Pipeline:
+        split, batch_size = self.split, self.batch_size
+        source: RowSource = split if self._resident is None or self.residence == "device" else self._resident
+        chunk = _RAW_CHUNK if split.encoding == "raw" else _ENCODED_CHUNK
+        ring: Ring
+        if self.config.decode == "gpu":
+            decoder = GpuDecoder(split, self.device, torchcodec_decoder())
+            ring = DeviceRing(split.row_bytes, self.device, decoder.stream)
+            source, chunk = decoder, batch_size  # the decoder wants whole batches
+        elif self.device.type == "cuda":
+            ring = PinnedRing(batch_size, split.row_bytes, self.device, slots=self._threads_at_first + 2)
+        else:
+            ring = HostRing(batch_size, split.row_bytes)
+        return Pipeline(source, ring, ahead=self.config.prefetch, chunk=chunk, counters=self.counters)
 
     def _check_space(self) -> None:
-        """Three neighbouring windows must be within the cache's limit: a batch may lie across two, and the next is
-        downloaded ahead. Those of the first epoch stand for all."""
+        """Check that three neighboring windows fit into the cache's limit.
+
+        A batch may need two windows, and the next one is downloaded ahead. The first epoch's windows stand for all.
+        """
         if self.split.is_local:
             return
         order = self._order()
@@ -201,78 +188,65 @@ class ShardLoader:
         self.split.files.check_space([self.split.entries[shard] for shard in largest])
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _remade, (self.shards, self._arguments, self.epoch, self._step)
+        return _remade, (self.shards, self.config, self.epoch, self._step)
 
     @property
     def global_batch(self) -> int:
         """Samples in one step over all ranks."""
-        return self.batch_size * self.world_size
+        return self.batch_size * self.config.world_size
 
     def __len__(self) -> int:
         """Batches in an epoch, the same on every rank."""
-        return steps_per_epoch(len(self.split), self.global_batch, drop_last=self.drop_last)
+        return steps_per_epoch(len(self.split), self.global_batch, drop_last=self.config.drop_last)
 
     def step_ids(self, epoch: int, step: int) -> NDArray[np.int64]:
-        """Ids of all ranks' samples in a step of an epoch, in order, with nothing read: int64 (global batch,)."""
-        part = rank_slice(len(self.split), self.global_batch, step, rank=0, world_size=1)
-        return self._order(epoch).ids(part.start, part.stop)
+        """Ids of all ranks' samples in a step of an epoch, in order, without reading any: int64 (global batch,)."""
+        positions = rank_slice(len(self.split), self.global_batch, step, rank=0, world_size=1)
+        return self._order(epoch).ids(positions.start, positions.stop)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration goes through."""
+        """Choose the epoch of the next iteration, which starts at its first step."""
         self.epoch = epoch
-        self._step = self._resume_at = 0
+        self._step = self._first_step = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the loader stands, after any batch; plain numbers and strings, fit for JSON."""
-        return {**self._identity(), "epoch": self.epoch, "step": self._step}
+        """The loader's position in its order, after any batch; plain numbers and strings, fit for JSON."""
+        return asdict(self._state())
 
-    def _identity(self) -> dict[str, Any]:
-        """What the order depends on besides the epoch."""
-        return {
-            "version": STATE_VERSION,
-            "data": self.shards.manifest.digest,
-            "split": self.split.name,
-            "global_batch": self.global_batch,
-            "seed": self.seed,
-            "shuffle": self.shuffle,
-            "window": self.window,
-            "drop_last": self.drop_last,
-        }
+    def _state(self) -> LoaderState:
+        return LoaderState(
+            data=self.shards.manifest.digest,
+            split=self.split.name,
+            global_batch=int(self.global_batch),
+            seed=int(self.config.seed),
+            shuffle=self.config.shuffle,
+            window=self.window,
+            drop_last=self.config.drop_last,
+            epoch=self.epoch,
+            step=self._step,
+        )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken: the next iteration starts with the batch after it.
+        """Continue where `state` was taken: the next iteration starts with the batch after it.
 
-        The number of ranks, threads and the residence may have changed; what may not is the order, so the data, split,
-        global batch, seed and window must be the same.
+        The number of ranks, threads and the residence may have changed, but not the order: the data, split, global
+        batch, seed and window must be the same.
 
         Raises:
-            UserError: `state` belongs to another order, or is no state of a loader.
+            UserError: `state` belongs to another order, or is damaged.
         """
-        if not isinstance(state, dict):
-            raise UserError(f"a loader's saved state is a dict, and this is a {type(state).__name__}")
-        for name, own in self._identity().items():
-            if state.get(name) != own:
-                raise UserError(
-                    f"the loader's saved state has {name} {state.get(name)!r} and this loader has {own!r}; "
-                    "go on with the same shards, global batch, seed and window"
-                )
-        epoch, step = state.get("epoch"), state.get("step")
-        if not isinstance(epoch, int) or not isinstance(step, int) or epoch < 0 or not 0 <= step <= len(self):
-            raise UserError(
-                f"the loader's saved state has epoch {epoch!r} and step {step!r}, and an epoch has {len(self)} steps; "
-                "the state is damaged: begin the epoch anew with set_epoch"
-            )
-        self.epoch = epoch
-        self._step = self._resume_at = step
+        saved = read_state(state, self._state(), len(self))
+        self.epoch = saved.epoch
+        self._step = self._first_step = saved.step
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
         order = self._order()
-        steps = range(self._resume_at, len(self))
-        self._step, self._resume_at = self._resume_at, 0
+        steps = range(self._first_step, len(self))
+        self._step, self._first_step = self._first_step, 0
         whole = steps.start == 0
         with self.split.files.downloading():
-            if self._held is not None and self._epochs_whole and not self._held.complete:
-                self._held.fill(self._run, self.batch_size)
+            if self._resident is not None and self._epochs_whole and not self._resident.complete:
+                self._resident.fill(self._run, self.batch_size)
             for loaded in self._loaded(order, steps):
                 self._step += 1
                 self.counters.batches += 1
@@ -286,97 +260,73 @@ class ShardLoader:
         self.epoch, self._step = self.epoch + 1, 0
 
     def _loaded(self, order: EpochOrder, steps: range) -> Iterator[Loaded]:
-        if self.residence == "device" and self._held is not None and self._held.complete:
-            return self._resident(order, steps)
+        if self.residence == "device" and self._resident is not None and self._resident.complete:
+            return self._selected(self._resident, order, steps)
         return self._run(self._ids(order, steps))
 
     def _run(self, batches: Iterable[NDArray[np.int64]]) -> Iterator[Loaded]:
-        """Batches made by the threads; kept on the device, if that is where they are to be held."""
-        under_way: list[NDArray[np.int64]] = []
-
-        def noted() -> Iterator[NDArray[np.int64]]:
-            for ids in batches:
-                under_way.append(ids)
-                yield ids
-
+        """Batches made by the threads; with residence `device` their rows are kept there."""
         # Rows that are read for the first time take longer: their pages are mapped and their checksums compared.
         slow = not self._epochs_whole or self.split.unchecked > len(self.split) // 2
-        for loaded in self._pipeline.run(noted(), self._most_threads if slow else self.threads):
+        threads = self._threads_at_first if slow else self.threads
+        for ids, loaded in self._pipeline.run(batches, threads, self.observer):
             loaded.wait()
-            ids = under_way.pop(0)
-            if self.residence == "device" and self._held is not None:
-                self._held.keep(loaded, ids)
+            if self.residence == "device" and self._resident is not None:
+                self._resident.keep(loaded, ids)
             yield loaded
 
-    def _resident(self, order: EpochOrder, steps: range) -> Iterator[Loaded]:
-        """Batches of rows that are on the device: the epoch's ids are sent there at once, and then nothing."""
-        assert self._held is not None
-        parts = list(self._ids(order, steps))
-        ids = torch.from_numpy(np.concatenate([np.empty(0, np.int64), *parts]))
+    def _selected(self, resident: ResidentRows, order: EpochOrder, steps: range) -> Iterator[Loaded]:
+        """Batches of rows that are on the device: all ids of the epoch are sent there first, and then nothing."""
+        of_steps = list(self._ids(order, steps))
+        ids = torch.from_numpy(np.concatenate([np.empty(0, np.int64), *of_steps]))
         if self.device.type == "cuda":
-            ids = ids.pin_memory()  # a copy from other memory would wait for all that the device has to do
+            ids = ids.pin_memory()  # a copy from other memory would wait for all queued work of the device
         ids = ids.to(self.device, non_blocking=True)
-        for of_step in torch.split(ids, [part.size for part in parts]):
-            rows, labels = self._held.select(of_step)
+        for of_step in torch.split(ids, [step_ids.size for step_ids in of_steps]):
+            rows, labels = resident.select(of_step)
             yield Loaded(rows, torch.stack([labels, of_step]))
 
     def _order(self, epoch: int | None = None) -> EpochOrder:
-        number = self.epoch if epoch is None else epoch
         return EpochOrder(
-            self.split.shard_samples, seed=self.seed, epoch=number, shuffle=self.shuffle, window=self.window
+            self.split.shard_samples,
+            seed=self.config.seed,
+            epoch=self.epoch if epoch is None else epoch,
+            shuffle=self.config.shuffle,
+            window=self.window,
         )
 
     def _ids(self, order: EpochOrder, steps: range) -> Iterator[NDArray[np.int64]]:
-        """This rank's ids of each step; downloads are begun when a step enters a window."""
-        held = self._held is not None and self._held.complete
-        needs_shards = not held and (self.window is not None or not self.split.is_local)
+        """This rank's ids of each step; when a step enters a window, the download of the next one starts."""
+        resident = self._resident is not None and self._resident.complete
+        needs_shards = not resident and (self.window is not None or not self.split.is_local)
+        rank, world_size = self.config.rank, self.config.world_size
         entered = -1
         for step in steps:
-            part = rank_slice(len(self.split), self.global_batch, step, self.rank, self.world_size)
-            last = order.window_at(max(part.stop - 1, 0))
+            positions = rank_slice(len(self.split), self.global_batch, step, rank, world_size)
+            last = order.window_at(max(positions.stop - 1, 0))
             if last > entered and needs_shards:
-                first = order.window_at(part.start)
+                first = order.window_at(positions.start)
                 windows = range(first, min(last + 2, order.windows))
-                shards = np.concatenate([order.shards_of(window) for window in windows])
-                self.split.prefetch(shards)
+                self.split.prefetch(np.concatenate([order.shards_of(window) for window in windows]))
                 entered = last
-            yield order.ids(part.start, part.stop)
+            yield order.ids(positions.start, positions.stop)
 
 
-def _check(
-    *,
-    seed: int,
-    rank: int,
-    world_size: int,
-    residence: Residence,
-    verify: Verify,
-    decode: str,
-    **others: Any,
-) -> None:
-    """Refuse arguments that are out of their range."""
-    for name in ("batch_size", "prefetch", "threads", "window"):
-        count = others[name]
-        if count is not None and (not isinstance(count, Integral) or count < 1):
-            raise ValueError(f"{name} should be a whole number of at least 1 and is {count!r}")
-    for name, value, choices in (
-        ("residence", residence, get_args(Residence)),
-        ("verify", verify, get_args(Verify)),
-        ("decode", decode, ("cpu", "gpu")),
-    ):
-        if value not in choices:
-            raise ValueError(f"{name} should be one of {', '.join(choices)} and is {value!r}")
-    if not 0 <= rank < world_size:
-        raise ValueError(f"rank should be at least 0 and below world_size, and is {rank} of {world_size}")
-    if not isinstance(seed, Integral) or seed < 0:
-        raise ValueError(f"seed should be a whole number of at least 0 and is {seed!r}")
-
-
-def _remade(shards: ShardSet, arguments: dict[str, Any], epoch: int, step: int) -> ShardLoader:
-    loader = ShardLoader(shards, **arguments)
-    loader.load_state_dict(loader.state_dict() | {"epoch": epoch, "step": step})
-    return loader
+def _usable_device(config: LoaderConfig) -> torch.device:
+    device = torch.device(config.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {str(device)!r}: torch finds no CUDA device here; use device='cpu'")
+    if config.decode == "gpu" and device.type != "cuda":
+        raise UserError(f"decode 'gpu' needs a CUDA device, and batches go to {device}; use decode 'cpu'")
+    return device
 
 
 def _usable_cores() -> int:
     """Cores for this process: those it may run on, shared with the other ranks on this machine."""
     return max(usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+
+
+def _remade(shards: ShardSet, config: LoaderConfig, epoch: int, step: int) -> ShardLoader:
+    loader = ShardLoader(shards, **config.arguments())
+    loader.load_state_dict(loader.state_dict() | {"epoch": epoch, "step": step})
+    return loader

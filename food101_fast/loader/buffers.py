@@ -1,9 +1,9 @@
 """Rings of reused batch buffers, on the host and with a copy to a CUDA device.
 
-A buffer may be filled again only when nobody can read it any more. On the CPU that is when the last tensor over it is
-gone: each batch is a fresh array view of its buffer, torch keeps that view for as long as any tensor shares the
-memory, and the view's end gives the buffer back. A consumer that keeps batches therefore gets more buffers, never
-overwritten ones. On CUDA it is when the copy that reads the pinned buffer has passed its event.
+A buffer may be filled again only when nobody can read it any more. On the CPU that is when no tensor uses its memory:
+each batch is a new array view of its buffer, torch keeps that view as long as any tensor shares the memory, and the
+end of the view returns the buffer to the ring. So a consumer that keeps batches gets more buffers, never overwritten
+ones. On CUDA it is when the event after the copy out of the pinned buffer is complete.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A batch on the device, or on its way there; call `wait` on the stream that reads it."""
+    """A batch on the device, or being copied there; call `wait` on the stream that reads it."""
 
     rows: Tensor
     """uint8 (N, row_bytes)."""
     numbers: Tensor
     """int64 (2, N), labels and ids."""
     copied: torch.cuda.Event | None = None
+    """Complete when rows and numbers are on the device; None if they are already."""
 
     def wait(self) -> None:
         """Make the current stream, not the host, wait for the copy."""
         if self.copied is not None:
             stream = torch.cuda.current_stream(self.rows.device)
             stream.wait_event(self.copied)
-            # They were allocated on the copy stream: their memory may be reused only after the reader is done, too.
+            # Allocated on the copy stream: their memory may be reused only after this stream has read it.
             self.rows.record_stream(stream)
             self.numbers.record_stream(stream)
 
@@ -47,42 +48,43 @@ class Buffer:
     rows: Tensor
     """uint8 (N, row_bytes)."""
     owner: PinnedMemory | None = None
+    """The pinned memory that `rows` is a view of; None for other memory."""
 
 
 class Ring(Protocol):
     """Buffers that are taken, filled and sent, each by one thread at a time."""
 
     def take(self, rows: int) -> Buffer:
-        """A buffer for so many rows that nobody reads."""
+        """Return a buffer for `rows` rows that nobody reads."""
         ...
 
     def send(self, buffer: Buffer, numbers: Tensor) -> Loaded:
-        """Give the filled buffer to the consumer, with labels and ids, int64 (2, rows) on the CPU."""
+        """Send the filled buffer to the consumer, with labels and ids, int64 (2, rows) on the CPU."""
         ...
 
 
 def host_memory(rows: int, row_bytes: int) -> NDArray[np.uint8]:
-    """Memory that nothing was written to yet, uint8 (rows, row_bytes).
+    """Allocate uninitialized memory, uint8 (rows, row_bytes).
 
-    NumPy asks the kernel for huge pages, which torch does not: the first write to each page then takes a sixth of the
-    time. It begins at a multiple of 64 bytes, a cache line, as torch's does; from NumPy's 16 every wide store would
-    touch two.
+    NumPy asks the kernel for huge pages, and torch does not: with them the first write to each page takes a sixth of
+    the time. The memory starts at a multiple of 64 bytes, a cache line, as torch's does; with NumPy's alignment of 16
+    bytes every wide store would touch two lines.
     """
     size = rows * row_bytes
     memory = np.empty(size + 63, np.uint8)
-    begin = -memory.ctypes.data % 64
-    return memory[begin : begin + size].reshape(rows, row_bytes)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size].reshape(rows, row_bytes)
 
 
 class HostRing:
-    """Buffers in plain memory; the tensors given out are views of them."""
+    """Buffers in plain memory; batches are views of them."""
 
     def __init__(self, rows: int, row_bytes: int) -> None:
         self._shape = (rows, row_bytes)
         self._free: deque[NDArray[np.uint8]] = deque()
 
     def take(self, rows: int) -> Buffer:
-        """A view of the first `rows` rows of a free buffer; when it and all over it are gone the buffer is free."""
+        """A view of the first `rows` rows of a free buffer, which is free again when nothing uses the view."""
         try:
             memory = self._free.popleft()
         except IndexError:
@@ -92,15 +94,18 @@ class HostRing:
         return Buffer(torch.from_numpy(view))
 
     def send(self, buffer: Buffer, numbers: Tensor) -> Loaded:
+        """Return the rows without a copy."""
         return Loaded(buffer.rows, numbers)
 
 
 @dataclass(eq=False)
 class PinnedMemory:
-    """Page-locked memory for one batch and the event of the last copy out of it."""
+    """Page-locked memory for one batch."""
 
     host: Tensor
+    """uint8 (rows, row_bytes)."""
     copied: torch.cuda.Event
+    """Complete when the last copy out of the memory is."""
 
 
 class PinnedRing:
@@ -110,7 +115,7 @@ class PinnedRing:
         rows: rows of a full batch.
         row_bytes: bytes of a row.
         device: the CUDA device.
-        slots: buffers at the most; a thread that finds all of them under way waits for the oldest copy.
+        slots: largest number of buffers; if all are being copied, a thread waits for the oldest copy.
     """
 
     def __init__(self, rows: int, row_bytes: int, device: torch.device, slots: int) -> None:
@@ -123,7 +128,7 @@ class PinnedRing:
         self._queue: deque[PinnedMemory] = deque()
 
     def take(self, rows: int) -> Buffer:
-        """A buffer whose last copy is over. Only background threads call this, so waiting here stalls nobody."""
+        """A buffer whose last copy is complete. Only background threads call this, so the consumer does not wait."""
         with self._lock:
             reuse = self._queue and (self._queue[0].copied.query() or self._made >= self._slots)
             memory = self._queue.popleft() if reuse else None
@@ -135,7 +140,7 @@ class PinnedRing:
         return Buffer(memory.host[:rows], memory)
 
     def send(self, buffer: Buffer, numbers: Tensor) -> Loaded:
-        """Start the copy, and put the buffer back into the ring, where it waits until the copy is over."""
+        """Start the copy, and return the buffer to the ring, which reuses it after the copy."""
         assert buffer.owner is not None
         pinned = numbers.pin_memory()
         with torch.cuda.stream(self.stream):

@@ -1,8 +1,9 @@
 """JPEG shards decoded on the GPU: batched nvJPEG through torchcodec (extra `gpu-decode`).
 
-Files go to the decoder as they lie in the mapped shards, a batch per call, on a stream of its own. The pixels differ
-from those of libjpeg-turbo, probably because nvJPEG repeats colors that are stored at half the size and libjpeg-turbo
-interpolates them; an H200 showed a difference, not its cause. So a run should use one decoder only.
+The decoder reads the files directly from the mapped shards, a batch per call, on its own stream. The pixels differ
+from those of libjpeg-turbo, probably because nvJPEG repeats colors that are stored at half resolution and
+libjpeg-turbo interpolates them (a difference was measured on an H200, its cause was not). So use one decoder for a
+whole run.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ class GpuDecoder:
     Args:
         split: with encoding jpeg.
         device: where to decode.
-        decode: takes a list of files as uint8 tensors, and `mode` and `device`; gives uint8 (3, H, W) each.
+        decode: takes a list of files as uint8 tensors, `mode` and `device`; returns a uint8 (3, H, W) tensor for each.
 
     Raises:
-        UserError: the shards hold no JPEG.
+        UserError: the shards are not encoded as JPEG.
     """
 
     def __init__(self, split: Split, device: torch.device, decode: Decode) -> None:
@@ -60,10 +61,13 @@ class GpuDecoder:
         self.stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def gather(self, ids: NDArray[np.int64], out: Tensor) -> NDArray[np.int64]:
-        """Decode the images `ids` into `out`, uint8 (n, row_bytes) on the device; returns their labels.
+        """Decode the images `ids`, int64 (n,), into `out`, uint8 (n, row_bytes) on the device.
+
+        Returns:
+            Their labels, int64 (n,), on the host.
 
         Raises:
-            As `Split.gather`.
+            DamagedDataError: bytes do not match their checksum, or an image does not decode to the stored size.
         """
         files, labels = self._split.payloads(ids)
         size = self._split.image_size
@@ -88,7 +92,7 @@ class GpuDecoder:
 
 
 class DeviceRing:
-    """Rows in the device's memory, filled there on `stream`; torch's allocator uses it again."""
+    """Rows in the device's memory, filled there on `stream`; torch's allocator reuses the memory."""
 
     def __init__(self, row_bytes: int, device: torch.device, stream: Any) -> None:
         self._row_bytes = row_bytes
@@ -96,10 +100,12 @@ class DeviceRing:
         self._stream = stream
 
     def take(self, rows: int) -> Buffer:
+        """Allocate memory for `rows` rows."""
         with torch.cuda.stream(self._stream):
             return Buffer(torch.empty(rows, self._row_bytes, dtype=torch.uint8, device=self._device))
 
     def send(self, buffer: Buffer, numbers: Tensor) -> Loaded:
+        """Return the rows without a copy, and start the copy of `numbers`."""
         if self._stream is None:
             return Loaded(buffer.rows, numbers)
         pinned = numbers.pin_memory()

@@ -1,11 +1,11 @@
-"""The order of an epoch: a pure function of (seed, epoch, samples, window). Threads, ranks and memory only execute it.
+"""The order of an epoch: a pure function of (seed, epoch, samples, window). Threads, ranks and memory do not change it.
 
-With the default window, all samples, an epoch is one permutation of everything. A smaller window first shuffles the
-shards, cuts that sequence into windows of so many samples, and permutes the samples inside each window. So no more
-than a window's shards and a window's list of ids are needed at a time, however many samples there are.
+By default an epoch is one permutation of all samples. With a smaller window the shards are shuffled first; that
+sequence is cut into windows of at most so many samples, and the samples are permuted inside each window. So only one
+window's shards and list of ids are needed at a time, whatever the number of samples.
 
-Permutations are the sorting order of raw PCG64 output, since NumPy guarantees the stream of its bit generators for all
-time, and that of `Generator.permutation` only until it is improved (NEP 19).
+A permutation is the argsort of raw PCG64 output: NumPy promises to keep the stream of its bit generators forever, but
+may change `Generator.permutation` (NEP 19).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-# What the random streams of an epoch are for.
+# Keys of the random streams of an epoch.
 _SHARDS, _FIRST_WINDOW = 0, 1
 
 
@@ -23,15 +23,15 @@ def permutation(count: int, *key: int) -> NDArray[np.int64]:
 
 
 class EpochOrder:
-    """The sequence of sample ids of one epoch, computed a window at a time where it is asked for.
+    """The sequence of sample ids of one epoch, computed one window at a time when it is needed.
 
     Args:
-        shard_samples: (S,) number of samples of each shard; ids count through the shards in this order.
-        seed: another seed gives other orders.
-        epoch: another epoch gives another order, if there is shuffling.
-        shuffle: whether to permute; without it ids ascend and every shard is a window of its own.
-        window: samples that are shuffled among each other, at the most; None for all. A shard is never cut, so that
-            a window smaller than a shard is one shard.
+        shard_samples: int64 (S,), number of samples of each shard; ids count through the shards in this order.
+        seed: decides the order, together with the epoch.
+        epoch: decides the order, together with the seed.
+        shuffle: whether to permute; without it ids ascend and every shard is a window.
+        window: largest number of samples that are shuffled together; None for all. A shard is never cut: a window that
+            is smaller than a shard contains one shard.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class EpochOrder:
             self._sequence = permutation(shards, *self._key, _SHARDS)
             self._bounds = _cut(shard_samples[self._sequence], window)
         ends = np.concatenate([[0], np.cumsum(shard_samples[self._sequence])])
-        # Where each window begins in the epoch; the last entry is the epoch's end.
+        # The first position of each window in the epoch; the last entry is the epoch's length.
         self._starts: NDArray[np.int64] = ends[self._bounds]
         self._recent: dict[int, NDArray[np.int64]] = {}
 
@@ -63,29 +63,27 @@ class EpochOrder:
         return len(self._bounds) - 1
 
     def ids(self, start: int, stop: int) -> NDArray[np.int64]:
-        """The epoch's ids from place `start` to before `stop`: int64."""
+        """Ids at the positions `start` to `stop - 1` of the epoch: int64 (stop - start,)."""
         if start >= stop:
             return np.empty(0, np.int64)
-        first, last = self.window_at(start), self.window_at(stop - 1)
-        parts = []
-        for window in range(first, last + 1):
-            begun = self._starts[window]
-            parts.append(
-                self._ids_of(window)[max(start - begun, 0) : stop - begun]
-            )  # a slice ends where its array does
-        return np.concatenate(parts)
+        pieces = []
+        for window in range(self.window_at(start), self.window_at(stop - 1) + 1):
+            first = self._starts[window]
+            # NumPy cuts a slice at the array's end.
+            pieces.append(self._ids_of(window)[max(start - first, 0) : stop - first])
+        return np.concatenate(pieces)
 
-    def window_at(self, place: int) -> int:
-        """The window that the epoch's sample number `place` belongs to."""
-        return int(np.searchsorted(self._starts, place, side="right")) - 1
+    def window_at(self, position: int) -> int:
+        """Index of the window that contains a position of the epoch."""
+        return int(np.searchsorted(self._starts, position, side="right")) - 1
 
     def shards_of(self, window: int) -> NDArray[np.int64]:
-        """The shards that a window's samples lie in."""
+        """The shards that contain a window's samples: int64 (shards of the window,)."""
         return self._sequence[self._bounds[window] : self._bounds[window + 1]]
 
     def _ids_of(self, window: int) -> NDArray[np.int64]:
         if window not in self._recent:
-            while len(self._recent) > 1:  # a batch may lie across two windows
+            while len(self._recent) > 1:  # a batch may need samples of two windows
                 del self._recent[min(self._recent)]
             self._recent[window] = self._window_ids(window)
         return self._recent[window]
@@ -93,18 +91,18 @@ class EpochOrder:
     def _window_ids(self, window: int) -> NDArray[np.int64]:
         shards = self.shards_of(window)
         sizes = self._sizes[shards]
-        # Ascending within each shard: a shard's first id, minus what came before it in the window, plus the place.
+        # Ascending within each shard: its first id, minus the samples before it in the window, plus the position.
         ids = np.repeat(self._first_ids[shards] - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())
         return ids[permutation(ids.size, *self._key, _FIRST_WINDOW + window)] if self._permuted else ids
 
 
 def _cut(sizes: NDArray[np.int64], window: int) -> NDArray[np.int64]:
-    """Bounds of runs of `sizes` that sum to at most `window`, or are a single shard; as long as they can be."""
+    """Bounds of the longest runs of `sizes` that sum to at most `window`; a larger shard is a run of its own."""
     ends = np.cumsum(sizes)
     bounds = [0]
     while bounds[-1] < len(sizes):
-        begun = ends[bounds[-1] - 1] if bounds[-1] else 0
-        bounds.append(max(int(np.searchsorted(ends, begun + window, side="right")), bounds[-1] + 1))
+        before = ends[bounds[-1] - 1] if bounds[-1] else 0
+        bounds.append(max(int(np.searchsorted(ends, before + window, side="right")), bounds[-1] + 1))
     return np.array(bounds)
 
 
@@ -114,10 +112,10 @@ def steps_per_epoch(samples: int, global_batch: int, *, drop_last: bool) -> int:
 
 
 def rank_slice(samples: int, global_batch: int, step: int, rank: int, world_size: int) -> slice:
-    """The part of the epoch's order that `rank` takes in `step`.
+    """The positions in the epoch's order that `rank` takes in `step`.
 
-    Step s takes the next `global_batch` ids and rank r its contiguous part of them. In a last, smaller batch the parts
-    differ by one at most, and may be empty.
+    A step takes the next `global_batch` positions, and the ranks divide them into contiguous slices. In a last, smaller
+    batch the slices differ in length by at most one, and may be empty.
     """
     start = step * global_batch
     count = min(global_batch, samples - start)

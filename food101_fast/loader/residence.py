@@ -1,7 +1,7 @@
 """Where a split's decoded rows are kept after the first epoch: in the files, in RAM, or on the device.
 
-Rows that stay in the files are read through the page cache, which for raw shards on a disk is as fast as RAM of one's
-own. Holding them pays where they would have to be decoded again, or copied to a GPU again.
+Rows in the files are read through the page cache, which for raw shards on a disk is as fast as the process's own RAM.
+Keeping them in memory helps where they would be decoded again, or copied to a GPU again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from food101_fast.shards.mapped import copy_rows
 
 Residence = Literal["stream", "host", "device", "auto"]
 
-# What `auto` may take of the memory that is free: a model and its activations come after the loader.
+# Shares of the free memory that `auto` may take: a model and its activations come after the loader.
 _DEVICE_SHARE = 0.25
 _HOST_SHARE = 0.5
 
@@ -36,6 +36,7 @@ class Choice:
 
     residence: Literal["stream", "host", "device"]
     reason: str
+    """For the user, in one line."""
 
 
 def choose_residence(
@@ -44,15 +45,15 @@ def choose_residence(
     """Decide where the rows are kept; a pure function.
 
     Args:
-        asked: what the user wants.
+        asked: the user's setting.
         need: bytes of all rows of the split.
         device: where batches go.
         encoding: how the shards store images.
         free_host: bytes of RAM that this process may take.
-        free_device: bytes of the device's memory that are free; None on the CPU.
+        free_device: free bytes of the device's memory; None on the CPU.
 
     Raises:
-        UserError: the rows don't fit where they were asked to be.
+        UserError: the rows don't fit into the memory that was asked for.
     """
     why = "as asked"
     if asked == "device" and free_device is None:
@@ -68,7 +69,7 @@ def choose_residence(
     if free_device is not None and need <= _DEVICE_SHARE * free_device:
         return Choice("device", f"the rows take {_gb(need)} of {_gb(free_device)} free on {device}")
     if encoding == "raw":
-        return Choice("stream", f"raw rows are read from their files as fast as from RAM of one's own ({_gb(need)})")
+        return Choice("stream", f"raw rows are read as fast from their files as from RAM ({_gb(need)})")
     if need <= _HOST_SHARE * free_host:
         return Choice("host", f"decoded rows take {_gb(need)} of {_gb(free_host)} free RAM")
     return Choice("stream", f"decoded rows would take {_gb(need)}, and {_gb(free_host)} of RAM are free")
@@ -79,8 +80,11 @@ def _gb(size: int) -> str:
 
 
 def free_host_memory() -> int:
-    """Bytes of RAM that this process may still take: what the system has available, the limit of its control group,
-    divided by the processes of the job on this machine (torchrun's LOCAL_WORLD_SIZE)."""
+    """Bytes of RAM that this process may still take.
+
+    The system's available memory or what is left in the control group, whichever is less, divided by the job's
+    processes on this machine (torchrun's LOCAL_WORLD_SIZE).
+    """
     free = int(psutil.virtual_memory().available)
     group = Path("/sys/fs/cgroup")
     try:
@@ -92,10 +96,10 @@ def free_host_memory() -> int:
 
 
 class ResidentRows:
-    """All rows of a split in the memory of one device, filled as they pass by for the first time.
+    """All rows of a split in the memory of one device; each is stored when it is loaded for the first time.
 
     Attributes:
-        complete: whether all rows are here, so that the split is not read any more.
+        complete: whether all rows are stored, so that the split is not read again.
     """
 
     def __init__(self, split: Split, device: torch.device) -> None:
@@ -105,37 +109,37 @@ class ResidentRows:
         else:
             self._rows = torch.empty(len(split), split.row_bytes, dtype=torch.uint8, device=device)
         self._labels = torch.empty(len(split), dtype=torch.int64, device=device)
-        self._held = np.zeros(len(split), np.bool_)
+        self._arrived = np.zeros(len(split), np.bool_)
         self.complete = False
 
     def gather(self, ids: NDArray[np.int64], out: Tensor) -> NDArray[np.int64]:
-        """As `Split.gather`, for rows that are held on the host; those that pass by are kept."""
+        """Gather rows on the host as `Split.gather` does, from memory or else from the split, and store them."""
         if self.complete:
             copy_rows(self._rows.data_ptr() + ids * self._split.row_bytes, out)
             return self._labels.numpy()[ids]
         labels = self._split.gather(ids, out)
         self._keep(torch.from_numpy(ids), out, torch.from_numpy(labels))
-        self._held[ids] = True
+        self._arrived[ids] = True
         return labels
 
     def keep(self, loaded: Loaded, ids: NDArray[np.int64]) -> None:
-        """Keep a batch that has arrived on the device; `ids` are those of it, on the host."""
+        """Store a batch that is on the device; `ids` are its ids on the host, int64 (n,)."""
         self._keep(loaded.numbers[1], loaded.rows, loaded.numbers[0])
-        self._held[ids] = True
+        self._arrived[ids] = True
 
     def _keep(self, ids: Tensor, rows: Tensor, labels: Tensor) -> None:
         self._rows.index_copy_(0, ids, rows)
         self._labels.index_copy_(0, ids, labels)
 
-    def fill(self, run: Callable[[Iterable[NDArray[np.int64]]], Iterable[object]], chunk: int) -> None:
-        """Get the rows that never passed by: the last, unfilled batch of an epoch, and other ranks' parts of it.
+    def fill(self, run: Callable[[Iterable[NDArray[np.int64]]], Iterable[object]], batch_size: int) -> None:
+        """Load the rows that are missing: those of other ranks, and those that `drop_last` left out.
 
         Args:
-            run: loads batches of ids, and keeps them here.
-            chunk: ids of a batch.
+            run: loads batches of ids, which stores them here.
+            batch_size: ids of a batch.
         """
-        missing = np.flatnonzero(~self._held)
-        for _ in run(missing[first : first + chunk] for first in range(0, missing.size, chunk)):
+        missing = np.flatnonzero(~self._arrived)
+        for _ in run(missing[first : first + batch_size] for first in range(0, missing.size, batch_size)):
             pass
         self.complete = True
 

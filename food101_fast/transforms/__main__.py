@@ -76,8 +76,8 @@ def draw(columns: Sequence[tuple[str, Tensor]]) -> Image.Image:
     size = (len(columns) * (tile + _MARGIN) + 2 * _MARGIN, rows * (tile + _MARGIN) + _MARGIN + _LINE)
     sheet = Image.new("RGB", size, "white")
     text, font = ImageDraw.Draw(sheet), ImageFont.load_default(12)
-    for place, (title, images) in enumerate(columns):
-        left = _MARGIN + place * (tile + _MARGIN) + (_MARGIN if place else 0)
+    for column, (title, images) in enumerate(columns):
+        left = _MARGIN + column * (tile + _MARGIN) + (_MARGIN if column else 0)
         words = title.split()
         title = title if font.getlength(title) <= tile else words[-1] if font.getlength(words[-1]) <= tile else ""
         text.text((left, 3), title, fill="black", font=font)

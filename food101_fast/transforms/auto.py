@@ -7,7 +7,6 @@ that there is, to use a ninth of a fourteenth of it.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,14 +16,15 @@ from torchvision.transforms.v2 import functional as F
 from food101_fast.transforms.base import (
     Params,
     PerSampleTransform,
+    SampleParams,
     between,
     integer_below,
     max_value,
     of_images,
-    quantised,
+    quantized,
 )
 from food101_fast.transforms.color import blend, grayscale, sharpness_reference
-from food101_fast.transforms.warp import Fill, Interpolation, affine_grid, inverse_affine, mode_of, warp
+from food101_fast.transforms.grids import Fill, Interpolation, affine_grid, inverse_affine, mode_of, warp
 
 OPERATIONS = (
     *("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast"),
@@ -34,7 +34,7 @@ OPERATIONS = (
 
 _WARPS, _BLENDS = slice(1, 6), slice(6, 10)
 _SIGNED = slice(1, 10)  # those whose magnitude is negated in half of the cases
-_PLACE = {name: place for place, name in enumerate(OPERATIONS)}
+_INDEX = {name: index for index, name in enumerate(OPERATIONS)}
 
 Ranges = dict[str, tuple[float, float]]
 """By operation the magnitudes of the first and of the last bin, between which the others lie evenly."""
@@ -72,7 +72,7 @@ class _AutomaticTransform(PerSampleTransform):
             if (low, high) not in values:
                 values[low, high] = between(position, low, high)
             value = values[low, high].round() if name == "Posterize" else values[low, high]
-            magnitude = torch.where(is_of[..., _PLACE[name]], value, magnitude)
+            magnitude = torch.where(is_of[..., _INDEX[name]], value, magnitude)
         is_turned = is_of[..., _SIGNED].any(dim=-1) & (sign <= 0.5)
         return {"transform_id": which, "magnitude": torch.where(is_turned, -magnitude, magnitude)}
 
@@ -82,12 +82,12 @@ class _AutomaticTransform(PerSampleTransform):
             images = apply_operation(images, which, magnitude, self._mode, self.fill)
         return images
 
-    def single(self, image: Tensor, params: dict[str, Any]) -> Tensor:
+    def single(self, image: Tensor, params: SampleParams) -> Tensor:
         """torchvision's operations."""
-        for place, magnitude in zip(params["transform_id"], params["magnitude"], strict=True):
+        for index, magnitude in zip(params["transform_id"], params["magnitude"], strict=True):
             # In torchvision every automatic augmentation has this method.
             image = self._apply_image_or_video_transform(
-                image, OPERATIONS[place], magnitude, interpolation=self.interpolation, fill=self._fill
+                image, OPERATIONS[index], magnitude, interpolation=self.interpolation, fill=self._fill
             )
         return image
 
@@ -205,7 +205,7 @@ def apply_operation(images: Tensor, which: Tensor, magnitude: Tensor, mode: str,
     is_of = _one_hot(which)
 
     def take(out: Tensor, of: Tensor | float, name: str) -> Tensor:
-        return torch.where(of_images(is_of[:, _PLACE[name]]), out, of)
+        return torch.where(of_images(is_of[:, _INDEX[name]]), out, of)
 
     values = images if images.is_floating_point() else images.float()
     theta = warp_matrices(which, magnitude, images)
@@ -214,7 +214,7 @@ def apply_operation(images: Tensor, which: Tensor, magnitude: Tensor, mode: str,
     gray = grayscale(values, images)
     other = take(gray.mean(dim=(-3, -2, -1), keepdim=True), take(gray, 0.0, "Color"), "Contrast")
     other = take(sharpness_reference(values, images), other, "Sharpness")
-    blended = quantised(blend(values, other, 1.0 + magnitude.double(), images), images, rounded=False)
+    blended = quantized(blend(values, other, 1.0 + magnitude.double(), images), images, rounded=False)
     out = torch.where(of_images(is_of[:, _BLENDS].any(dim=1)), blended, out)
     out = take(_posterized(images, magnitude), out, "Posterize")
     threshold = (max_value(images) * magnitude.double()).to(values.dtype)
@@ -233,18 +233,18 @@ def warp_matrices(which: Tensor, magnitude: Tensor, images: Tensor) -> Tensor:
     is_of = _one_hot(which)
 
     def of(name: str, value: Tensor) -> Tensor:
-        return torch.where(is_of[:, _PLACE[name]], value, 0.0)
+        return torch.where(is_of[:, _INDEX[name]], value, 0.0)
 
     slope, shift = torch.rad2deg(torch.atan(magnitude.double())).to(magnitude.dtype), magnitude.trunc()
     # torchvision shears around the upper left corner.
-    from_corner = is_of[:, _PLACE["ShearX"]] | is_of[:, _PLACE["ShearY"]]
-    centre = tuple(-0.5 * size * from_corner for size in (images.shape[-1], images.shape[-2]))
+    from_corner = is_of[:, _INDEX["ShearX"]] | is_of[:, _INDEX["ShearY"]]
+    center = tuple(-0.5 * size * from_corner for size in (images.shape[-1], images.shape[-2]))
     return inverse_affine(
         of("Rotate", -magnitude),
         (of("TranslateX", shift), of("TranslateY", shift)),
         1.0,
         (of("ShearX", slope), of("ShearY", slope)),
-        (centre[0], centre[1]),
+        (center[0], center[1]),
     )
 
 

@@ -26,6 +26,9 @@ from torchvision.transforms import v2
 from food101_fast.transforms.threads import for_each
 
 Params = dict[str, Tensor]
+"""Parameters of a batch: (N, ...) tensors, under torchvision's names."""
+SampleParams = dict[str, Any]
+"""Parameters of one sample, as torchvision's functionals take them: numbers, lists of numbers, or tensors."""
 
 APPLY = "apply"
 """Name of the parameter, bool (N,), that says which images a transform with a probability changes."""
@@ -134,7 +137,7 @@ class PerSampleTransform(v2.Transform, ABC):
         """Transform all images at once, on any device, whether or not `apply` is set."""
 
     @abstractmethod
-    def single(self, image: Tensor, params: dict[str, Any]) -> Tensor:
+    def single(self, image: Tensor, params: SampleParams) -> Tensor:
         """Transform one image (C, H, W) on the CPU with torchvision's functional; parameters are plain numbers."""
 
 
@@ -172,7 +175,7 @@ def goes_one_by_one(images: Tensor) -> bool:
     return images.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
-def rows(params: Params) -> Iterator[dict[str, Any]]:
+def rows(params: Params) -> Iterator[SampleParams]:
     """Each sample's parameters as plain numbers or lists, and those of more than two dimensions as tensors."""
     columns = [value.tolist() if value.ndim <= 2 else value.unbind(0) for value in params.values()]
     return (dict(zip(params, row, strict=True)) for row in zip(*columns, strict=True))
@@ -236,7 +239,7 @@ def max_value(images: Tensor) -> int:
     return 1 if images.is_floating_point() else 255
 
 
-def quantised(values: Tensor, images: Tensor, *, rounded: bool) -> Tensor:
+def quantized(values: Tensor, images: Tensor, *, rounded: bool) -> Tensor:
     """`values` in the dtype of `images`; for uint8 rounded or cut off, as the kernel of torchvision does."""
     if images.is_floating_point():
         return values.to(images.dtype)

@@ -1,10 +1,9 @@
-"""Colour, grayscale and blur with one draw per sample, in the order that was drawn for each."""
+"""Color, grayscale and blur with one draw per sample, in the order that was drawn for each."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,10 +14,11 @@ from food101_fast.transforms.base import (
     CoinToss,
     Params,
     PerSampleTransform,
+    SampleParams,
     between,
     max_value,
     of_images,
-    quantised,
+    quantized,
 )
 from food101_fast.transforms.products import blur_weights, separable
 
@@ -47,9 +47,9 @@ class ColorJitter(PerSampleTransform, v2.ColorJitter):
         """See the base class."""
         params = {"fn_idx": uniform[:, :4].argsort(dim=1)}
         ranges = (self.brightness, self.contrast, self.saturation, self.hue)
-        for place, (name, limits) in enumerate(zip(_FACTORS, ranges, strict=True)):
+        for index, (name, limits) in enumerate(zip(_FACTORS, ranges, strict=True)):
             if limits is not None:
-                params[name] = between(uniform[:, 4 + place], *limits)
+                params[name] = between(uniform[:, 4 + index], *limits)
         return params
 
     def batched(self, images: Tensor, params: Params) -> Tensor:
@@ -58,7 +58,7 @@ class ColorJitter(PerSampleTransform, v2.ColorJitter):
         Brightness, contrast and saturation mix an image with black, its mean and its gray, so that one blend serves
         whichever a sample's turn it is; a ratio of 1 leaves a sample as it is.
         """
-        _require_colour(images)
+        _require_color(images)
         order = params["fn_idx"]
         hue = params.get("hue_factor")
         values = images if images.is_floating_point() else images.float()
@@ -89,18 +89,18 @@ class ColorJitter(PerSampleTransform, v2.ColorJitter):
             values = mix(values, other, of_images(mine[:, turn]), of_images(others[:, turn]), images)
         return values
 
-    def single(self, image: Tensor, params: dict[str, Any]) -> Tensor:
+    def single(self, image: Tensor, params: SampleParams) -> Tensor:
         """torchvision's four functionals."""
         adjust = (F.adjust_brightness_image, F.adjust_contrast_image, F.adjust_saturation_image, F.adjust_hue_image)
-        for place in params["fn_idx"]:
-            factor = params.get(_FACTORS[place])
+        for index in params["fn_idx"]:
+            factor = params.get(_FACTORS[index])
             if factor is not None:
-                image = adjust[place](image, factor)
+                image = adjust[index](image, factor)
         return image
 
 
 class RandomGrayscale(CoinToss, v2.RandomGrayscale):
-    """Take the colour out of each sample with probability `p`, as torchvision's does one image.
+    """Take the color out of each sample with probability `p`, as torchvision's does one image.
 
     Parameters made: `apply`, bool (N,).
     """
@@ -111,10 +111,10 @@ class RandomGrayscale(CoinToss, v2.RandomGrayscale):
         """All of them."""
         if images.shape[1] == 1:
             return images
-        _require_colour(images)
-        return quantised(weighted_gray(images), images, rounded=False).expand_as(images)
+        _require_color(images)
+        return quantized(weighted_gray(images), images, rounded=False).expand_as(images)
 
-    def single(self, image: Tensor, params: dict[str, Any]) -> Tensor:
+    def single(self, image: Tensor, params: SampleParams) -> Tensor:
         """torchvision's `rgb_to_grayscale`."""
         return F.rgb_to_grayscale_image(image, num_output_channels=image.shape[0])
 
@@ -153,7 +153,7 @@ class GaussianBlur(PerSampleTransform, v2.GaussianBlur):
         )
         return separable(images, rows, columns)
 
-    def single(self, image: Tensor, params: dict[str, Any]) -> Tensor:
+    def single(self, image: Tensor, params: SampleParams) -> Tensor:
         """torchvision's `gaussian_blur`."""
         return F.gaussian_blur_image(image, list(self.kernel_size), [params["sigma"]])
 
@@ -253,6 +253,6 @@ def sharpness_reference(values: Tensor, images: Tensor) -> Tensor:
     return torch.where(border, values, torch.nn.functional.pad(inner, (1, 1, 1, 1)))
 
 
-def _require_colour(images: Tensor) -> None:
+def _require_color(images: Tensor) -> None:
     if images.shape[1] not in (1, 3):
         raise TypeError(f"images should have 1 or 3 channels and have {images.shape[1]}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from food101_fast.transforms.base import APPLY, Params, PerSampleTransform, memory_format, of_images
+from food101_fast.transforms.base import APPLY, Params, PerSampleTransform, SampleParams, memory_format, of_images
 
 _CHOICE = "choice"
 
@@ -29,26 +29,26 @@ class _Container(PerSampleTransform):
         self.draws = own_draws + sum(child.draws for _, child in self._children())
 
     def _children(self) -> Iterator[tuple[int, Any]]:
-        """Places and transforms."""
+        """Indices and transforms."""
         return enumerate(self.transforms)
 
     def _params_of_children(self, uniform: Tensor, height: int, width: int) -> Params:
         params: Params = {}
         start = 0
-        for place, child in self._children():
+        for index, child in self._children():
             drawn = child.params_from(uniform[:, start : start + child.draws], height, width)
-            params |= {f"{place}.{name}": value for name, value in drawn.items()}
+            params |= {f"{index}.{name}": value for name, value in drawn.items()}
             start += child.draws
         return params
 
-    def single(self, image: Tensor, params: dict[str, Any]) -> Tensor:
+    def single(self, image: Tensor, params: SampleParams) -> Tensor:
         """Not one image, but those that a transform is applied to go together."""
         raise TypeError(f"{type(self).__name__} transforms batches")
 
 
-def of_child(params: Params, place: int) -> Params:
-    """The parameters of the transform at `place`, under its own names."""
-    prefix = f"{place}."
+def of_child(params: Params, index: int) -> Params:
+    """The parameters of the transform at `index`, under its own names."""
+    prefix = f"{index}."
     return {name.removeprefix(prefix): value for name, value in params.items() if name.startswith(prefix)}
 
 
@@ -68,7 +68,7 @@ class RandomApply(_Container, v2.RandomApply):
         transforms: of this package; they must not change the size.
         p: probability that a sample is changed.
 
-    Parameters made: `apply`, bool (N,), and those of the transforms, with their places before their names.
+    Parameters made: `apply`, bool (N,), and those of the transforms, with their indices before their names.
     """
 
     def __init__(self, transforms: Sequence[PerSampleTransform] | nn.ModuleList, p: float = 0.5) -> None:
@@ -87,8 +87,8 @@ class RandomApply(_Container, v2.RandomApply):
     def batched(self, images: Tensor, params: Params) -> Tensor:
         """One transform after the other."""
         out = images
-        for place, child in self._children():
-            out = child.transform(out, of_child(params, place))
+        for index, child in self._children():
+            out = child.transform(out, of_child(params, index))
         return _same_shape(out, images, self)
 
     def one_by_one(self, images: Tensor, params: Params) -> Tensor:
@@ -104,10 +104,10 @@ class RandomChoice(_Container, v2.RandomChoice):
         transforms: of this package.
         p: their probabilities; None for equal ones. They are divided by their sum.
 
-    Parameters made: `choice`, int64 (N,), and those of the transforms, with their places before their names.
+    Parameters made: `choice`, int64 (N,), and those of the transforms, with their indices before their names.
     """
 
-    def __init__(self, transforms: Sequence[PerSampleTransform], p: list[float] | None = None) -> None:
+    def __init__(self, transforms: Sequence[PerSampleTransform], p: Sequence[float] | None = None) -> None:
         v2.RandomChoice.__init__(self, transforms, p)
         self._set_up(transforms, own_draws=1)
         mixing = [child.is_mixing for _, child in self._children()]
@@ -133,25 +133,25 @@ class RandomChoice(_Container, v2.RandomChoice):
     def batched(self, images: Tensor, params: Params) -> Tensor:
         """Each transform of all images, of which each image takes its own."""
         out: Tensor | None = None
-        for place, child in self._children():
-            changed = child.transform(images, of_child(params, place))
-            out = changed if out is None else torch.where(of_images(params[_CHOICE] == place), changed, out)
+        for index, child in self._children():
+            changed = child.transform(images, of_child(params, index))
+            out = changed if out is None else torch.where(of_images(params[_CHOICE] == index), changed, out)
         assert out is not None
         return out
 
     def one_by_one(self, images: Tensor, params: Params) -> Tensor:
         out: Tensor | None = None
-        for place, child in self._children():
-            out = subset(images, params[_CHOICE] == place, of_child(params, place), child.transform, out)
+        for index, child in self._children():
+            out = subset(images, params[_CHOICE] == index, of_child(params, index), child.transform, out)
         assert out is not None
         return out
 
     def mix(self, images: Tensor, labels: Tensor, params: Params) -> tuple[Tensor, Tensor]:
         """As `MixingTransform.mix`, each sample with its own choice."""
         out: tuple[Tensor, Tensor] | None = None
-        for place, child in self._children():
-            mixed = child.mix(images, labels, of_child(params, place))
-            mine = params[_CHOICE] == place
+        for index, child in self._children():
+            mixed = child.mix(images, labels, of_child(params, index))
+            mine = params[_CHOICE] == index
             out = (
                 mixed
                 if out is None
@@ -174,10 +174,10 @@ def subset(images: Tensor, mine: Tensor, params: Params, transform: Any, out: Te
         transform: takes images and their parameters.
         out: what the others are; a copy is made of `images`. None if nothing is known of them yet.
     """
-    places = mine.nonzero()[:, 0]
-    if not len(places) and out is not None:
+    chosen = mine.nonzero()[:, 0]
+    if not len(chosen) and out is not None:
         return out.clone() if out is images else out
-    changed = transform(images[places], {name: value[places] for name, value in params.items()})
+    changed = transform(images[chosen], {name: value[chosen] for name, value in params.items()})
     if out is None:
         shape = (len(images), *changed.shape[1:])
         out = torch.empty(shape, dtype=changed.dtype, memory_format=memory_format(images))
@@ -186,5 +186,5 @@ def subset(images: Tensor, mine: Tensor, params: Params, transform: Any, out: Te
     if changed.shape[1:] != out.shape[1:]:
         sizes = " and ".join(str(tuple(of.shape[2:])) for of in (out, changed))
         raise ValueError(f"transforms that samples choose from must give images of one size, and these give {sizes}")
-    out[places] = changed
+    out[chosen] = changed
     return out

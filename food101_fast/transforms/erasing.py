@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from food101_fast.transforms.base import (
     TRIES,
     Params,
     PerSampleTransform,
+    SampleParams,
     first_fitting,
     integer_below,
     of_images,
@@ -95,7 +95,7 @@ class RandomErasing(PerSampleTransform, v2.RandomErasing):
             raise ValueError("value='random' is normal noise, which needs floating images: erase after Normalize")
         return normal_noise(params[_KEY], tuple(images.shape[1:]))
 
-    def single(self, image: Tensor, params: dict[str, Any]) -> Tensor:
+    def single(self, image: Tensor, params: SampleParams) -> Tensor:
         """torchvision's `erase`."""
         i, j, h, w = (params[name] for name in "ijhw")
         per_sample = {name: torch.as_tensor(params[name])[None] for name in ("v", _KEY) if name in params}

@@ -9,7 +9,6 @@ part of either: mirrored weights, or a mirrored row.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from food101_fast.transforms.base import (
     CoinToss,
     Params,
     PerSampleTransform,
+    SampleParams,
     first_fitting,
     goes_one_by_one,
     integer_below,
@@ -94,7 +94,7 @@ class RandomResizedCrop(PerSampleTransform, v2.RandomResizedCrop):
         """See `resized_crop_products`."""
         return self._products(images, params, None)
 
-    def single(self, image: Tensor, params: dict[str, Any]) -> Tensor:
+    def single(self, image: Tensor, params: SampleParams) -> Tensor:
         """torchvision's resize of a view, mirrored if that is asked for."""
         rows = slice(params["top"], params["top"] + params["height"])
         columns = slice(params["left"], params["left"] + params["width"])
@@ -124,7 +124,7 @@ class RandomHorizontalFlip(CoinToss, v2.RandomHorizontalFlip):
         """Mirror all."""
         return images.flip(-1)
 
-    def single(self, image: Tensor, params: dict[str, Any]) -> Tensor:
+    def single(self, image: Tensor, params: SampleParams) -> Tensor:
         """Mirror one."""
         return image.flip(-1)
 
@@ -141,7 +141,7 @@ class RandomVerticalFlip(CoinToss, v2.RandomVerticalFlip):
         """Turn all."""
         return images.flip(-2)
 
-    def single(self, image: Tensor, params: dict[str, Any]) -> Tensor:
+    def single(self, image: Tensor, params: SampleParams) -> Tensor:
         """Turn one."""
         return image.flip(-2)
 

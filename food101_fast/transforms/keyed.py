@@ -56,9 +56,9 @@ def philox4x32(counter: Words, key: tuple[int, int]) -> Words:
     return c0, c1, c2, c3
 
 
-def blocks_of(draws: int, place: int, device: torch.device | None = None) -> Tensor:
-    """The last words of the counters of `draws` numbers for the transform at index `place`: int64 (blocks,)."""
-    first = place << 16
+def blocks_of(draws: int, index: int, device: torch.device | None = None) -> Tensor:
+    """The last words of the counters of `draws` numbers for the transform at index `index`: int64 (blocks,)."""
+    first = index << 16
     return torch.arange(first, first - (-draws // PER_BLOCK), device=device)
 
 
@@ -83,7 +83,7 @@ def uniform_of_blocks(ids: Tensor, blocks: Tensor, *, seed: int, epoch: int | Te
     return (numbers >> 8).to(torch.float32) * 2.0**-24
 
 
-def keyed_uniform(ids: Tensor, draws: int, *, seed: int, epoch: int | Tensor, place: int) -> Tensor:
+def keyed_uniform(ids: Tensor, draws: int, *, seed: int, epoch: int | Tensor, index: int) -> Tensor:
     """Uniform numbers for each sample that depend on nothing but the arguments and the sample's own id.
 
     Args:
@@ -91,12 +91,12 @@ def keyed_uniform(ids: Tensor, draws: int, *, seed: int, epoch: int | Tensor, pl
         draws: how many numbers each sample needs.
         seed: the run's seed, below 2**64.
         epoch: epoch number, below 2**32; a number, or an integer tensor () on the device of `ids`.
-        place: the transform's index in its preset, below 2**16.
+        index: the transform's index in its preset, below 2**16.
 
     Returns:
         float32 (N, draws) in [0, 1), multiples of 2**-24, on the device of `ids`.
     """
-    return uniform_of_blocks(ids, blocks_of(draws, place, ids.device), seed=seed, epoch=epoch)[:, :draws]
+    return uniform_of_blocks(ids, blocks_of(draws, index, ids.device), seed=seed, epoch=epoch)[:, :draws]
 
 
 def normal_noise(keys: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -112,7 +112,7 @@ def normal_noise(keys: Tensor, shape: tuple[int, ...]) -> Tensor:
         float32 (N, *shape), on the device of `keys`.
     """
     count = math.prod(shape)
-    uniform = keyed_uniform(keys, 2 * count, seed=_NOISE_SEED, epoch=0, place=0)
+    uniform = keyed_uniform(keys, 2 * count, seed=_NOISE_SEED, epoch=0, index=0)
     # 1 - u is never 0, whose logarithm is not finite.
     radius = torch.sqrt(-2.0 * torch.log(1.0 - uniform[:, :count]))
     return (radius * torch.cos(2.0 * math.pi * uniform[:, count:])).view(-1, *shape)

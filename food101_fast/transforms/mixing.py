@@ -13,7 +13,14 @@ from torch.nn.functional import one_hot
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from food101_fast.transforms.base import Params, PerSampleTransform, integer_below, memory_format, of_images
+from food101_fast.transforms.base import (
+    Params,
+    PerSampleTransform,
+    SampleParams,
+    integer_below,
+    memory_format,
+    of_images,
+)
 
 _QUANTILES = 4097  # the distribution is off by less than half of 1 / 4096 anywhere
 
@@ -33,10 +40,10 @@ class MixingTransform(PerSampleTransform):
         """Numbers of the distribution Beta(alpha, alpha), from uniform ones, by the inverse of its function."""
         if self._quantiles.device != uniform.device:
             self.to(uniform.device)
-        place = uniform * (_QUANTILES - 1)
-        below = place.long().clamp(max=_QUANTILES - 2)
+        position = uniform * (_QUANTILES - 1)
+        below = position.long().clamp(max=_QUANTILES - 2)
         low, high = self._quantiles[below], self._quantiles[below + 1]
-        return low + (high - low) * (place - below)
+        return low + (high - low) * (position - below)
 
     def mix(self, images: Tensor, labels: Tensor, params: Params) -> tuple[Tensor, Tensor]:
         """Mix images (N, C, H, W) and labels.
@@ -79,7 +86,7 @@ class MixingTransform(PerSampleTransform):
         """See `mix_images`."""
         return self.mix_images(images, params)
 
-    def single(self, image: Tensor, params: dict[str, Any]) -> Tensor:
+    def single(self, image: Tensor, params: SampleParams) -> Tensor:
         """There is nothing to mix one image with."""
         raise TypeError(f"{type(self).__name__} mixes the samples of a batch")
 
@@ -148,9 +155,9 @@ class CutMix(MixingTransform, v2.CutMix):
         """See the base class."""
         half = 0.5 * torch.sqrt(1.0 - self.beta(uniform[:, 0]))
         edges = []
-        for place, size in ((2, width), (3, height)):
-            centre, reach = integer_below(uniform[:, place], size), (half * size).long()
-            edges.append(((centre - reach).clamp(min=0), (centre + reach).clamp(max=size)))
+        for column, size in ((2, width), (3, height)):
+            center, reach = integer_below(uniform[:, column], size), (half * size).long()
+            edges.append(((center - reach).clamp(min=0), (center + reach).clamp(max=size)))
         (x1, x2), (y1, y2) = edges
         return {
             "box": torch.stack([x1, y1, x2, y2], dim=1),

@@ -1,9 +1,9 @@
-"""The chains that recipes train and evaluate with: uint8 batches from the loader in, normalised floating ones out."""
+"""The chains that recipes train and evaluate with: uint8 batches from the loader in, normalized floating ones out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, overload
+from typing import overload
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ class ToNormalized(v2.Transform):
         self.register_buffer("_mean", torch.tensor(MEAN)[:, None, None], persistent=False)
         self.register_buffer("_std", torch.tensor(STD)[:, None, None], persistent=False)
 
-    def transform(self, inpt: Tensor, params: dict[str, Any]) -> Tensor:
+    def transform(self, inpt: Tensor, params: Params) -> Tensor:
         """uint8 (..., 3, H, W) to `dtype`; shape and memory format kept."""
         if self._mean.device != inpt.device:
             self.to(inpt.device)
@@ -107,7 +107,7 @@ class Preset(nn.Module):
             ids: int64 (N,), global sample ids, on the images' device; needed if anything is random.
 
         Returns:
-            Floating (N, 3, h, w), normalised, in the memory format of `images`; and the labels if they were given,
+            Floating (N, 3, h, w), normalized, in the memory format of `images`; and the labels if they were given,
             floating (N, classes) if they were mixed.
 
         Raises:
@@ -116,25 +116,25 @@ class Preset(nn.Module):
         self._check(images, labels, seed, ids)
         uniform = None if ids is None else self._uniform(ids, seed, epoch)
 
-        def params_of(place: int, transform: PerSampleTransform) -> Params:
+        def params_of(index: int, transform: PerSampleTransform) -> Params:
             assert uniform is not None
-            return transform.params_from(uniform[:, self._columns[place]], images.shape[-2], images.shape[-1])
+            return transform.params_from(uniform[:, self._columns[index]], images.shape[-2], images.shape[-1])
 
         flip_is_done = False
         following = [*self.transforms[1:], None]
-        for place, (transform, after) in enumerate(zip(self.transforms, following, strict=True)):
+        for index, (transform, after) in enumerate(zip(self.transforms, following, strict=True)):
             if flip_is_done:
                 flip_is_done = False
             elif isinstance(transform, RandomResizedCrop) and isinstance(after, RandomHorizontalFlip):
-                flip = params_of(place + 1, after)["apply"]
-                images = transform.transform_and_flip(images, params_of(place, transform), flip)
+                flip = params_of(index + 1, after)["apply"]
+                images = transform.transform_and_flip(images, params_of(index, transform), flip)
                 flip_is_done = True
             # A tuple, since torch 2.9 can't compile a union of types.
             elif isinstance(transform, (MixingTransform, RandomChoice)) and transform.is_mixing:
                 assert labels is not None
-                images, labels = transform.mix(images, labels, params_of(place, transform))
+                images, labels = transform.mix(images, labels, params_of(index, transform))
             elif isinstance(transform, PerSampleTransform):
-                images = transform.transform(images, params_of(place, transform))
+                images = transform.transform(images, params_of(index, transform))
             else:
                 images = transform(images)
         return images if labels is None else (images, labels)
@@ -204,7 +204,7 @@ def train_preset(
     """The training chain `name`, one of `PRESETS`.
 
     Args:
-        name: `baseline` (crop and flip), `strong` (also rotation, colour, affine, erasing), or `trivial` (also
+        name: `baseline` (crop and flip), `strong` (also rotation, color, affine, erasing), or `trivial` (also
             TrivialAugmentWide and erasing, and then MixUp or CutMix).
         image_size: what the model sees, in pixels.
         num_classes: needed by `trivial` if labels are numbers.

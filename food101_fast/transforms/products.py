@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from food101_fast.transforms.base import memory_format, quantised
+from food101_fast.transforms.base import memory_format, quantized
 
 
 def triangle(distance: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def crop_resize_weights(
     """The matrices that crop `[start, start + length)` of an axis and resize it to `target`, antialiased.
 
     The weights are torch's own for `interpolate(antialias=True)`: the filter is as wide as one output pixel where
-    that is more than one input pixel, centred at half pixels, normalised over the pixels inside the crop.
+    that is more than one input pixel, centered at half pixels, normalized over the pixels inside the crop.
 
     Args:
         start, length: int64 (N,), in pixels of the source axis.
@@ -52,9 +52,9 @@ def crop_resize_weights(
     pixel = torch.arange(source, device=start.device)
     inside = pixel - start[:, None]
     scale = length.to(torch.float32)[:, None] / target
-    centre = scale * (torch.arange(target, device=start.device) + 0.5)
+    center = scale * (torch.arange(target, device=start.device) + 0.5)
     width = scale.clamp(min=1.0)
-    distance = (inside[:, None, :] + 0.5 - centre[:, :, None]) / width[:, :, None]
+    distance = (inside[:, None, :] + 0.5 - center[:, :, None]) / width[:, :, None]
     weights = FILTERS[interpolation](distance)
     weights = weights * ((inside >= 0) & (inside < length[:, None]))[:, None, :]
     return weights / weights.sum(dim=-1, keepdim=True)
@@ -71,10 +71,10 @@ def blur_weights(kernel: Tensor, length: int) -> Tensor:
         float32 (N, length, length).
     """
     size = kernel.shape[1]
-    place = torch.arange(length, device=kernel.device)
-    taken = place[:, None] + torch.arange(size, device=kernel.device) - size // 2
+    pixel = torch.arange(length, device=kernel.device)
+    taken = pixel[:, None] + torch.arange(size, device=kernel.device) - size // 2
     taken = (length - 1) - ((length - 1) - taken.abs()).abs()
-    of_tap = (taken[:, :, None] == place).to(kernel.dtype)  # (length, K, length)
+    of_tap = (taken[:, :, None] == pixel).to(kernel.dtype)  # (length, K, length)
     return torch.einsum("nk,tks->nts", kernel, of_tap)
 
 
@@ -96,4 +96,4 @@ def separable(images: Tensor, rows: Tensor, columns: Tensor, compute: torch.dtyp
     factors = images.to(compute, memory_format=torch.contiguous_format)
     # (N, 1, h, H) @ (N, C, H, W) @ (N, 1, W, w): columns first, since that shrinks what the second product reads.
     out = rows.to(compute)[:, None] @ (factors @ columns.to(compute)[:, None].transpose(-1, -2))
-    return quantised(out, images, rounded=True).contiguous(memory_format=memory_format(images))
+    return quantized(out, images, rounded=True).contiguous(memory_format=memory_format(images))

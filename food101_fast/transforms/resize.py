@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 
-from food101_fast.transforms.base import memory_format
+from food101_fast.transforms.base import Params, memory_format
 
 
 class SquareResize(v2.Resize):
@@ -26,7 +26,7 @@ class SquareResize(v2.Resize):
     def __init__(self, size: int) -> None:
         super().__init__(size)
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+    def transform(self, inpt: Any, params: Params) -> Any:
         """(N, C, S, S) to (N, C, size, size); dtype and memory format kept."""
         plain = isinstance(inpt, Tensor) and inpt.ndim == 4 and inpt.shape[-1] == inpt.shape[-2]
         if not plain or inpt.dtype != torch.uint8 or inpt.device.type != "cpu" or inpt.shape[-1] == self.size[0]:

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 from PIL import Image
 
-from food101_fast.bench.profile import _beginning, _gap_share
+from food101_fast.bench.profile import Event, _beginning, _gap_share
 
 Command = Callable[..., tuple[int, str, str]]
 FLAGS = ["--model", "shufflenet_v2_x0_5", "--image-size", "32", "--batch-size", "8", "--device", "cpu"]
@@ -53,7 +54,7 @@ def test_time_begins_with_the_host_not_with_the_device_that_lags_behind() -> Non
         {"ph": "i", "cat": "cpu_instant_event", "s": "t", "name": "[memory]", "pid": 321, "tid": 7, "ts": 1.0},
     ]
     for events in ([on_device, *others, on_host], [*others, on_host, on_device]):
-        assert _beginning(events) == 5.0
+        assert _beginning(msgspec.convert(events, list[Event])) == 5.0
 
 
 def test_gaps_between_kernels_count_overlapping_ones_once() -> None:

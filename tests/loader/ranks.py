@@ -15,9 +15,9 @@ def gathered(loader: ShardLoader) -> list[list[int]]:
     """The ids of each step, over all ranks, with a collective operation per step: a rank that has one less hangs."""
     steps = []
     for batch in loader:
-        parts: list[object] = [None] * dist.get_world_size()
-        dist.all_gather_object(parts, batch.ids.tolist())
-        steps.append([sample for part in parts for sample in part])  # type: ignore[attr-defined]
+        of_ranks: list[list[int]] = [[]] * dist.get_world_size()
+        dist.all_gather_object(of_ranks, batch.ids.tolist())
+        steps.append([sample for ids in of_ranks for sample in ids])
     return steps
 
 

@@ -1,20 +1,26 @@
-"""Batches hold what the shards hold, each sample once, in buffers that are never overwritten under a reader."""
+"""Batches contain what the shards contain, each sample once; no buffer is overwritten while somebody reads it."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import json
 import threading
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from food101_fast.errors import UserError
-from food101_fast.loader import Batch, ShardLoader
+from food101_fast.loader import Batch, LoaderConfig, Observer, ShardLoader
 from food101_fast.shards import ShardSet
 
 
-def loader_of(shards: ShardSet, **options: object) -> ShardLoader:
-    return ShardLoader(shards, **{"split": "train", "batch_size": 8, **options})  # type: ignore[arg-type]
+def loader_of(shards: ShardSet, **options: Any) -> ShardLoader:
+    return ShardLoader(shards, **{"split": "train", "batch_size": 8, **options})
 
 
 def assert_content(batch: Batch, shards: ShardSet, split: str = "train") -> None:
@@ -100,7 +106,12 @@ def test_a_second_thread_helps_while_rows_are_new(
     monkeypatch.setattr("food101_fast.loader.batches._usable_cores", lambda: cores)
     loader = loader_of(tiny_shards, **{"drop_last": False, **options})
     run, used = loader._pipeline.run, []
-    monkeypatch.setattr(loader._pipeline, "run", lambda ids, threads: (used.append(threads), run(ids, threads))[1])
+
+    def counted(ids: Iterable[NDArray[np.int64]], threads: int, observer: Observer | None) -> Iterator[Any]:
+        used.append(threads)
+        return run(ids, threads, observer)
+
+    monkeypatch.setattr(loader._pipeline, "run", counted)
     for _ in threads:
         for batch in loader:
             assert_content(batch, tiny_shards)
@@ -114,24 +125,24 @@ def test_kept_batches_are_not_overwritten(tiny_shards: ShardSet) -> None:
         assert_content(batch, tiny_shards)
 
 
-def test_a_part_of_a_batch_keeps_its_buffer(tiny_shards: ShardSet) -> None:
+def test_a_view_of_a_batch_keeps_its_buffer(tiny_shards: ShardSet) -> None:
     loader = loader_of(tiny_shards, batch_size=4, prefetch=1)
-    parts = []
+    kept = []
     for batch in loader:
-        parts.append((batch.ids[2].item(), batch.images[2].numpy()))
+        kept.append((batch.ids[2].item(), batch.images[2].numpy()))
         del batch
-    for sample, pixels in parts:
+    for sample, pixels in kept:
         assert np.array_equal(pixels.transpose(1, 2, 0), tiny_shards.split("train")[int(sample)])
 
 
 def test_buffers_are_used_again(tiny_shards: ShardSet) -> None:
     loader = loader_of(tiny_shards, batch_size=4, threads=1, prefetch=2)
-    places = set()
+    addresses = set()
     for _ in range(5):
         for batch in loader:
-            places.add(batch.images.data_ptr())
+            addresses.add(batch.images.data_ptr())
             del batch
-    assert len(places) <= 5
+    assert len(addresses) <= 5
     assert 5 * len(loader) > 20
 
 
@@ -153,7 +164,7 @@ def test_a_state_goes_on_where_it_was_taken(tiny_shards: ShardSet, done: int) ->
     for _ in range(done):
         next(batches)
     state = loader.state_dict()
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     other = loader_of(tiny_shards, batch_size=4, rank=0, world_size=2)
     other.load_state_dict(state)
     assert [batch.ids.tolist() for batch in other] == [ids[:4] for ids in whole[done:]]
@@ -171,6 +182,50 @@ def test_a_state_of_another_order_is_refused(tiny_shards: ShardSet, options: dic
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epoch": -1}, "saved state is damaged .*epoch -1 .*set_epoch"),
+        ({"step": "2"}, "saved state is damaged .*set_epoch"),
+        ({"step": 1000}, "saved state has step 1000, and an epoch has .*set_epoch"),
+    ],
+)
+def test_a_damaged_state_is_refused(tiny_shards: ShardSet, change: dict[str, object], message: str) -> None:
+    loader = loader_of(tiny_shards)
+    with pytest.raises(UserError, match=message):
+        loader.load_state_dict(loader.state_dict() | change)
+    with pytest.raises(UserError, match=r"saved state is damaged .*missing required field"):
+        loader.load_state_dict({})
+
+
+def test_a_state_is_plain_numbers_and_strings(tiny_shards: ShardSet) -> None:
+    loader = loader_of(tiny_shards, batch_size=np.int64(8), seed=np.int64(3), window=np.int64(9))
+    state = loader.state_dict()
+    assert {type(value) for value in state.values()} == {int, str, bool}
+    loader.load_state_dict(json.loads(json.dumps(state)))
+
+
+def test_the_signature_names_every_field_of_the_config() -> None:
+    arguments = inspect.signature(ShardLoader).parameters.keys() - {"path"}
+    assert arguments == {field.name for field in dataclasses.fields(LoaderConfig)}
+
+
+def test_an_observer_is_told_of_every_chunk(tiny_shards: ShardSet) -> None:
+    class Noting:
+        spans: ClassVar[list[tuple[float, float]]] = []
+
+        def gathered(self, begin: float, end: float) -> None:
+            self.spans.append((begin, end))
+
+    loader = loader_of(tiny_shards)
+    loader.observer = Noting()
+    steps = len(list(loader))
+    assert len(Noting.spans) == steps > 0
+    assert all(begin <= end for begin, end in Noting.spans)
+    loader.observer = None
+    assert len(list(loader)) == len(Noting.spans)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"verify": "no"}, "verify should be one of first-epoch, always, never and is 'no'"),
@@ -180,7 +235,7 @@ def test_a_state_of_another_order_is_refused(tiny_shards: ShardSet, options: dic
         ({"window": 0}, "window should be"),
         ({"batch_size": 2.5}, "batch_size should be"),
         ({"seed": -1}, "seed should be"),
-        ({"rank": 2, "world_size": 2}, "rank should be at least 0 and below world_size, and is 2 of 2"),
+        ({"rank": 2, "world_size": 2}, "rank should be below world_size, and is 2 of 2"),
     ],
 )
 def test_wrong_arguments_are_refused(tiny_shards: ShardSet, options: dict[str, object], message: str) -> None:

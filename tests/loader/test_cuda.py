@@ -54,7 +54,7 @@ def test_a_loader_never_waits_for_the_device(residence: Residence, device: str, 
     """But for the events of its threads, which torch's check does not see."""
     where = chosen(device)
     loader = ShardLoader(tiny_shards, split="train", batch_size=8, device=where, residence=residence)
-    for _ in range(2):  # pinned memory is made, and rows that are to be held are there
+    for _ in range(2):  # pinned memory is allocated, and rows that stay on the device are there
         for _ in loader:
             pass
     with no_waiting(where):
@@ -84,7 +84,7 @@ def test_nvjpeg_decodes_the_images_of_the_cpu(tiny_folder: Path, tmp_path: Path,
         assert difference.mean() < 1.5
         assert difference.max() <= 24
     sums: dict[int, int] = {}
-    for _ in range(3):  # from the second epoch on the rows may be those that are held
+    for _ in range(3):  # from the second epoch on the rows may stay on the device
         for batch in on_the_gpu:
             for sample, total in zip(batch.ids.tolist(), batch.images.long().sum(dim=(1, 2, 3)).tolist(), strict=True):
                 assert sums.setdefault(sample, total) == total

@@ -6,6 +6,7 @@ import gc
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,8 +16,8 @@ from food101_fast.shards import ShardSet
 MAPS = Path("/proc/self/maps")
 
 
-def held() -> dict[str, int]:
-    """What this process holds: threads, descriptors, maps, and pages of memory."""
+def used() -> dict[str, int]:
+    """What this process uses: threads, descriptors, maps, and pages of memory."""
     gc.collect()
     return {
         "threads": threading.active_count(),
@@ -28,8 +29,8 @@ def held() -> dict[str, int]:
 
 @pytest.mark.skipif(not MAPS.exists(), reason="needs /proc")
 @pytest.mark.parametrize("options", [{}, {"window": 20}, {"residence": "host"}], ids=["stream", "window", "host"])
-def test_a_thousand_epochs_and_early_exits_keep_nothing(tiny_shards: ShardSet, options: dict[str, object]) -> None:
-    loader = ShardLoader(tiny_shards, split="val", batch_size=2, threads=2, **options)  # type: ignore[arg-type]
+def test_a_thousand_epochs_and_early_exits_keep_nothing(tiny_shards: ShardSet, options: dict[str, Any]) -> None:
+    loader = ShardLoader(tiny_shards, split="val", batch_size=2, threads=2, **options)
 
     def epochs(count: int) -> None:
         for _ in range(count):
@@ -42,10 +43,10 @@ def test_a_thousand_epochs_and_early_exits_keep_nothing(tiny_shards: ShardSet, o
 
     epochs(100)
     early_exits(5)
-    before = held()
+    before = used()
     epochs(1000)
     early_exits(20)
-    after = held()
+    after = used()
     assert after["threads"] == before["threads"]
     assert after["descriptors"] == before["descriptors"]
     assert after["maps"] <= before["maps"] + 8

@@ -39,10 +39,11 @@ def test_batches_are_those_of_the_cpu(shards: ShardSet) -> None:
     split = shards.split("train")
     decoder = GpuDecoder(split, CPU, decode)
     ring = DeviceRing(split.row_bytes, CPU, decoder.stream)
-    pipeline = Pipeline(decoder, ring, ahead=2, part_rows=8, counters=Counters())
+    pipeline = Pipeline(decoder, ring, ahead=2, chunk=8, counters=Counters())
     batches = list(ShardLoader(shards, split="train", batch_size=8, drop_last=False))
     made = pipeline.run((batch.ids.numpy() for batch in batches), threads=2)
-    for batch, loaded in zip(batches, made, strict=True):
+    for batch, (ids, loaded) in zip(batches, made, strict=True):
+        assert np.array_equal(ids, batch.ids.numpy())
         assert loaded.rows.view(-1, 32, 32, 3).permute(0, 3, 1, 2).equal(batch.images)
         assert loaded.numbers.equal(torch.stack([batch.labels, batch.ids]))
 

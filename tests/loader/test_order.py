@@ -20,7 +20,8 @@ def order_of(sizes: list[int], epoch: int = 0, window: int | None = None, seed: 
 
 
 def whole(order: EpochOrder) -> list[int]:
-    return order.ids(0, order.samples).tolist()
+    ids: list[int] = order.ids(0, order.samples).tolist()
+    return ids
 
 
 @given(
@@ -39,8 +40,8 @@ def test_ranks_together_visit_each_sample_once(
     visited: list[int] = []
     for step in range(steps_per_epoch(samples, batch, drop_last=drop_last)):
         for rank in range(world):
-            part = rank_slice(samples, batch, step, rank, world)
-            visited += order.ids(part.start, part.stop).tolist()
+            positions = rank_slice(samples, batch, step, rank, world)
+            visited += order.ids(positions.start, positions.stop).tolist()
     expected = whole(order_of(sizes, epoch, window))
     assert sorted(expected) == list(range(samples))
     # With drop_last exactly the end of the order that does not fill a global batch is missing.
@@ -48,7 +49,7 @@ def test_ranks_together_visit_each_sample_once(
 
 
 @given(sizes=shard_sizes, window=windows, data=st.data())
-def test_any_part_is_that_part_of_the_whole(sizes: list[int], window: int | None, data: st.DataObject) -> None:
+def test_any_slice_is_that_slice_of_the_whole(sizes: list[int], window: int | None, data: st.DataObject) -> None:
     order, expected = order_of(sizes, 1, window), whole(order_of(sizes, 1, window))
     for _ in range(4):
         start = data.draw(st.integers(0, len(expected)))
@@ -91,7 +92,7 @@ def test_a_billion_samples_take_the_memory_of_a_window() -> None:
 def test_a_last_batch_is_shared_evenly(samples: int, batch: int, world: int) -> None:
     step = steps_per_epoch(samples, batch * world, drop_last=False) - 1
     slices = [rank_slice(samples, batch * world, step, rank, world) for rank in range(world)]
-    sizes = [part.stop - part.start for part in slices]
+    sizes = [one.stop - one.start for one in slices]
     assert max(sizes) - min(sizes) <= 1
     assert max(sizes) <= batch
 
@@ -107,7 +108,7 @@ def test_the_golden_orders() -> None:
 def test_seed_and_epoch_change_the_order(other: dict[str, int], window: int | None) -> None:
     sizes = [100] * 10
     first, second = whole(order_of(sizes, 0, window, seed=0)), whole(order_of(sizes, window=window, **other))
-    # Two independent permutations agree in one place on average.
+    # Two independent permutations agree at one position on average.
     assert sum(a == b for a, b in zip(first, second, strict=True)) < 8
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import json
-import multiprocessing
 import os
 import pickle
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from multiprocessing import get_context
+from multiprocessing.context import ForkContext, ForkServerContext, SpawnContext
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +19,17 @@ import pytest
 import torch
 
 from food101_fast.loader import ShardLoader
+from food101_fast.loader.residence import Residence
 from food101_fast.shards import ShardSet
 
+Context = ForkContext | SpawnContext | ForkServerContext
+CONTEXTS: list[Context] = [get_context("fork"), get_context("spawn"), get_context("forkserver")]
 RANKS = Path(__file__).parent / "ranks.py"
 
 
 @pytest.mark.parametrize("world", [2, 3])
 def test_real_ranks_together_count_every_sample_once(tiny_path: Path, world: int) -> None:
-    """torchrun with gloo; shards of 9 samples, the last ones shorter, and splits that no world size divides."""
+    """With torchrun and gloo; shards of 9 samples, the last ones shorter, and splits that no world size divides."""
     process = subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"),
@@ -50,17 +54,16 @@ def ids_in(loader: ShardLoader, send: Callable[[list[int]], None]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("context", CONTEXTS, ids=["fork", "spawn", "forkserver"])
 @pytest.mark.parametrize("residence", ["stream", "host"])
-def test_a_loader_works_in_another_process(tiny_shards: ShardSet, method: str, residence: str) -> None:
+def test_a_loader_works_in_another_process(tiny_shards: ShardSet, context: Context, residence: Residence) -> None:
     """Also in the middle of an iteration of the parent's, which goes on unharmed."""
-    context = multiprocessing.get_context(method)
-    loader = ShardLoader(tiny_shards, split="train", batch_size=4, residence=residence)  # type: ignore[arg-type]
+    loader = ShardLoader(tiny_shards, split="train", batch_size=4, residence=residence)
     expected = [batch.ids.tolist() for batch in loader]
     loader.set_epoch(0)
     batches = iter(loader)
     seen = [next(batches).ids.tolist() for _ in range(3)]
-    own = ShardLoader(tiny_shards, split="train", batch_size=4, residence=residence)  # type: ignore[arg-type]
+    own = ShardLoader(tiny_shards, split="train", batch_size=4, residence=residence)
     receive, send = context.Pipe(duplex=False)
     child = context.Process(target=ids_in, args=(own, send.send))
     child.start()
@@ -72,7 +75,7 @@ def test_a_loader_works_in_another_process(tiny_shards: ShardSet, method: str, r
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_an_iteration_begun_before_a_fork_is_refused_after_it(tiny_shards: ShardSet) -> None:
+def test_an_iteration_started_before_a_fork_is_refused_after_it(tiny_shards: ShardSet) -> None:
     batches = iter(ShardLoader(tiny_shards, split="train", batch_size=4))
     next(batches)
     receive, send = os.pipe()
@@ -86,7 +89,7 @@ def test_an_iteration_begun_before_a_fork_is_refused_after_it(tiny_shards: Shard
     os.waitpid(child, 0)
     os.close(send)
     with open(receive) as pipe:
-        assert pipe.read().startswith("this iteration was begun in another process")
+        assert pipe.read().startswith("this iteration was started in another process")
     assert len(next(batches).ids) == 4
 
 
@@ -98,8 +101,8 @@ def test_a_pickled_loader_goes_on_where_it_was(tiny_shards: ShardSet) -> None:
     for _ in range(5):
         next(batches)
     copied = pickle.dumps(loader)
-    assert len(copied) < 20_000  # the files are opened anew, not sent
-    batches.close()  # type: ignore[attr-defined]
+    assert len(copied) < 20_000  # the files are opened again, not sent
+    batches.close()
     assert [batch.ids.tolist() for batch in pickle.loads(copied)] == expected[5:]
     rows = pickle.loads(pickle.dumps(tiny_shards.split("val")))
     assert np.array_equal(rows[3], tiny_shards.split("val")[3])
@@ -137,13 +140,13 @@ def go_through(loaders: list[ShardLoader], count: int | None, seen: list[list[in
     """Take `count` global batches, or what is left of the epoch."""
     iterations = [iter(loader) for loader in loaders]
     while count is None or count:
-        parts = [next(iteration, None) for iteration in iterations]
-        if parts[0] is None:
+        batches = [next(iteration, None) for iteration in iterations]
+        if batches[0] is None:
             break
-        seen.append([sample for part in parts if part is not None for sample in part.ids.tolist()])
+        seen.append([sample for batch in batches if batch is not None for sample in batch.ids.tolist()])
         count = None if count is None else count - 1
     for iteration in iterations:
-        iteration.close()  # type: ignore[attr-defined]
+        iteration.close()
 
 
 def test_interrupts_and_errors_leave_no_thread(tiny_shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:

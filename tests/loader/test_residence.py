@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from food101_fast.errors import UserError
 from food101_fast.loader import Batch, ShardLoader
@@ -25,8 +28,8 @@ def jpeg_path(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return out
 
 
-def epochs(shards: ShardSet, count: int, **options: object) -> list[list[Batch]]:
-    loader = ShardLoader(shards, **{"split": "train", "batch_size": 8, **options})  # type: ignore[arg-type]
+def epochs(shards: ShardSet, count: int, **options: Any) -> list[list[Batch]]:
+    loader = ShardLoader(shards, **{"split": "train", "batch_size": 8, **options})
     return [list(loader) for _ in range(count)]
 
 
@@ -49,8 +52,8 @@ def test_residence_changes_no_batch(
     shards = ShardSet.open(tiny_path if encoding == "raw" else jpeg_path)
     for rank in range(world):
         options = {"batch_size": 6, "rank": rank, "world_size": world, "threads": 2}
-        held = epochs(shards, 4, residence=residence, **options)
-        assert_equal(held, epochs(shards, 4, **options))
+        ours = epochs(shards, 4, residence=residence, **options)
+        assert_equal(ours, epochs(shards, 4, **options))
 
 
 @pytest.mark.parametrize("world", [1, 2])
@@ -58,31 +61,36 @@ def test_rows_on_a_device(tiny_shards: ShardSet, monkeypatch: pytest.MonkeyPatch
     """The way of a GPU, with the CPU as the device: kept as they arrive, then selected there."""
     chosen = Choice("device", "for the test")
     for rank in range(world):
-        options = {"batch_size": 6, "rank": rank, "world_size": world}
+        options: dict[str, Any] = {"batch_size": 6, "rank": rank, "world_size": world}
         expected = epochs(tiny_shards, 4, **options)
         with monkeypatch.context() as patch:
             patch.setattr("food101_fast.loader.batches.choose_residence", lambda *_: chosen)
-            loader = ShardLoader(tiny_shards, split="train", **options)  # type: ignore[arg-type]
-        held = [list(loader)]
+            loader = ShardLoader(tiny_shards, split="train", **options)
+        ours = [list(loader)]
         state = loader.state_dict()
-        assert_equal([held[0], *(list(loader) for _ in range(3))], expected)
+        assert_equal([ours[0], *(list(loader) for _ in range(3))], expected)
         assert loader.counters.images == sum(len(batch.ids) for epoch in expected for batch in epoch)
-        monkeypatch.setattr(loader.split, "gather", None)  # it is not asked any more
+        monkeypatch.setattr(loader.split, "gather", None)  # it is not called any more
         loader.load_state_dict(state | {"step": 2})
         assert_equal([list(loader)], [expected[1][2:]])
         monkeypatch.undo()
 
 
-def test_held_rows_need_the_files_no_more(tiny_shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_in_memory_need_no_files(tiny_shards: ShardSet, monkeypatch: pytest.MonkeyPatch) -> None:
     loader = ShardLoader(tiny_shards, split="train", batch_size=8, residence="host")
     expected = epochs(tiny_shards, 3)
     assert len(list(loader)) == len(loader)
     left = len(loader.split) - len(loader) * 8
-    asked = []
+    read: list[int] = []
     gather = loader.split.gather
-    monkeypatch.setattr(loader.split, "gather", lambda ids, out: (asked.append(ids.size), gather(ids, out))[1])
+
+    def counted(ids: NDArray[np.int64], out: torch.Tensor) -> NDArray[np.int64]:
+        read.append(ids.size)
+        return gather(ids, out)
+
+    monkeypatch.setattr(loader.split, "gather", counted)
     assert_equal([list(loader), list(loader)], expected[1:])
-    assert sum(asked) == left > 0  # the rest of the first epoch, and nothing else
+    assert sum(read) == left > 0  # the rest of the first epoch, and nothing else
 
 
 def test_an_epoch_left_early_is_no_first_epoch(tiny_shards: ShardSet) -> None:

@@ -13,8 +13,8 @@ from torchvision.transforms.v2 import functional as F
 
 from food101_fast import transforms as T
 from food101_fast.transforms.auto import OPERATIONS, warp_matrices
-from food101_fast.transforms.base import Params
-from food101_fast.transforms.warp import centre_of, inverse_affine, inverse_rotation
+from food101_fast.transforms.base import Params, SampleParams
+from food101_fast.transforms.grids import center_of, inverse_affine, inverse_rotation
 
 BILINEAR = InterpolationMode.BILINEAR
 
@@ -30,8 +30,8 @@ class Tolerance:
     floating: float = 0.0
     """Of float32 images, in units of 1 / 255."""
     share: float = 0.0
-    """Of all pixels, which may be off by anything where it is not known which of them lie within rounding of the border
-    between two neighbors, see `Sampled`."""
+    """Of all pixels, that may be off by any amount, where it is unknown which ones rounding may move to a neighbor, see
+    `Sampled`."""
     why: str = "the very same values are taken"
 
 
@@ -71,10 +71,10 @@ class Sampled:
         terms = matrices.double()[..., None, None] * points
         total, size = terms.sum(dim=2), terms.abs().sum(dim=2)
         depth = total[:, 2:]
-        place = total[:, :2] / depth
+        from_origin = total[:, :2] / depth
         length = torch.tensor([width, height])[:, None, None]
-        bound = (size[:, :2] + place.abs() * size[:, 2:]) / depth.abs() + place.abs() + length
-        position = place + torch.tensor(origin)[:, None, None] - 0.5
+        bound = (size[:, :2] + from_origin.abs() * size[:, 2:]) / depth.abs() + from_origin.abs() + length
+        position = from_origin + torch.tensor(origin)[:, None, None] - 0.5
         return cls(position, 2 * 6 * 2.0**-24 * bound)
 
     def ties(self) -> Tensor:
@@ -87,8 +87,11 @@ class Sampled:
         return torch.where(self.ties(), torch.inf, 0.0)
 
     def bilinear(self, images: Tensor, fill: float = 0.0) -> Tensor:
-        """As `nearest`. An image, and its mixture with what lies outside, change by their range from pixel to pixel;
-        that mixture is made twice."""
+        """As `nearest`, for bilinear sampling.
+
+        An image, and its blend with the filling, change by at most their range from pixel to pixel; it is blended
+        twice.
+        """
         largest = 255 * (2 + fill) if images.is_floating_point() else 2 * 255 + fill
         return self.bound.sum(dim=1, keepdim=True) * largest
 
@@ -104,8 +107,10 @@ def rotated(images: Tensor, params: Params) -> Sampled:
 
 
 def moved(images: Tensor, params: Params, center: tuple[float, float] | None = None) -> Sampled:
-    x, y = params["translate"].unbind(1), params["shear"].unbind(1)
-    theta = inverse_affine(params["angle"], x, params["scale"], y, centre_of(center, images))
+    (right, down), (shear_x, shear_y) = params["translate"].unbind(1), params["shear"].unbind(1)
+    theta = inverse_affine(
+        params["angle"], (right, down), params["scale"], (shear_x, shear_y), center_of(center, images)
+    )
     return affinely(theta, images)
 
 
@@ -132,21 +137,23 @@ class Case:
     """How far each pixel may be off beyond the tolerance since it is sampled, of 255: (N, 1, H, W)."""
 
 
-def rotate(image: Tensor, p: dict[str, Any], interpolation: InterpolationMode, fill: Any) -> Tensor:
-    return F.rotate(image, p["angle"], interpolation=interpolation, fill=fill)
+def rotate(image: Tensor, p: SampleParams, interpolation: InterpolationMode, fill: Any) -> Tensor:
+    out: Tensor = F.rotate(image, p["angle"], interpolation=interpolation, fill=fill)
+    return out
 
 
-def affine(image: Tensor, p: dict[str, Any], interpolation: InterpolationMode, fill: Any, center: Any) -> Tensor:
-    return F.affine(image, **p, interpolation=interpolation, fill=fill, center=center)
+def affine(image: Tensor, p: SampleParams, interpolation: InterpolationMode, fill: Any, center: Any) -> Tensor:
+    out: Tensor = F.affine(image, **p, interpolation=interpolation, fill=fill, center=center)
+    return out
 
 
-def perspective(image: Tensor, p: dict[str, Any], interpolation: InterpolationMode, fill: Any) -> Tensor:
-    if not p.pop("apply"):
-        return image
-    return F.perspective(image, None, None, interpolation=interpolation, fill=fill, **p)
+def perspective(image: Tensor, p: SampleParams, interpolation: InterpolationMode, fill: Any) -> Tensor:
+    if p.pop("apply"):
+        image = F.perspective(image, None, None, interpolation=interpolation, fill=fill, **p)
+    return image
 
 
-def jitter(image: Tensor, p: dict[str, Any]) -> Tensor:
+def jitter(image: Tensor, p: SampleParams) -> Tensor:
     for step in p["fn_idx"]:
         if step == 0 and "brightness_factor" in p:
             image = F.adjust_brightness(image, p["brightness_factor"])
@@ -159,35 +166,35 @@ def jitter(image: Tensor, p: dict[str, Any]) -> Tensor:
     return image
 
 
-def erase(image: Tensor, p: dict[str, Any]) -> Tensor:
+def erase(image: Tensor, p: SampleParams) -> Tensor:
     return F.erase(image, p["i"], p["j"], p["h"], p["w"], torch.as_tensor(p["v"])) if p["apply"] else image
 
 
 def automatic(interpolation: InterpolationMode, fill: Any) -> Reference:
     theirs = v2.RandAugment(interpolation=interpolation, fill=fill)
 
-    def reference(image: Tensor, p: dict[str, Any]) -> Tensor:
-        for place, magnitude in zip(p["transform_id"], p["magnitude"], strict=True):
+    def reference(image: Tensor, p: SampleParams) -> Tensor:
+        for index, magnitude in zip(p["transform_id"], p["magnitude"], strict=True):
             image = theirs._apply_image_or_video_transform(
-                image, OPERATIONS[place], magnitude, interpolation, theirs._fill
+                image, OPERATIONS[index], magnitude, interpolation, theirs._fill
             )
         return image
 
     return reference
 
 
-def applied(image: Tensor, p: dict[str, Any]) -> Tensor:
-    if not p["apply"]:
-        return image
-    return F.gaussian_blur(F.vertical_flip(image) if p["0.apply"] else image, [3, 3], p["1.sigma"])
+def applied(image: Tensor, p: SampleParams) -> Tensor:
+    if p["apply"]:
+        image = F.gaussian_blur(F.vertical_flip(image) if p["0.apply"] else image, [3, 3], p["1.sigma"])
+    return image
 
 
-def chosen(image: Tensor, p: dict[str, Any]) -> Tensor:
-    return [
-        lambda: F.rotate(image, p["0.angle"]),
-        lambda: F.gaussian_blur(image, [3, 3], p["1.sigma"]),
-        lambda: image,
-    ][p["choice"]]()
+def chosen(image: Tensor, p: SampleParams) -> Tensor:
+    if p["choice"] == 0:
+        image = F.rotate(image, p["0.angle"])
+    elif p["choice"] == 1:
+        image = F.gaussian_blur(image, [3, 3], p["1.sigma"])
+    return image
 
 
 NEAR = InterpolationMode.NEAREST
@@ -257,7 +264,7 @@ CASES = [
         Tolerance(levels=4, floating=0.05, why="as of one blend, of which there are three, and the hue"),
     ),
     Case(
-        "ColorJitter, in part",
+        "ColorJitter, some of it",
         lambda: T.ColorJitter(contrast=(0.2, 1.9), saturation=0.9),
         jitter,
         Tolerance(levels=2, floating=0.02, why="as of one blend, of which there are two"),
@@ -266,7 +273,7 @@ CASES = [
         "ColorJitter, hue",
         lambda: T.ColorJitter(hue=0.5),
         jitter,
-        Tolerance(levels=1, floating=0.02, why="the same colour from another formula"),
+        Tolerance(levels=1, floating=0.02, why="the same color from another formula"),
     ),
     Case(
         "RandomGrayscale",

@@ -149,7 +149,7 @@ def test_random_apply_and_random_choice() -> None:
         assert np.bincount(choice, minlength=3) / COUNT == pytest.approx(expected, abs=0.015)
 
 
-class Noted(v2.TrivialAugmentWide):
+class Noted(v2.TrivialAugmentWide):  # type: ignore[misc]  # torchvision has no types
     """Which operations torchvision draws."""
 
     def _apply_image_or_video_transform(self, image: Any, transform_id: str, magnitude: float, **_: Any) -> Any:
@@ -167,8 +167,8 @@ def test_operations_are_distributed_as_torchvisions() -> None:
     which = np.array([OPERATIONS.index(name) for name, _ in drawn])
     magnitudes = np.array([magnitude for _, magnitude in drawn])
     assert_same(mine["transform_id"], which, "transform_id")
-    for place, name in enumerate(OPERATIONS):
-        first, second = mine["magnitude"][mine["transform_id"] == place], magnitudes[which == place]
+    for index, name in enumerate(OPERATIONS):
+        first, second = mine["magnitude"][mine["transform_id"] == index], magnitudes[which == index]
         assert np.allclose(np.unique(first.round(4)), np.unique(second.round(4)), atol=1e-3), name
         assert stats.ks_2samp(first.round(4), second.round(4)).pvalue > 1e-4, name
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -38,14 +38,16 @@ def batches(draw: st.DrawFn, *, smallest: int = 3, dtypes: Any = (torch.uint8, t
 def assert_close(
     got: Tensor, expected: Tensor, images: Tensor, tolerance: Tolerance, slack: Tensor | None = None
 ) -> None:
-    """Within the tolerance. With `slack`, (N, 1, H, W), a pixel may be off by that and rounding, and no share of pixels
-    by more."""
+    """Compare within the tolerance.
+
+    With `slack`, (N, 1, H, W), each pixel may be off by that and rounding, and no share of pixels by more.
+    """
     assert got.dtype == images.dtype
     assert got.shape == expected.shape
     scale = 255 if images.is_floating_point() else 1
-    allowed = tolerance.floating if images.is_floating_point() else tolerance.levels
+    allowed: Tensor | float = tolerance.floating if images.is_floating_point() else tolerance.levels
     if slack is not None:
-        allowed = slack + (min(allowed, 0.01) if images.is_floating_point() else allowed)
+        allowed = slack + (min(tolerance.floating, 0.01) if images.is_floating_point() else tolerance.levels)
     difference = (got.double() - expected.double()).abs() * scale
     off = (difference > allowed + 1e-9).any(dim=1).double().mean().item()
     # In a tiny image a single pixel may be a large share.
@@ -107,7 +109,7 @@ def fused(points: Tensor, matrices: Tensor) -> Tensor:
 
 @by_warp
 def test_a_processor_that_rounds_otherwise_stays_within_the_bound(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchvision's grids are such products, and depend on the processor; ours are sums."""
+    """The grids of torchvision are such products, and depend on the processor; ours are sums."""
     assert case.slack is not None
     monkeypatch.setattr(Tensor, "bmm", fused)
     generator, flipped = torch.Generator().manual_seed(7), 0
@@ -244,7 +246,7 @@ def test_wrong_arguments_are_refused(make: Any, message: str) -> None:
         (lambda: T.RandomChoice([T.MixUp(num_classes=2), T.GaussianBlur(3)]), "either MixUp and CutMix"),
         (lambda: T.RandomApply([T.MixUp(num_classes=2)]), "images alone"),
         (lambda: T.RandomApply([T.RandomChoice([T.MixUp(num_classes=2)])]), "images alone"),
-        (lambda: T.GaussianBlur(3).make_params(torch.zeros(3, 3, 9, 9)), "takes a list of inputs"),
+        (lambda: T.GaussianBlur(3).make_params(cast(Any, torch.zeros(3, 3, 9, 9))), "takes a list of inputs"),
         (lambda: T.MixUp(num_classes=2)(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.arange(2)), "floating"),
         (lambda: T.ColorJitter(0.5).at_once(torch.zeros(1, 2, 4, 4), {"fn_idx": torch.zeros(1, 4)}), "1 or 3 channels"),
     ],

@@ -75,34 +75,36 @@ def test_parameters_of_a_sample_depend_on_its_numbers_alone(case: Case) -> None:
     transform = case.make()
     uniform = torch.rand(9, transform.draws)
     together = transform.params_from(uniform, 30, 40)
-    for place in range(9):
-        for name, value in transform.params_from(uniform[place : place + 1], 30, 40).items():
+    for index in range(9):
+        for name, value in transform.params_from(uniform[index : index + 1], 30, 40).items():
             assert value.shape[0] == 1
-            assert torch.equal(value[0], together[name][place])
+            assert torch.equal(value[0], together[name][index])
 
 
 def keys() -> Iterator[tuple[str, dict[str, int]]]:
-    """Seeds, epochs and places that differ in one bit, or stand in each other's place."""
-    base = {"seed": 0, "epoch": 0, "place": 0}
+    """Seeds, epochs and indices that differ in one bit, or in which two of them are swapped."""
+    base = {"seed": 0, "epoch": 0, "index": 0}
     yield "base", base
     for name, values in {
         "seed": (1, 2, 3, 255, 1 << 31, 1 << 32, (1 << 32) + 1),
         "epoch": (1, 2, 3, 1000, 1 << 16),
-        "place": (1, 2, 3, 7, 100),
+        "index": (1, 2, 3, 7, 100),
     }.items():
         for value in values:
             yield f"{name} {value}", {**base, name: value}
 
 
 def test_all_keys_are_uncorrelated() -> None:
-    """Every pair of 18 keys, of 4,096 samples and 6 draws: a key that is added, shifted or xor-ed into a weak counter
-    gives numbers of another key, or of another sample, again."""
+    """Compare every pair of 18 keys, with 4,096 samples and 6 draws each.
+
+    If a key is only added, shifted or xor-ed into a weak counter, the numbers of another key or sample come again.
+    """
     drawn = {name: keyed_uniform(torch.arange(4096), 6, **key).numpy() for name, key in keys()}
     columns = np.concatenate(list(drawn.values()), axis=1)
     correlations = np.corrcoef(columns.T) - np.eye(columns.shape[1])
     bound = 5.5 / np.sqrt(4096)  # of 5,778 pairs, each beyond it with probability 4e-8
     assert np.abs(correlations).max() < bound
-    for lag in (1, 2, 16, 256):  # and of samples that are neighbours
+    for lag in (1, 2, 16, 256):  # and of samples that are neighbors
         shifted = np.corrcoef(columns[:-lag].T, columns[lag:].T)
         assert np.abs(shifted[: columns.shape[1], columns.shape[1] :]).max() < bound
     everything = np.concatenate([values.ravel() for values in drawn.values()])
@@ -111,10 +113,10 @@ def test_all_keys_are_uncorrelated() -> None:
     assert repeated == pytest.approx(everything.size**2 / 2**25, rel=0.1)
 
 
-def weak(ids: Tensor, draws: int, *, seed: int, epoch: int, place: int) -> Tensor:
+def weak(ids: Tensor, draws: int, *, seed: int, epoch: int, index: int) -> Tensor:
     """A key that is only added to the sample's number."""
     generator = np.random.default_rng(0).random((1 << 17, draws), dtype=np.float32)
-    return torch.from_numpy(generator[(ids.numpy() + seed % 2**16 + epoch + place) % (1 << 17)])
+    return torch.from_numpy(generator[(ids.numpy() + seed % 2**16 + epoch + index) % (1 << 17)])
 
 
 def test_a_weak_key_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,15 +149,15 @@ def test_mixing_equals_torchvisions_of_two(make: Callable[..., T.MixUp | T.CutMi
     params = ours.make_params([images])
     assert sorted(params["partner"].tolist()) == list(range(9))
     assert (params["partner"] != torch.arange(9)).all()
-    for place, partner in enumerate(params["partner"].tolist()):
-        pair, both = images[[place, partner]], labels[[place, partner]]
-        row = {name: value[place].tolist() for name, value in params.items() if name != "partner"}
+    for index, partner in enumerate(params["partner"].tolist()):
+        pair, both = images[[index, partner]], labels[[index, partner]]
+        row = {name: value[index].tolist() for name, value in params.items() if name != "partner"}
         expected = [theirs.transform(inpt, {**row, "labels": both, "batch_size": 2})[0] for inpt in (pair, both)]
-        assert (mixed[place].double() - expected[0].double()).abs().max() <= 1e-6
-        assert (soft[place] - expected[1]).abs().max() <= 1e-6
+        assert (mixed[index].double() - expected[0].double()).abs().max() <= 1e-6
+        assert (soft[index] - expected[1]).abs().max() <= 1e-6
     assert soft.shape == (9, 4)
     assert torch.allclose(soft.sum(dim=1), torch.ones(9))
-    assert len(params["lam" if make is T.MixUp else "lam_adjusted"].unique()) > 5
+    assert len(set(params["lam" if make is T.MixUp else "lam_adjusted"].tolist())) > 5
     again = ours.mix(images, torch.nn.functional.one_hot(labels, 4), params)
     assert torch.equal(again[1], soft)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from food101_fast import transforms as T
-from food101_fast.transforms.keyed import keyed_uniform, philox4x32
+from food101_fast.transforms.keyed import Words, keyed_uniform, philox4x32
 
 # From the known-answer file of Random123, the authors' own implementation: counter, key, result.
 VECTORS = [
@@ -24,35 +24,39 @@ def words(text: str) -> list[int]:
     return [int(word, 16) for word in text.split()]
 
 
+def tensors(counter: list[int]) -> Words:
+    first, second, third, fourth = (torch.tensor([word]) for word in counter)
+    return first, second, third, fourth
+
+
 @pytest.mark.parametrize(("counter", "key", "expected"), VECTORS)
 def test_the_published_vectors(counter: str, key: str, expected: str) -> None:
-    state = tuple(torch.tensor([word]) for word in words(counter))
     k0, k1 = words(key)
-    result = philox4x32(state, (k0, k1))  # type: ignore[arg-type]
+    result = philox4x32(tensors(words(counter)), (k0, k1))
     assert [int(word) for word in result] == words(expected)
 
 
 def test_a_number_depends_on_nothing_but_its_key() -> None:
     ids = torch.tensor([5, 17, 2**40, 3])
-    together = keyed_uniform(ids, 9, seed=1, epoch=2, place=3)
+    together = keyed_uniform(ids, 9, seed=1, epoch=2, index=3)
     for row, sample in enumerate(ids):
-        alone = keyed_uniform(sample[None], 9, seed=1, epoch=2, place=3)
+        alone = keyed_uniform(sample[None], 9, seed=1, epoch=2, index=3)
         assert torch.equal(alone[0], together[row])
-    assert torch.equal(keyed_uniform(ids, 5, seed=1, epoch=2, place=3), together[:, :5])
+    assert torch.equal(keyed_uniform(ids, 5, seed=1, epoch=2, index=3), together[:, :5])
 
 
-@pytest.mark.parametrize("other", [{"seed": 1}, {"seed": 1 << 32}, {"epoch": 1}, {"place": 1}])
+@pytest.mark.parametrize("other", [{"seed": 1}, {"seed": 1 << 32}, {"epoch": 1}, {"index": 1}])
 def test_other_keys_give_unrelated_numbers(other: dict[str, int]) -> None:
     ids = torch.arange(4096)
-    base = keyed_uniform(ids, 4, seed=0, epoch=0, place=0)
-    changed = keyed_uniform(ids, 4, **{"seed": 0, "epoch": 0, "place": 0, **other})
+    base = keyed_uniform(ids, 4, seed=0, epoch=0, index=0)
+    changed = keyed_uniform(ids, 4, **{"seed": 0, "epoch": 0, "index": 0, **other})
     correlation = torch.corrcoef(torch.stack([base.flatten(), changed.flatten()]))[0, 1]
     assert abs(correlation) < 4 / 128  # four standard errors of 16,384 pairs
     assert abs(torch.corrcoef(torch.stack([base[:-1, 0], base[1:, 0]]))[0, 1]) < 4 / 64
 
 
 def test_numbers_are_uniform() -> None:
-    numbers = keyed_uniform(torch.arange(20_000), 5, seed=9, epoch=0, place=0)
+    numbers = keyed_uniform(torch.arange(20_000), 5, seed=9, epoch=0, index=0)
     assert numbers.dtype == torch.float32
     assert numbers.min() >= 0
     assert numbers.max() < 1
@@ -66,14 +70,14 @@ def test_golden_numbers() -> None:
     ids = torch.tensor([0, 2**40 + 9])
     for key, expected in (
         (
-            {"seed": 7, "epoch": 3, "place": 2},
+            {"seed": 7, "epoch": 3, "index": 2},
             [
                 [8750059, 2286351, 13170024, 5044219, 345386, 10634138],
                 [16508843, 12151053, 11902183, 12492623, 6856736, 11346088],
             ],
         ),
         (
-            {"seed": 2**63 + 5, "epoch": 2**31, "place": 65535},
+            {"seed": 2**63 + 5, "epoch": 2**31, "index": 65535},
             [
                 [3177531, 4099407, 7937012, 9241545, 2344597, 10126018],
                 [11029788, 6025150, 13552053, 10588645, 12852697, 10658690],
@@ -98,7 +102,7 @@ def philox_of_integers(counter: list[int], key: tuple[int, int]) -> list[int]:
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=4, max_size=4), st.integers(0, 2**64 - 1))
 def test_no_word_overflows(counter: list[int], key: int) -> None:
     pair = (key % (1 << 32), key >> 32)
-    got = philox4x32(tuple(torch.tensor([word]) for word in counter), pair)  # type: ignore[arg-type]
+    got = philox4x32(tensors(counter), pair)
     assert [int(word) for word in got] == philox_of_integers(counter, pair)
 
 

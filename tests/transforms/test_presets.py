@@ -1,4 +1,4 @@
-"""Presets: keyed by sample, normalised as torchvision normalises, and compiled to one graph."""
+"""Presets: keyed by sample, normalized as torchvision normalizes, and compiled to one graph."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_sample_does_not_depend_on_its_batch(name: str) -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_the_result_is_normalised_channels_last(name: str, dtype: torch.dtype) -> None:
+def test_the_result_is_normalized_channels_last(name: str, dtype: torch.dtype) -> None:
     preset = train_preset(name, 24, num_classes=5, dtype=dtype)
     labels = torch.arange(5)
     out, soft = preset(batch(5), labels, seed=0, epoch=0, ids=torch.arange(5))
@@ -61,7 +61,7 @@ def test_the_result_is_normalised_channels_last(name: str, dtype: torch.dtype) -
         assert torch.equal(preset(batch(5), seed=0, epoch=0, ids=torch.arange(5)), out)
 
 
-def test_without_randomness_it_is_torchvisions_normalisation() -> None:
+def test_without_randomness_it_is_torchvisions_normalization() -> None:
     images = batch(3, 24)
     reference = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)])
     assert torch.equal(
@@ -137,8 +137,10 @@ def compiled() -> Iterator[Callable[[Preset], tuple[Any, list[int]]]]:
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Uncompiled, too, a batch goes through at once, as on a GPU; how far that is from image by image is tested in
-    test_exactness."""
+    """Transform a batch at once, as on a GPU, also without compiling.
+
+    How far that is from image by image is tested in test_exactness.
+    """
     for module in ("base", "geometry"):
         monkeypatch.setattr(f"food101_fast.transforms.{module}.goes_one_by_one", lambda images: False)
 
@@ -163,8 +165,10 @@ def test_a_preset_compiles_to_one_graph(name: str, compiled: Callable[[Preset], 
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("name", PRESETS)
 def test_inductor_compiles_a_preset(name: str) -> None:
-    """With the compiler itself, which takes a minute. It contracts multiplications and additions, so that a few values
-    are cut off to another level."""
+    """With the compiler itself, which takes a minute.
+
+    It fuses multiplications and additions, so that a few values are cut off to another level.
+    """
     torch._dynamo.reset()
     preset = train_preset(name, 24, num_classes=5)
     images, labels, ids = batch(6), torch.arange(6) % 5, torch.arange(6)
