@@ -16,7 +16,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import food101_fast.train.loop as loop
 from food101_fast.compute.precision import Precision
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, train
@@ -31,6 +30,7 @@ from food101_fast.train.compiling import (
 )
 from food101_fast.train.schedule import Phase
 from food101_fast.train.step import TrainStep
+from tests.train.test_validation_graph import SMALL
 from tests.train.test_validation_graph import graphs as graphs  # a fixture
 
 CPU = torch.device("cpu")
@@ -195,7 +195,7 @@ def test_a_run_compiles_from_the_step_on_that_decides(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Measured on the CPU as it would be on CUDA; results are the same but for rounding."""
-    monkeypatch.setattr(loop, "chosen_at_once", lambda *_: None)
+    monkeypatch.setattr("food101_fast.train.start.chosen_at_once", lambda *_: None)
     monkeypatch.setattr("food101_fast.train.compiling._COMPILE_SECONDS", seconds)
     monkeypatch.setattr(AutoCompile, "steps_needed", 20)
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
@@ -207,7 +207,7 @@ def test_a_run_compiles_from_the_step_on_that_decides(
         return update(self, images, labels)
 
     monkeypatch.setattr(TrainStep, "update", noted)
-    rows = train(tiny_shards, tmp_path / "run", RECIPE, device="cpu").metrics
+    rows = train(tiny_shards, tmp_path / "run", RECIPE, device="cpu", hooks=SMALL).metrics
     assert steps == [False] * 20 + [compiles] * 22
     assert graphs == ({"training": 1, "validation": 1} if compiles else {"training": 0, "validation": 0})
     assert [row["timing"]["compile_seconds"] > 0 for row in rows] == [False, compiles, False]
@@ -223,7 +223,7 @@ def test_a_run_of_few_steps_is_not_measured(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(loop, "chosen_at_once", lambda *_: None)
-    train(tiny_shards, tmp_path / "run", dataclasses.replace(RECIPE, epochs=2), device="cpu")
+    monkeypatch.setattr("food101_fast.train.start.chosen_at_once", lambda *_: None)
+    train(tiny_shards, tmp_path / "run", dataclasses.replace(RECIPE, epochs=2), device="cpu", hooks=SMALL)
     assert "compile: off, 28 steps are too few" in "".join(capfd.readouterr())
     assert graphs == {"training": 0, "validation": 0}
