@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from food101_fast.loader import Batch, ShardLoader
+from food101_fast.runs.checkpoint import StateDict
 from food101_fast.train.compile_control import CompileControl
 from food101_fast.train.context import TrainContext
 from food101_fast.train.logs import epoch_line, peak_memory
@@ -61,7 +62,7 @@ class Trainer:
         monitor: Monitor,
         saver: Saver,
         progress: Progress,
-        meter_state: dict[str, Any] | None = None,
+        meter_state: StateDict | None = None,
         before_step: Callable[[TrainStep, int, Batch], None] | None = None,
     ) -> None:
         self.progress = progress

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from food101_fast.documents import convert
 from food101_fast.errors import UserError
+from food101_fast.runs.checkpoint import StateDict
 from food101_fast.runs.recipe import Recipe
 
 STATE_VERSION = 1
@@ -43,9 +43,9 @@ class Progress:
 class StepState:
     """State of a `TrainStep`."""
 
-    optimizer: dict[str, Any]
+    optimizer: StateDict
     """torch's state dict of the optimizer."""
-    scaler: dict[str, Any]
+    scaler: StateDict
     """torch's state dict of the gradient scaler."""
     averaged: int
     """Updates of the moving average so far; 0 without one."""
@@ -63,12 +63,12 @@ class TrainState:
     """The recipe when the checkpoint was saved."""
     progress: Progress
     step: StepState
-    loader: dict[str, Any]
+    loader: StateDict
     """What `ShardLoader.state_dict` gave."""
-    meter: dict[str, Any] | None
+    meter: StateDict | None
     """What `EpochMeter.state_dict` gave; None after a whole epoch."""
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> StateDict:
         """As dicts, lists, numbers, strings and tensors, for `torch.save`. Tensors are not copied."""
         return {
             "version": STATE_VERSION,
@@ -80,7 +80,7 @@ class TrainState:
         }
 
 
-def read_state(document: dict[str, Any], folder: Path) -> TrainState:
+def read_state(document: StateDict, folder: Path) -> TrainState:
     """The state in a checkpoint.
 
     Args:

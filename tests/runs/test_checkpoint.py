@@ -153,7 +153,10 @@ def test_a_log_that_can_not_be_written_leaves_all_names_as_they_were(tmp_path: P
         assert not has_checkpoint(tmp_path, "best")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(UserError, match=r"could not be written .*No space left.*the last one is whole"):
+    with pytest.raises(
+        UserError,
+        match=r"could not be written \(No space left.*; free space there, then .*the one before it is complete",
+    ):
         save_checkpoint(
             tmp_path, "last", {"weight": torch.ones(3)}, {"progress": {"epoch": 2}}, also=["best"], log=full
         )

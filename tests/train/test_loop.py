@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -254,9 +255,34 @@ def test_a_failed_save_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match=r"could not be written .*No space left.*the last one is whole"):
+    with pytest.raises(
+        UserError,
+        match=r"could not be written \(No space left.*; free space there, then .*the one before it is complete",
+    ):
         save_checkpoint(tmp_path, "last", model, {"epoch": 2})
     assert load_checkpoint(tmp_path, "last")[1] == {"epoch": 1}
+
+
+def test_a_disk_that_is_full_in_the_middle_of_the_state_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch makes an error of its own of it, over several lines."""
+    save = torch.save
+
+    class Full(io.BytesIO):
+        def write(self, content: Any) -> int:
+            if self.tell() > 1000:
+                raise OSError(28, "No space left on device")
+            return super().write(content)
+
+    monkeypatch.setattr(torch, "save", lambda state, _: save(state, Full()))
+    with pytest.raises(UserError) as error:
+        save_checkpoint(tmp_path, "last", {}, {"numbers": torch.zeros(10_000)})
+    assert str(error.value) == (
+        f"{tmp_path / 'checkpoints' / 'last'} could not be written (No space left on device); free space there, then "
+        "train on with --resume; there is none before it"
+    )
+    assert not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_a_damaged_checkpoint_is_one_sentence(tmp_path: Path) -> None:
