@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from food101_fast.compute.precision import Precision
+from food101_fast.runs.recipe import Compile
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, train
 from food101_fast.train.compiling import (
@@ -53,7 +54,10 @@ def test_compiling_is_worth_it_where_the_whole_run_is_shorter(
 
 
 def test_only_auto_on_cuda_is_measured() -> None:
-    for choice, cpu, cuda in (("auto", False, None), ("on", True, True), ("off", False, False)):
+    expected: dict[Compile, tuple[bool, bool | None]] = {
+        "auto": (False, None), "on": (True, True), "off": (False, False)
+    }  # fmt: skip
+    for choice, (cpu, cuda) in expected.items():
         recipe = dataclasses.replace(RECIPE, compile=choice)
         assert chosen_at_once(recipe, CPU) is cpu
         assert chosen_at_once(recipe, torch.device("cuda", 0)) is cuda
@@ -98,7 +102,7 @@ def test_each_graph_has_its_own_times() -> None:
     names = {graph_name(RECIPE, Phase(32, 0), CPU, 1)}
     names |= {graph_name(RECIPE, phase, CPU, 1) for phase in (Phase(64, 0), Phase(32, 3))}
     names |= {
-        graph_name(dataclasses.replace(RECIPE, **fields), Phase(32, 0), CPU, 1)  # type: ignore[arg-type]
+        graph_name(dataclasses.replace(RECIPE, **fields), Phase(32, 0), CPU, 1)
         for fields in ({"model": "resnet18"}, {"batch_size": 8}, {"amp": "bf16"}, {"compile_mode": "max-autotune"})
     }
     assert len(names) == 7

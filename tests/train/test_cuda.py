@@ -23,6 +23,7 @@ from food101_fast.evaluate import evaluate
 from food101_fast.loader import Batch, ShardLoader
 from food101_fast.models import build_model
 from food101_fast.predict import Classifier
+from food101_fast.runs.recipe import Amp, CompileMode
 from food101_fast.runs.results import read_metrics
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, RunOptions, train
@@ -138,7 +139,8 @@ def test_a_device_trains_as_the_cpu_does(amp: Any, optimizer: Any, device: str) 
         learning_rate=0.3 if optimizer == "sgd" else 1e-2,
     )  # fmt: skip
     found = []
-    for on, precision in ((cpu, "off"), (where, amp)):
+    precisions: list[tuple[torch.device, Amp]] = [(cpu, "off"), (where, amp)]
+    for on, precision in precisions:
         step = made_step(dataclasses.replace(recipe, amp=precision), on)
         seen = losses(step, noise(on), 8)
         assert step.skipped == 0
@@ -159,7 +161,7 @@ def test_a_device_trains_as_the_cpu_does(amp: Any, optimizer: Any, device: str) 
     ],
 )
 def test_a_compiled_step_and_validation_are_the_eager_ones(
-    mode: str, amp: str, tiny_shards: ShardSet, compiler: None
+    mode: CompileMode, amp: Amp, tiny_shards: ShardSet, compiler: None
 ) -> None:
     """Validation between steps, as after an epoch, and steps after it."""
     where = chosen("cuda")

@@ -206,13 +206,15 @@ def test_the_batch_is_fitted_to_a_gpu() -> None:
     with pytest.raises(UserError, match="--auto-batch tries how much fits into a GPU's memory, and there is none here"):
         fit_batch(cpu, samples=58, trial=trial_steps(cpu), capacity=0)
 
-    def fitted(samples: int, most: int, **fields: int) -> int:
+    def fitted(samples: int, most: int, accumulate: int = 1) -> int:
         def trial(size: int) -> int:
             if size > most:
                 raise torch.OutOfMemoryError
             return trial_steps(cpu)(size)
 
-        gpu = dataclasses.replace(cpu, device=torch.device("cuda", 0), recipe=dataclasses.replace(TINY, **fields))
+        gpu = dataclasses.replace(
+            cpu, device=torch.device("cuda", 0), recipe=dataclasses.replace(TINY, accumulate=accumulate)
+        )
         return fit_batch(gpu, samples=samples, trial=trial, capacity=0)
 
     assert fitted(58, 20) == 16
