@@ -1,4 +1,4 @@
-"""A network by its name, weights from anywhere, a new head, and its layers in groups."""
+"""A network by its name, from one of several `libraries`: weights from anywhere, a new head, layers in groups."""
 
 from food101_fast.models.build import build_model, check_sizes
 from food101_fast.models.layers import head_of, layer_groups

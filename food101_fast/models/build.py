@@ -1,70 +1,42 @@
-"""A model by its name: weights from torchvision, a file or nowhere, and a new head for the classes at hand."""
+"""A network that is ready to train: from a library, with weights from it or from a file, and a new head."""
 
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
-from urllib.error import URLError
 
 import torch
-import torchvision
 from torch import nn
 
 from food101_fast.errors import UserError
 from food101_fast.models.layers import head_of
+from food101_fast.models.libraries import library_of
 from food101_fast.models.weights import load_file
 
 
 def build_model(name: str, weights: str, classes: int) -> nn.Module:
-    """A torchvision classification model with a head for `classes` classes.
+    """A classification model with a head for `classes` classes, on the CPU, in training mode.
+
+    It maps images, float (N, 3, h, w), to logits, float (N, classes).
 
     Args:
-        name: the model's name in torchvision.models.
-        weights: name of torchvision weights for it, path of a file with a state dict, or `none`. A head for another
-            number of classes is left out and starts anew; everything else in a file must fit.
+        name: the model's name in one of `libraries.LIBRARIES`.
+        weights: name of the library's weights for it, path of a file with a state dict, or `none`. A head for another
+            number of classes is left out and starts with random weights; everything else in a file must fit.
         classes: outputs of the new head.
 
     Raises:
         UserError: there is no such model or no such weights, they can't be downloaded, or they belong to another model.
     """
-    if name not in torchvision.models.list_models(module=torchvision.models):
-        raise UserError(f"torchvision has no classification model {name!r}; see torchvision.models.list_models()")
+    library = library_of(name)
     from_file = Path(weights).suffix in (".safetensors", ".pth", ".pt")
-    model: nn.Module
-    with warnings.catch_warnings():
-        # GoogLeNet and Inception announce that another version will draw initial weights in another way.
-        warnings.filterwarnings("ignore", "The default weight initialization of", FutureWarning)
-        if weights == "none" or from_file:
-            model = torchvision.models.get_model(name, weights=None)
-        else:
-            model = _pretrained(name, weights)
-    _remove_auxiliary_heads(model)
+    model = library.network(name) if weights == "none" or from_file else library.pretrained(name, weights)
     _activate_out_of_place(model)
     _replace_head(model, classes)
     if from_file:
         load_file(model, name, Path(weights))
     return model
-
-
-def _pretrained(name: str, weights: str) -> nn.Module:
-    enum = torchvision.models.get_model_weights(name)
-    choices = ["DEFAULT", *enum.__members__]
-    if weights not in choices:
-        raise UserError(
-            f"{name} has no weights {weights!r}; choose from {', '.join(dict.fromkeys(choices))}, none, "
-            "or the path of a .safetensors or .pth file"
-        )
-    try:
-        return cast(nn.Module, torchvision.models.get_model(name, weights=weights, progress=False))
-    except (URLError, OSError, RuntimeError) as error:
-        file = Path(enum[weights].url).name
-        raise UserError(
-            f"the weights {weights} of {name} could not be downloaded ({error}); connect to the network, put {file} "
-            f"into {torch.hub.get_dir()}/checkpoints, or pass --weights FILE or --weights none"
-        ) from error
 
 
 def _replace_head(model: nn.Module, classes: int) -> None:
@@ -77,15 +49,6 @@ def _replace_head(model: nn.Module, classes: int) -> None:
         new = nn.Conv2d(head.in_channels, classes, head.kernel_size, bias=bias)  # type: ignore[arg-type]
     parent = model.get_submodule(path.rpartition(".")[0])
     setattr(parent, path.rpartition(".")[2], new)
-
-
-def _remove_auxiliary_heads(model: nn.Module) -> None:
-    """GoogLeNet and Inception have further heads, for training with a loss of several terms; no recipe uses them."""
-    if hasattr(model, "aux_logits"):
-        model.aux_logits = False  # type: ignore[assignment]
-        for name in ("aux1", "aux2", "AuxLogits"):
-            if hasattr(model, name):
-                setattr(model, name, None)
 
 
 def _activate_out_of_place(model: nn.Module) -> None:
@@ -102,10 +65,15 @@ def _activate_out_of_place(model: nn.Module) -> None:
 
 
 def check_sizes(name: str, model: nn.Module, sizes: Iterable[int]) -> None:
-    """Try whether a model can take images of these sizes, without computing anything.
+    """Check that a model can take images of these sizes, without computing anything.
+
+    Args:
+        name: of the model, for the error.
+        model: on any device; it is not changed.
+        sizes: heights and widths of square images, in pixels.
 
     Raises:
-        UserError: it can't: a vision transformer takes one size only, and others shrink small images to nothing.
+        UserError: it can't. A vision transformer takes one size only, and others shrink small images to nothing.
     """
     shapes = copy.deepcopy(model).to("meta").eval()
     for size in sorted(sizes):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from food101_fast.errors import UserError
 from food101_fast.runs.folder import RunFolder
+from food101_fast.storage import writing
 
 WEIGHTS_NAME = "model.safetensors"
 TRAINING_NAME = "training.safetensors"
@@ -23,15 +25,18 @@ STATE_NAME = "state.pt"
 HASHES_NAME = "xxh3_64.json"
 
 Weights = dict[str, Tensor]
+StateDict = dict[str, Any]
+"""Tensors, numbers and strings, in dicts and lists: what `torch.load` reads with `weights_only=True`."""
 
 
 def has_checkpoint(run: Path, name: str) -> bool:
-    """Whether a whole checkpoint `name` is there; a save that was cut off between its renames leaves the old one."""
+    """Whether there is a complete checkpoint `name`. A save that was killed between its renames leaves the old one."""
     folder = RunFolder(run).checkpoint(name)
     return folder.exists() or _replaced(folder).exists()
 
 
 def _replaced(folder: Path) -> Path:
+    """Where the old checkpoint is while a new one takes its name."""
     return folder.with_name(f"{folder.name}.old")
 
 
@@ -39,7 +44,7 @@ def save_checkpoint(
     run: Path,
     name: str,
     weights: Weights,
-    state: dict[str, Any],
+    state: StateDict,
     *,
     training: Weights | None = None,
     also: Sequence[str] = (),
@@ -47,48 +52,62 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint to the disk once, and then replace the old ones of its names.
 
-    The order makes a kill at any moment harmless: files, log, the names of `also`, and `name` last. What `name` holds
-    is therefore never newer than the log and the other names, and a run that goes on from it writes those again.
+    The order makes a kill at any moment harmless: files, log, the names of `also`, and `name` last. So `name` is never
+    newer than the log and the other names, and a run that resumes from it writes those again.
 
     Args:
         run: the run's folder.
         name: `last`, `best` or `epoch-0001`.
         weights: of the model to use; go into `model.safetensors`.
-        state: the rest, of tensors, numbers, strings and containers of them only, so that `weights_only=True` reads it.
-        training: the weights to train on from, if they are others, since those to use are an average; go into
-            `training.safetensors`.
+        state: everything else; goes into `state.pt`.
+        training: the weights to train on from, if those to use are an average; go into `training.safetensors`.
         also: other names of the same checkpoint: hard links to its files, or copies where the disk has no links.
         log: is called when the files are written and before a name changes.
 
     Raises:
-        UserError: it could not be written. The old checkpoint of each name is still there, or the new one.
+        UserError: it could not be written. Each name still has its old checkpoint, or has the new one.
     """
     folder = RunFolder(run).checkpoint(name)
-    new = folder.with_name(f"{name}.new")
-    try:
-        for unfinished in folder.parent.glob("*.new"):
-            shutil.rmtree(unfinished, ignore_errors=True)
+    kept = "the one before it is complete" if has_checkpoint(run, name) else "there is none before it"
+    with writing(folder, f"then train on with --resume; {kept}"), _removed(folder.parent):
+        new = folder.with_name(f"{name}.new")
         new.mkdir(parents=True)
-        _write(new / WEIGHTS_NAME, lambda file: file.write(packed(weights)))
-        if training is not None:
-            _write(new / TRAINING_NAME, lambda file: file.write(packed(training)))
-        _write(new / STATE_NAME, lambda file: torch.save(state, file))
-        hashes = orjson.dumps({path.name: _hash(path) for path in new.iterdir()}, option=orjson.OPT_INDENT_2)
-        _write(new / HASHES_NAME, lambda file: file.write(hashes))
+        _write_files(new, weights, training, state)
         log()
         for other in also:
             linked = folder.with_name(f"{other}.new")
             shutil.copytree(new, linked, copy_function=_link_or_copy)
             _put_in_place(linked, folder.with_name(other))
         _put_in_place(new, folder)
-    except (OSError, RuntimeError) as error:  # torch makes a RuntimeError of a write that failed
-        kept = "the last one is whole" if has_checkpoint(run, name) else "there is none before it"
-        raise UserError(
-            f"the checkpoint {folder} could not be written ({error}); {kept}: make room there and go on with --resume"
-        ) from error
-    finally:
-        for unfinished in folder.parent.glob("*.new"):
+
+
+@contextlib.contextmanager
+def _removed(checkpoints: Path) -> Iterator[None]:
+    """A context before and after which there are no unfinished checkpoints."""
+
+    def remove() -> None:
+        for unfinished in checkpoints.glob("*.new"):
             shutil.rmtree(unfinished, ignore_errors=True)
+
+    remove()
+    try:
+        yield
+    finally:
+        remove()
+
+
+def _write_files(folder: Path, weights: Weights, training: Weights | None, state: StateDict) -> None:
+    _write(folder / WEIGHTS_NAME, lambda file: file.write(packed(weights)))
+    if training is not None:
+        _write(folder / TRAINING_NAME, lambda file: file.write(packed(training)))
+    try:
+        _write(folder / STATE_NAME, lambda file: torch.save(state, file))
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):  # of which torch makes a message of its own
+            raise error.__context__ from None
+        raise
+    hashes = orjson.dumps({path.name: _hash(path) for path in folder.iterdir()}, option=orjson.OPT_INDENT_2)
+    _write(folder / HASHES_NAME, lambda file: file.write(hashes))
 
 
 def _put_in_place(new: Path, folder: Path) -> None:
@@ -140,7 +159,7 @@ def _link_or_copy(source: str, target: str) -> None:
             _write(Path(target), lambda copy: shutil.copyfileobj(file, copy))
 
 
-def load_checkpoint(run: Path, name: str) -> tuple[Weights, dict[str, Any]]:
+def load_checkpoint(run: Path, name: str) -> tuple[Weights, StateDict]:
     """Weights to use and state of checkpoint `name`, on the CPU.
 
     Raises:

@@ -42,7 +42,7 @@ class Recipe:
     epochs: Annotated[int, Ge(1)] = 7
     """Times that every training image is seen, at the most."""
     batch_size: Annotated[int, Ge(2)] = 128
-    """Images in one optimizer step, over all ranks together."""
+    """Images in one optimizer step, over all ranks together: each of 4 ranks gets a quarter of them."""
     accumulate: Annotated[int, Ge(1)] = 1
     """Parts that a rank's batch is cut into, whose gradients are added up: less memory, the same step."""
     optimizer: Optimizer = "adam"
@@ -100,6 +100,28 @@ class Recipe:
     def compiles_on(self, device_type: str) -> bool:
         """Whether anything is compiled on a device of this type: with `auto` at least the augmentation, on CUDA."""
         return self.compile == "on" or (self.compile == "auto" and device_type == "cuda")
+
+    def batch_size_per_rank(self, world_size: int) -> int:
+        """Images that one rank loads for a step: `batch_size` of its `ShardLoader`.
+
+        Args:
+            world_size: number of ranks.
+
+        Raises:
+            UserError: `batch_size` can't be divided evenly into the chunks of all ranks.
+        """
+        chunks = world_size * self.accumulate
+        if self.batch_size % chunks:
+            ranks = f"{world_size} ranks times " if world_size > 1 else ""
+            raise UserError(
+                f"--batch-size {self.batch_size} is the batch of all ranks together and is not a multiple of "
+                f"{ranks}--accumulate {self.accumulate}; choose a multiple of {chunks}"
+            )
+        return self.batch_size // world_size
+
+    def chunk_size(self, world_size: int) -> int:
+        """Images in one forward pass of one rank: its batch, divided by `accumulate`."""
+        return self.batch_size_per_rank(world_size) // self.accumulate
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:

@@ -1,7 +1,11 @@
-"""Shards in, a trained run out."""
+"""Shards in, a trained run out.
+
+`job.train` is the whole of it, `start.started` makes or resumes a run, and `loop.Trainer` has its loop.
+"""
 
 from food101_fast.runs.recipe import RECIPES, Recipe
-from food101_fast.train.loop import Trained, train
+from food101_fast.train.context import Hooks
+from food101_fast.train.job import Trained, train
 from food101_fast.train.options import RunOptions
 
-__all__ = ["RECIPES", "Recipe", "RunOptions", "Trained", "train"]
+__all__ = ["RECIPES", "Hooks", "Recipe", "RunOptions", "Trained", "train"]

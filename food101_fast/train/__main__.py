@@ -17,8 +17,8 @@ from food101_fast.loader import LoaderOptions
 from food101_fast.runs.recipe import RECIPES, Recipe
 from food101_fast.runs.run import read_run
 from food101_fast.shards import ShardSet
+from food101_fast.train.job import train
 from food101_fast.train.logs import summary
-from food101_fast.train.loop import train
 from food101_fast.train.options import RunOptions
 
 

@@ -13,13 +13,16 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
+import msgspec
 import orjson
 import torch
 
 from food101_fast.compute.device import machine
 from food101_fast.compute.precision import Precision
+from food101_fast.documents import parse
+from food101_fast.errors import UserError
 from food101_fast.runs.recipe import Recipe
 from food101_fast.shards.cache import cache_settings
 from food101_fast.storage import write_atomically
@@ -28,6 +31,8 @@ from food101_fast.train.schedule import Phase
 # Torch's own name for the folder of compiled code.
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 _TIMES_NAME = "food101_fast_times.json"
+# Seconds of the first compilation, and of the latest after it.
+_Times = Annotated[list[float], msgspec.Meta(min_length=1, max_length=2)]
 # Seconds to compile a phase's training graphs for CUDA, where no run has measured it: an estimate for a MobileNetV2,
 # whose step has about 280 different kernels.
 _COMPILE_SECONDS = 60.0
@@ -88,7 +93,7 @@ def graph_name(recipe: Recipe, phase: Phase, device: torch.device, ranks: int) -
     """What decides how long a phase's compilation takes, and whether compiled code of it is kept."""
     return (
         f"torch {torch.__version__}, {machine(device)['device']}, {recipe.model}, {phase.image_size} px, "
-        f"{phase.frozen} frozen, batch {recipe.batch_size // ranks // recipe.accumulate}, {recipe.preset}, "
+        f"{phase.frozen} frozen, batch {recipe.chunk_size(ranks)}, {recipe.preset}, "
         f"amp {recipe.amp}, {recipe.compile_mode}"
     )
 
@@ -122,17 +127,12 @@ class CompileTimes:
             write_atomically(self._path, orjson.dumps(times, option=orjson.OPT_INDENT_2))
 
     def _read(self) -> dict[str, list[float]]:
+        if self._path is None:
+            return {}
         try:
-            times: Any = orjson.loads(self._path.read_bytes()) if self._path is not None else {}
-        except (OSError, ValueError):
+            return parse(self._path.read_bytes(), dict[str, _Times], where=str(self._path), advice="remove it")
+        except (OSError, UserError):  # missing or damaged: an estimate then
             return {}
-        if not isinstance(times, dict):
-            return {}
-        return {name: held for name, held in times.items() if _are_times(held)}
-
-
-def _are_times(held: Any) -> bool:
-    return isinstance(held, list) and 1 <= len(held) <= 2 and all(isinstance(number, float | int) for number in held)
 
 
 def compile_times() -> CompileTimes:

@@ -9,11 +9,10 @@ from dataclasses import replace
 
 import torch
 
-from food101_fast.compute.distributed import World
 from food101_fast.errors import UserError
 from food101_fast.loader import Batch
 from food101_fast.models import build_model
-from food101_fast.runs.recipe import Recipe
+from food101_fast.train.context import TrainContext
 from food101_fast.train.step import TrainStep
 
 # The first step allocates what the optimizer holds, the second runs with it.
@@ -132,49 +131,50 @@ def capacity_of(device: torch.device) -> int:
     return max(min(free + reserved, allowed), 0)
 
 
-def trial_steps(recipe: Recipe, device: torch.device, classes: int, stored_size: int) -> Trial:
+def trial_steps(context: TrainContext) -> Trial:
     """A trial for `largest_batch`: whole steps of the recipe on images of zeros, at the largest size, all layers.
 
     It has a model of its own. Compiled graphs need no more memory than eager ones, so nothing is compiled.
     """
+    recipe, device = context.recipe, context.device
 
     def trial(size: int) -> int:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         eager = replace(recipe, compile="off", cuda_graph="off", accumulate=1, sync_batchnorm=False)
-        step = TrainStep(eager, build_model(recipe.model, "none", classes), device, classes)
+        step = TrainStep(eager, build_model(recipe.model, "none", context.classes), device, context.classes)
         step.train_mode()
-        images = torch.zeros(size, stored_size, stored_size, 3, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
+        shape = (size, context.stored_size, context.stored_size, 3)
+        images = torch.zeros(shape, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
         numbers = torch.arange(size, device=device)
         for _ in range(_TRIAL_STEPS):
-            step(Batch(images, numbers % classes, numbers), 0)
+            step(Batch(images, numbers % context.classes, numbers), 0)
         return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
 
     return trial
 
 
-def fit_batch(recipe: Recipe, device: torch.device, classes: int, stored_size: int, samples: int, world: World) -> int:
-    """The largest batch, over all ranks, of a power of two on each rank's part that fits into every rank's memory.
+def fit_batch(context: TrainContext, *, samples: int, trial: Trial, capacity: int) -> int:
+    """The largest batch size of a recipe, over all ranks, that fits into the memory of every rank's device.
+
+    Each rank's chunk of images (see `Recipe.chunk_size`) is then a power of two.
 
     Args:
-        recipe: what to compute; its batch size does not matter.
-        device: a CUDA device.
-        classes: of the data.
-        stored_size: height and width of the images in the shards, in pixels.
+        context: of the run; the recipe's own batch size does not matter.
         samples: training images; a batch has no more.
-        world: the ranks.
+        trial: as `trial_steps` makes it.
+        capacity: bytes of this rank's device, as `capacity_of` knows them.
 
     Raises:
         UserError: the device is not a CUDA device, or not even one image fits.
     """
-    if device.type != "cuda":
+    recipe, world = context.recipe, context.world
+    if context.device.type != "cuda":
         raise UserError(
             "--auto-batch tries how much fits into a GPU's memory, and there is none here; give --batch-size"
         )
     most = samples // (world.size * recipe.accumulate)
-    trial = trial_steps(recipe, device, classes, stored_size)
-    fits = largest_batch(trial, below=most + 1, capacity=capacity_of(device))
-    fits = world.least(fits or 0)
+    fits = world.least(largest_batch(trial, below=most + 1, capacity=capacity) or 0)
     if fits * world.size * recipe.accumulate < 2:
         raise UserError(
             f"not even one image of {recipe.image_size} pixels fits into the device's memory with {recipe.model}; "
@@ -183,22 +183,22 @@ def fit_batch(recipe: Recipe, device: torch.device, classes: int, stored_size: i
     return fits * world.size * recipe.accumulate
 
 
-def out_of_memory(recipe: Recipe, device: torch.device, world: World, trial: Trial) -> UserError:
+def out_of_memory(context: TrainContext, trial: Trial) -> UserError:
     """What to say when a step did not fit: the batch, the peak, and the largest that fits, measured by a trial."""
     release()
-    part = recipe.batch_size // world.size // recipe.accumulate
+    recipe, device, ranks = context.recipe, context.device, context.world.size
+    chunk = recipe.chunk_size(ranks)
     peak = f", at a peak of {torch.cuda.max_memory_allocated(device) / 1e9:.2f} GB" if device.type == "cuda" else ""
-    fits = largest_batch(trial, below=part, capacity=capacity_of(device))
+    fits = largest_batch(trial, below=chunk, capacity=capacity_of(device))
     if fits is None:
         advice = "not even one image fits; choose a smaller --model or --image-size"
     else:
-        total = fits * world.size * recipe.accumulate
-        parts = -(-recipe.batch_size // (fits * world.size))
+        chunks = -(-recipe.batch_size_per_rank(ranks) // fits)
         advice = (
-            f"the largest power of two that fits is --batch-size {total}; or keep the batch and cut it into parts with "
-            f"--accumulate {1 << (parts - 1).bit_length()}"
+            f"the largest power of two that fits is --batch-size {fits * ranks * recipe.accumulate}; or keep the batch "
+            f"and divide it into chunks with --accumulate {1 << (chunks - 1).bit_length()}"
         )
     return UserError(
-        f"out of device memory with --batch-size {recipe.batch_size} ({part} images of {recipe.image_size} pixels at a "
-        f"time){peak}: {advice}"
+        f"out of device memory with --batch-size {recipe.batch_size} ({chunk} images of {recipe.image_size} pixels at "
+        f"a time){peak}: {advice}"
     )

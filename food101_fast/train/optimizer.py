@@ -1,37 +1,58 @@
-"""The optimizer of a recipe: fused, with a learning rate for each layer group, in as few kernels as there can be."""
+"""The optimizers that a recipe can name, all of them fused, and with a learning rate for each layer group.
+
+To add an optimizer, add its name to `runs.recipe.Optimizer` and a function that makes it to `OPTIMIZERS` below. It must
+be fused, so that the device alone can skip a step whose gradients are not finite. Its step must be proportional to the
+learning rate; see `scale_steps`.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from food101_fast.models import layer_groups
-from food101_fast.runs.recipe import Recipe
+from food101_fast.runs.recipe import Optimizer, Recipe
+
+ParameterGroups = list[dict[str, object]]
+"""torch's parameter groups: `params`, `lr`, `initial_lr` and `weight_decay` of each."""
+
+
+def _adam(recipe: Recipe, groups: ParameterGroups, model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.Adam(groups, recipe.learning_rate, fused=True)
+
+
+def _adamw(recipe: Recipe, groups: ParameterGroups, model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, recipe.learning_rate, fused=True)
+
+
+def _sgd(recipe: Recipe, groups: ParameterGroups, model: nn.Module) -> torch.optim.Optimizer:
+    optimizer = torch.optim.SGD(groups, recipe.learning_rate, momentum=recipe.momentum, nesterov=True, fused=True)
+    # torch makes the buffers in the first step, but does not fill them if that step is skipped, and can't make those
+    # of layers that are unfrozen later.
+    for parameter in model.parameters():
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+OPTIMIZERS: dict[Optimizer, Callable[[Recipe, ParameterGroups, nn.Module], torch.optim.Optimizer]] = {
+    "adam": _adam,
+    "adamw": _adamw,
+    "sgd": _sgd,
+}
+"""Makes each optimizer from a recipe, the parameter groups, and the model that has the parameters."""
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """Adam, AdamW or SGD with Nesterov momentum over all weights of `model`, in their fused versions. The names that a
-    recipe may give are those of `runs.recipe.Optimizer`.
+    """The recipe's optimizer over all weights of `model`.
 
     There are at most two parameter groups: with and without weight decay. Each has an `initial_lr`, that of the head,
     which `set_learning_rate` multiplies. With a `layer_decay` below 1 the layers below the head take shorter steps; see
     `scale_steps`.
     """
-    groups = _parameter_groups(recipe, model)
-    optimizer: torch.optim.Optimizer
-    if recipe.optimizer == "sgd":
-        optimizer = torch.optim.SGD(groups, recipe.learning_rate, momentum=recipe.momentum, nesterov=True, fused=True)
-        # torch makes these in the first step, without writing to them if that step is left out, and can't make those of
-        # layers that are unfrozen later.
-        for parameter in model.parameters():
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-    else:
-        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer]
-        optimizer = kind(groups, recipe.learning_rate, fused=True)
+    optimizer = OPTIMIZERS[recipe.optimizer](recipe, _parameter_groups(recipe, model), model)
     if recipe.layer_decay != 1:
         below_head = list(enumerate(reversed(layer_groups(model))))[1:]
         factors = {name: recipe.layer_decay**depth for depth, names in below_head for name in names}
@@ -47,7 +68,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 @contextlib.contextmanager
 def learning_rate_on_device(optimizer: torch.optim.Optimizer, factor: Tensor) -> Iterator[None]:
-    """`set_learning_rate` with a number that the host does not know, for as long as the context lasts.
+    """A context in which the learning rate is a tensor, as a captured CUDA graph needs it; see `set_learning_rate`.
 
     Args:
         optimizer: fused.
@@ -55,7 +76,7 @@ def learning_rate_on_device(optimizer: torch.optim.Optimizer, factor: Tensor) ->
     """
     # Adam refuses to be captured without this mark, and warns of it outside of a capture.
     capturing = factor.is_cuda and torch.cuda.is_current_stream_capturing()
-    before: list[dict[str, Any]]
+    before: list[dict[str, float | bool | Tensor]]
     before = [{name: group[name] for name in ("lr", "capturable") if name in group} for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] = factor * group["initial_lr"]
@@ -72,13 +93,13 @@ def scale_steps(optimizer: torch.optim.Optimizer, parameters: list[Tensor], fact
     """Multiply every step of some parameters: a learning rate for each of them without a parameter group for each.
 
     The step of Adam, AdamW and SGD is proportional to the learning rate, weight decay included. So all parameters take
-    the step of the full rate, and these then go back by a part of it. A group for each learning rate would launch the
-    optimizer's kernels for each of them: MobileNetV2 has 28 groups.
+    the step of the full rate, and the step of these is then scaled down. A group for each learning rate would launch
+    the optimizer's kernels for each of them: MobileNetV2 has 28 layer groups.
 
     Args:
-        optimizer: holds the parameters.
-        parameters: what to scale.
-        factors: as many numbers, one for each parameter.
+        optimizer: of the parameters.
+        parameters: whose steps to scale.
+        factors: one for each parameter.
     """
     before: list[Tensor] = []
 
@@ -98,8 +119,8 @@ def scale_steps(optimizer: torch.optim.Optimizer, parameters: list[Tensor], fact
     optimizer.register_step_post_hook(scale)
 
 
-def _parameter_groups(recipe: Recipe, model: nn.Module) -> list[dict[str, Any]]:
-    """Parameters that share a weight decay, together."""
+def _parameter_groups(recipe: Recipe, model: nn.Module) -> ParameterGroups:
+    """Parameters with the same weight decay, together."""
     groups: dict[float, list[nn.Parameter]] = {}
     for parameter in model.parameters():
         groups.setdefault(recipe.weight_decay if parameter.ndim > 1 else 0.0, []).append(parameter)

@@ -22,6 +22,7 @@ from food101_fast.train.ema import ModelAverage
 from food101_fast.train.graph import GraphedFunction, uses_graph
 from food101_fast.train.optimizer import build_optimizer, learning_rate_on_device, set_learning_rate
 from food101_fast.train.schedule import Phase, step_seed
+from food101_fast.train.state import StepState
 from food101_fast.transforms import Preset, train_preset
 
 # Graphs that torch.compile may keep of one function: a run has a few sizes, sets of frozen layers, and validation.
@@ -269,24 +270,24 @@ class TrainStep:
         correct = (logits.detach().argmax(dim=1) == classes).sum()
         return loss.detach().double(), correct.double()
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything but the weights that the next step depends on."""
-        return {
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.precision.scaler.state_dict(),
-            "averaged": 0 if self.average is None else self.average.updates,
-            "streak": int(self.streak),
-            "skipped": int(self.skipped),
-        }
+    def state(self) -> StepState:
+        """Everything but the weights that the next step depends on. Its tensors are the optimizer's own."""
+        return StepState(
+            optimizer=self.optimizer.state_dict(),
+            scaler=self.precision.scaler.state_dict(),
+            averaged=0 if self.average is None else self.average.updates,
+            streak=int(self.streak),
+            skipped=int(self.skipped),
+        )
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.precision.scaler.load_state_dict(state["scaler"])
+    def restore(self, state: StepState) -> None:
+        """Restore what `state` gave; the weights are loaded apart from it."""
+        self.optimizer.load_state_dict(state.optimizer)
+        self.precision.scaler.load_state_dict(state.scaler)
         if self.average is not None:
-            self.average.updates = state["averaged"]
-        self.streak.fill_(state["streak"])
-        self.skipped.fill_(state["skipped"])
+            self.average.updates = state.averaged
+        self.streak.fill_(state.streak)
+        self.skipped.fill_(state.skipped)
 
 
 def _compiled(module: nn.Module, *, fullgraph: bool = False, mode: str = "default") -> Callable[..., Any]:

@@ -26,7 +26,7 @@ from food101_fast.predict import Classifier
 from food101_fast.prepare import PrepareSettings, prepare
 from food101_fast.runs.run import read_run
 from food101_fast.shards import ShardSet
-from food101_fast.train import Recipe, train
+from food101_fast.train import Hooks, Recipe, train
 
 Probabilities = Callable[[np.ndarray], np.ndarray]
 
@@ -143,9 +143,9 @@ def test_real_photographs_of_any_size_get_our_probabilities(
     )
     prepare(settings)
     shards, run = ShardSet.open(tmp_path / "shards"), tmp_path / "run"
-    for user in ("train.loop", "runs.run"):
-        monkeypatch.setattr(f"food101_fast.{user}.build_model", fixed_model)
-    train(shards, run, Recipe(weights="none", image_size=80, epochs=1, learning_rate=1e-9), device="cpu")
+    monkeypatch.setattr("food101_fast.runs.run.build_model", fixed_model)
+    recipe = Recipe(weights="none", image_size=80, epochs=1, learning_rate=1e-9)
+    train(shards, run, recipe, device="cpu", hooks=Hooks(build_model=fixed_model))
     evaluate(run, device="cpu")
     out = export(run, onnx=True).folder
     classifier = Classifier.load(run, device="cpu")

@@ -64,7 +64,8 @@ class Pretrained:
         self.asked.append(url)
         if self.error is not None:
             raise self.error
-        return torchvision.models.get_model("mobilenet_v2", weights=None).state_dict()
+        model: nn.Module = torchvision.models.get_model("mobilenet_v2", weights=None)
+        return model.state_dict()
 
 
 def test_torchvisions_weights_are_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,14 +134,14 @@ def test_no_activation_is_copied_for_its_gradient(name: str) -> None:
     # It is the same function, to the bit.
     for ours, expected in zip(model.parameters(), theirs.parameters(), strict=True):
         assert ours.grad is not None
-        assert torch.equal(ours.grad, expected.grad)  # type: ignore[arg-type]
+        assert torch.equal(ours.grad, expected.grad)
 
 
-class Copies(TorchDispatchMode):
+class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts copies of tensors."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

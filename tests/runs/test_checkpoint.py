@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 import torch
 
-import food101_fast.train.loop as loop
+from food101_fast.errors import UserError
 from food101_fast.runs.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from food101_fast.runs.folder import RunFolder
+from food101_fast.runs.results import Row
 from food101_fast.shards import ShardSet
-from food101_fast.train import Recipe, RunOptions, train
-from food101_fast.train.loop import Trainer
+from food101_fast.train import Hooks, Recipe, RunOptions, train
+from food101_fast.train.saving import Saver
+from food101_fast.train.state import Progress
 from tests.train.launch import forked, plain_model
 from tests.train.test_resume import difference, metrics_of, state_of
 
@@ -30,19 +32,22 @@ _CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.tru
 
 
 @pytest.fixture(autouse=True)
-def _as_in_other_processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A small model and one thread, as where runs are killed: so results are the same to the bit."""
+def _as_in_other_processes() -> Iterator[None]:
+    """One thread, as where runs are killed: so results are the same to the bit."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr(loop, "build_model", plain_model)
     yield
     torch.set_num_threads(threads)
 
 
-def validated(accuracies: list[float]) -> Any:
-    """Stands in for `validate`: these accuracies, one after the other."""
+SMALL = Hooks(build_model=plain_model)
+
+
+def validated(accuracies: list[float]) -> Hooks:
+    """A small model with these validation accuracies, one after the other."""
     left = iter(accuracies)
-    return lambda *_, **__: {"val_loss": 1.0, "val_top1": next(left), "val_top5": 1.0}
+    validate = lambda *_, **__: {"val_loss": 1.0, "val_top1": next(left), "val_top5": 1.0}  # noqa: E731
+    return dataclasses.replace(SMALL, validate=validate)
 
 
 def killed_at_every_operation(shards: Path, run: Path, copies: Path, accuracies: list[float]) -> None:
@@ -51,25 +56,24 @@ def killed_at_every_operation(shards: Path, run: Path, copies: Path, accuracies:
     The last of the copies is not killed any more. For a process of its own.
     """
     torch.set_num_threads(1)
-    loop.build_model, loop.validate = plain_model, validated(accuracies)
-    save = Trainer._save
+    save = Saver.save_epoch
 
-    def killed_save(self: Trainer, *arguments: Any, row: Any = None, **named: Any) -> None:
-        for number in itertools.count() if row is not None and row["epoch"] == 2 else []:
+    def killed_save(self: Saver, progress: Progress, row: Row, *, improved: bool) -> None:
+        for number in itertools.count() if row["epoch"] == 2 else []:
             copy = copies / f"{number:03d}"
             shutil.copytree(self.folder, copy)
             child = os.fork()
             if not child:
                 self.folder = self.log._folder = copy
                 sys.addaudithook(killer(number))
-                save(self, *arguments, row=row, **named)
+                save(self, progress, row, improved=improved)
                 os._exit(0)
             if os.waitpid(child, 0)[1] == 0:
                 break
-        save(self, *arguments, row=row, **named)
+        save(self, progress, row, improved=improved)
 
-    Trainer._save = killed_save  # type: ignore[method-assign]
-    train(ShardSet.open(shards), run, RECIPE, device="cpu", options=OPTIONS)
+    Saver.save_epoch = killed_save  # type: ignore[method-assign]
+    train(ShardSet.open(shards), run, RECIPE, device="cpu", options=OPTIONS, hooks=validated(accuracies))
 
 
 def killer(number: int) -> Any:
@@ -91,7 +95,7 @@ def epoch_of(run: Path, name: str) -> int:
 
 @pytest.mark.parametrize("accuracies", [[0.2, 0.5, 0.4], [0.5, 0.2, 0.4]], ids=["improved", "not improved"])
 def test_a_save_can_be_killed_before_any_file_operation(
-    accuracies: list[float], tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    accuracies: list[float], tiny_path: Path, tmp_path: Path
 ) -> None:
     run, copies = tmp_path / "run", tmp_path / "copies"
     copies.mkdir()
@@ -112,8 +116,8 @@ def test_a_save_can_be_killed_before_any_file_operation(
     assert len(kinds) > 4
     for copy in kinds.values():
         done = epoch_of(copy, "last")
-        monkeypatch.setattr(loop, "validate", validated(accuracies[done:]))
-        train(ShardSet.open(tiny_path), copy, RECIPE, device="cpu", resume=True, options=OPTIONS)
+        hooks = validated(accuracies[done:])
+        train(ShardSet.open(tiny_path), copy, RECIPE, device="cpu", resume=True, options=OPTIONS, hooks=hooks)
         assert difference(state_of(copy), state_of(run)) == [], copy
         assert sorted(path.name for path in (copy / "checkpoints").iterdir()) == ["best", "epoch-0003", "last"], copy
         assert epoch_of(copy, "best") == epoch_of(run, "best") == (2 if improved else 1)
@@ -121,7 +125,7 @@ def test_a_save_can_be_killed_before_any_file_operation(
 
 def test_an_improved_epoch_is_written_once(tiny_shards: ShardSet, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train(tiny_shards, run, dataclasses.replace(RECIPE, epochs=1), device="cpu", options=OPTIONS)
+    train(tiny_shards, run, dataclasses.replace(RECIPE, epochs=1), device="cpu", options=OPTIONS, hooks=SMALL)
     for name in ("model.safetensors", "training.safetensors", "state.pt", "xxh3_64.json"):
         files = [RunFolder(run).checkpoint(checkpoint) / name for checkpoint in ("last", "best", "epoch-0001")]
         assert {file.stat().st_ino for file in files} == {files[0].stat().st_ino}
@@ -149,7 +153,10 @@ def test_a_log_that_can_not_be_written_leaves_all_names_as_they_were(tmp_path: P
         assert not has_checkpoint(tmp_path, "best")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(loop.UserError, match=r"could not be written .*No space left.*the last one is whole"):
+    with pytest.raises(
+        UserError,
+        match=r"could not be written \(No space left.*; free space there, then .*the one before it is complete",
+    ):
         save_checkpoint(
             tmp_path, "last", {"weight": torch.ones(3)}, {"progress": {"epoch": 2}}, also=["best"], log=full
         )

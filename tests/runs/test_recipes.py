@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from typing import get_args
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from food101_fast.errors import UserError
+from food101_fast.runs.recipe import Optimizer
 from food101_fast.train import RECIPES, Recipe
-from food101_fast.train.optimizer import build_optimizer, set_learning_rate
+from food101_fast.train.optimizer import OPTIMIZERS, build_optimizer, set_learning_rate
 from food101_fast.train.schedule import Phase, frozen_at, image_size_at, lr_factor, phase_at, step_seed
 
 
@@ -50,6 +52,10 @@ def test_a_wrong_field_is_named_by_its_flag(wrong: dict[str, object]) -> None:
     flag = "--" + next(iter(wrong)).replace("_", "-")
     with pytest.raises(UserError, match=flag):
         Recipe(**wrong)  # type: ignore[arg-type]
+
+
+def test_every_optimizer_of_a_recipe_can_be_made() -> None:
+    assert set(OPTIMIZERS) == set(get_args(Optimizer))
 
 
 def curve(recipe: Recipe, steps_per_epoch: int) -> list[float]:
@@ -150,7 +156,7 @@ def test_layers_below_the_head_learn_more_slowly(name: str) -> None:
         for parameter in layer.parameters()
     ]
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[name]
-    plain = kind(groups, momentum=0.9, nesterov=True) if name == "sgd" else kind(groups)  # type: ignore[arg-type]
+    plain = kind(groups, momentum=0.9, nesterov=True) if name == "sgd" else kind(groups)
     for _ in range(4):
         inputs = torch.randn(8, 4)
         for model, steps in ((ours, optimizer), (theirs, plain)):

@@ -22,7 +22,7 @@ from food101_fast.shards import ShardSet
 from food101_fast.shards.foreign import write_index
 from food101_fast.shards.verify import verify
 from food101_fast.storage import LocalFolder
-from food101_fast.train.loop import train
+from food101_fast.train import train
 from tests.conftest import contents, encoded, flip, picture
 
 RULES = Rules(size=32)

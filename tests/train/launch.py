@@ -5,7 +5,7 @@ A forkserver that has imported everything makes a process start in a moment.
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import functools
 import multiprocessing
 import os
@@ -13,7 +13,7 @@ import resource
 import signal
 import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
@@ -25,9 +25,9 @@ import torch
 from torch import nn
 
 from food101_fast.compute.device import Device
+from food101_fast.loader import Batch
 from food101_fast.shards import ShardSet
-from food101_fast.train import Recipe, RunOptions, train
-from food101_fast.train.loop import Trainer
+from food101_fast.train import Hooks, Recipe, RunOptions, train
 from food101_fast.train.step import TrainStep
 
 context = multiprocessing.get_context("forkserver")
@@ -36,7 +36,7 @@ context = multiprocessing.get_context("forkserver")
 @functools.cache
 def _preload() -> None:
     """Once, before the first job: there is one forkserver in a process, and `prepare` has begun it with less."""
-    forkserver._forkserver._stop()
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
     context.set_forkserver_preload(["tests.train.launch"])
     forkserver.ensure_running()
 
@@ -89,7 +89,7 @@ def forked(function: Callable[..., object], *arguments: Any) -> int:
     return _ended([process])[0]
 
 
-def _ended(processes: list[BaseProcess]) -> list[int]:
+def _ended(processes: Sequence[BaseProcess]) -> list[int]:
     """Wait for all; as torchrun does, the others are killed when one was."""
     for process in processes:
         process.join()
@@ -112,48 +112,42 @@ def _rank(job: Job, rank: int, ranks: int, port: int) -> None:
     if ranks > 1:
         names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "MASTER_PORT": port}
         os.environ |= {name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "localhost"}
-    with contextlib.ExitStack() as patches:
-        _patch(job, rank, patches.callback)
-        try:
-            shards, how = ShardSet.open(job.shards), {"resume": job.resume, "options": job.options}
-            train(shards, job.run, job.recipe, device=job.device, **how)  # type: ignore[arg-type]
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-
-
-def _patch(job: Job, rank: int, undo: Callable[..., Any]) -> None:
-    import food101_fast.train.loop as loop
-
+    hooks = Hooks(before_step=Watch(job, rank))
     if job.plain:
-        loop.build_model = plain_model
-    trainers: list[Trainer] = []
-    begin, call = Trainer.begin, TrainStep.__call__
+        hooks = dataclasses.replace(hooks, build_model=plain_model)
+    try:
+        shards = ShardSet.open(job.shards)
+        train(shards, job.run, job.recipe, device=job.device, resume=job.resume, options=job.options, hooks=hooks)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
 
-    def noted_begin(self: Trainer, held: contextlib.ExitStack, *, resume: bool) -> None:
-        trainers.append(self)
-        begin(self, held, resume=resume)
-        self.step.optimizer.register_step_pre_hook(lambda *_: note(self))
 
-    def note(trainer: Trainer) -> None:
-        if job.notes is not None:
-            gradients = torch.cat([p.grad.flatten() for p in trainer.step.model.parameters() if p.grad is not None])
-            line = {"step": trainer.progress.step, "rank": rank, "ids": ids[-1], "gradients": gradients[:500].tolist()}
-            with job.notes.open("ab") as file:
-                file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+class Watch:
+    """Does before each step what a job says, and notes the gradients after it."""
 
-    ids: list[list[int]] = []
+    def __init__(self, job: Job, rank: int) -> None:
+        self._job = job
+        self._rank = rank
+        self._line: dict[str, object] = {}
+        self._noting = False
 
-    def noted_call(self: TrainStep, batch: Any, epoch: int) -> Any:
-        number = trainers[0].progress.step
+    def __call__(self, step: TrainStep, number: int, batch: Batch) -> None:
+        job = self._job
         if number == job.kill_before_step:
             os.kill(os.getpid(), signal.SIGKILL)
         if number == job.full_disk_from_step:
             resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         if job.send is not None and job.send[1] == number:
             os.kill(os.getpid(), job.send[0])
-        ids.append(batch.ids.tolist())
-        return call(self, batch, epoch)
+        if job.notes is not None and not self._noting:
+            notes = job.notes
+            step.optimizer.register_step_pre_hook(lambda *_: self._note(step, notes))
+            self._noting = True
+        self._line = {"step": number, "rank": self._rank, "ids": batch.ids.tolist()}
 
-    Trainer.begin = noted_begin  # type: ignore[method-assign]
-    TrainStep.__call__ = noted_call  # type: ignore[method-assign]
+    def _note(self, step: TrainStep, notes: Path) -> None:
+        gradients = torch.cat([p.grad.flatten() for p in step.model.parameters() if p.grad is not None])
+        line = self._line | {"gradients": gradients[:500].tolist()}
+        with notes.open("ab") as file:
+            file.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))

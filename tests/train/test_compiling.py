@@ -16,8 +16,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import food101_fast.train.loop as loop
 from food101_fast.compute.precision import Precision
+from food101_fast.runs.recipe import Compile
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, train
 from food101_fast.train.compiling import (
@@ -31,6 +31,7 @@ from food101_fast.train.compiling import (
 )
 from food101_fast.train.schedule import Phase
 from food101_fast.train.step import TrainStep
+from tests.train.test_validation_graph import SMALL
 from tests.train.test_validation_graph import graphs as graphs  # a fixture
 
 CPU = torch.device("cpu")
@@ -53,7 +54,10 @@ def test_compiling_is_worth_it_where_the_whole_run_is_shorter(
 
 
 def test_only_auto_on_cuda_is_measured() -> None:
-    for choice, cpu, cuda in (("auto", False, None), ("on", True, True), ("off", False, False)):
+    expected: dict[Compile, tuple[bool, bool | None]] = {
+        "auto": (False, None), "on": (True, True), "off": (False, False)
+    }  # fmt: skip
+    for choice, (cpu, cuda) in expected.items():
         recipe = dataclasses.replace(RECIPE, compile=choice)
         assert chosen_at_once(recipe, CPU) is cpu
         assert chosen_at_once(recipe, torch.device("cuda", 0)) is cuda
@@ -98,7 +102,7 @@ def test_each_graph_has_its_own_times() -> None:
     names = {graph_name(RECIPE, Phase(32, 0), CPU, 1)}
     names |= {graph_name(RECIPE, phase, CPU, 1) for phase in (Phase(64, 0), Phase(32, 3))}
     names |= {
-        graph_name(dataclasses.replace(RECIPE, **fields), Phase(32, 0), CPU, 1)  # type: ignore[arg-type]
+        graph_name(dataclasses.replace(RECIPE, **fields), Phase(32, 0), CPU, 1)
         for fields in ({"model": "resnet18"}, {"batch_size": 8}, {"amp": "bf16"}, {"compile_mode": "max-autotune"})
     }
     assert len(names) == 7
@@ -195,7 +199,7 @@ def test_a_run_compiles_from_the_step_on_that_decides(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     """Measured on the CPU as it would be on CUDA; results are the same but for rounding."""
-    monkeypatch.setattr(loop, "chosen_at_once", lambda *_: None)
+    monkeypatch.setattr("food101_fast.train.start.chosen_at_once", lambda *_: None)
     monkeypatch.setattr("food101_fast.train.compiling._COMPILE_SECONDS", seconds)
     monkeypatch.setattr(AutoCompile, "steps_needed", 20)
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path))
@@ -207,7 +211,7 @@ def test_a_run_compiles_from_the_step_on_that_decides(
         return update(self, images, labels)
 
     monkeypatch.setattr(TrainStep, "update", noted)
-    rows = train(tiny_shards, tmp_path / "run", RECIPE, device="cpu").metrics
+    rows = train(tiny_shards, tmp_path / "run", RECIPE, device="cpu", hooks=SMALL).metrics
     assert steps == [False] * 20 + [compiles] * 22
     assert graphs == ({"training": 1, "validation": 1} if compiles else {"training": 0, "validation": 0})
     assert [row["timing"]["compile_seconds"] > 0 for row in rows] == [False, compiles, False]
@@ -223,7 +227,7 @@ def test_a_run_of_few_steps_is_not_measured(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(loop, "chosen_at_once", lambda *_: None)
-    train(tiny_shards, tmp_path / "run", dataclasses.replace(RECIPE, epochs=2), device="cpu")
+    monkeypatch.setattr("food101_fast.train.start.chosen_at_once", lambda *_: None)
+    train(tiny_shards, tmp_path / "run", dataclasses.replace(RECIPE, epochs=2), device="cpu", hooks=SMALL)
     assert "compile: off, 28 steps are too few" in "".join(capfd.readouterr())
     assert graphs == {"training": 0, "validation": 0}

@@ -23,10 +23,12 @@ from food101_fast.evaluate import evaluate
 from food101_fast.loader import Batch, ShardLoader
 from food101_fast.models import build_model
 from food101_fast.predict import Classifier
+from food101_fast.runs.recipe import Amp, CompileMode
 from food101_fast.runs.results import read_metrics
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, RunOptions, train
-from food101_fast.train.memory import fit_batch, release
+from food101_fast.train.context import TrainContext
+from food101_fast.train.memory import capacity_of, fit_batch, release, trial_steps
 from food101_fast.train.meter import EpochMeter
 from food101_fast.train.step import TrainStep
 from food101_fast.train.validate import validate
@@ -137,7 +139,8 @@ def test_a_device_trains_as_the_cpu_does(amp: Any, optimizer: Any, device: str) 
         learning_rate=0.3 if optimizer == "sgd" else 1e-2,
     )  # fmt: skip
     found = []
-    for on, precision in ((cpu, "off"), (where, amp)):
+    precisions: list[tuple[torch.device, Amp]] = [(cpu, "off"), (where, amp)]
+    for on, precision in precisions:
         step = made_step(dataclasses.replace(recipe, amp=precision), on)
         seen = losses(step, noise(on), 8)
         assert step.skipped == 0
@@ -158,7 +161,7 @@ def test_a_device_trains_as_the_cpu_does(amp: Any, optimizer: Any, device: str) 
     ],
 )
 def test_a_compiled_step_and_validation_are_the_eager_ones(
-    mode: str, amp: str, tiny_shards: ShardSet, compiler: None
+    mode: CompileMode, amp: Amp, tiny_shards: ShardSet, compiler: None
 ) -> None:
     """Validation between steps, as after an epoch, and steps after it."""
     where = chosen("cuda")
@@ -268,7 +271,8 @@ def test_memory_that_is_too_small_is_measured(tiny_shards: ShardSet, tmp_path: P
         limit = torch.cuda.memory_reserved(device) + 600e6  # graphs of other tests may hold memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, limit / total), device)
         recipe = dataclasses.replace(TINY, model="resnet18", image_size=224, batch_size=56, compile="off")
-        fits = fit_batch(recipe, device, 3, 32, 1024, World())
+        context = TrainContext(recipe=recipe, device=device, world=World(), classes=3, stored_size=32)
+        fits = fit_batch(context, samples=1024, trial=trial_steps(context), capacity=capacity_of(device))
         assert 2 <= fits < 1024
         larger = dataclasses.replace(recipe, image_size=1024, cuda_graph="auto")
         with pytest.raises(UserError, match="out of device memory with --batch-size 56"):

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from food101_fast.bench.works import Parts
+from food101_fast.compute.device import Device
 from food101_fast.compute.distributed import World
 from food101_fast.errors import UserError
 from food101_fast.loader import Batch
+from food101_fast.runs.recipe import Amp, Optimizer
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, train
 from food101_fast.train import graph as graphs
@@ -97,16 +99,16 @@ def trained(recipe: Recipe, device: torch.device) -> tuple[list[float], list[Ten
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 @pytest.mark.parametrize("amp", ["off", "fp16"])
-def test_a_graphed_run_is_the_eager_one(device: torch.device, optimizer: str, amp: str) -> None:
+def test_a_graphed_run_is_the_eager_one(device: torch.device, optimizer: Optimizer, amp: Amp) -> None:
     """With all that changes from step to step: batch, epoch, learning rate, average, dropout; and in two phases."""
     recipe = dataclasses.replace(GRAPHED, optimizer=optimizer, amp=amp, ema_decay=0.9, clip_norm=1.0)
     eager = trained(dataclasses.replace(recipe, cuda_graph="off"), device)
     graphed = trained(recipe, device)
     # On CUDA kernels add up in another order each time; on the CPU only the learning rate is rounded to float32.
-    tolerance = {"rtol": 1e-4, "atol": 1e-5} if device.type == "cpu" else {"rtol": 0.05, "atol": 5e-3}
-    assert graphed[0] == pytest.approx(eager[0], rel=tolerance["rtol"], abs=tolerance["atol"])
+    relative, absolute = (1e-4, 1e-5) if device.type == "cpu" else (0.05, 5e-3)
+    assert graphed[0] == pytest.approx(eager[0], rel=relative, abs=absolute)
     for one, other in zip(graphed[1], eager[1], strict=True):
-        torch.testing.assert_close(one, other, **tolerance)
+        torch.testing.assert_close(one, other, rtol=relative, atol=absolute)
 
 
 def test_a_step_that_is_not_finite_leaves_no_trace_in_a_graph_either(device: torch.device) -> None:
@@ -116,7 +118,7 @@ def test_a_step_that_is_not_finite_leaves_no_trace_in_a_graph_either(device: tor
         step.prepare(number, 1.0)
         step(batch(number, device), 0)
     before = {name: value.clone() for name, value in step.model.state_dict().items() if "num_batches" not in name}
-    bias = step.model[9].bias.detach()  # type: ignore[index,union-attr]
+    bias = step.model[9].bias.detach()
     kept = bias.clone()
     bias[0] = float("inf")
     step.prepare(5, 1.0)
@@ -143,7 +145,7 @@ def test_steps_that_wait_are_no_graph(device: torch.device, monkeypatch: pytest.
     plain = model()
     losses: dict[str, list[float]] = {}
     for choice in ("off", "auto"):
-        recipe = dataclasses.replace(GRAPHED, amp="off", cuda_graph=choice)  # type: ignore[arg-type]
+        recipe = dataclasses.replace(GRAPHED, amp="off", cuda_graph=choice)
         step = TrainStep(recipe, nn.Sequential(Waiting(), copy.deepcopy(plain)), device, 3)
         step.train_mode()
         losses[choice] = []
@@ -184,7 +186,7 @@ def test_only_what_the_thread_itself_waits_for_is_an_obstacle(monkeypatch: pytes
     assert re.fullmatch(r"in .*test_cuda_graph\.py, line \d+, the host waits for the device", obstacle)
     assert graphs.noting_waits(another_thread_waits) == ((), None)
     with pytest.warns(UserWarning, match="something else"):
-        graphs.noting_waits(lambda: warnings.warn("something else", stacklevel=1) or ())  # type: ignore[func-returns-value]
+        graphs.noting_waits(lambda: warnings.warn("something else", stacklevel=1) or ())
     assert modes == ["warn", 0] * 3
 
 
@@ -245,14 +247,14 @@ def test_a_replay_waits_for_nothing(device: torch.device, preset: str) -> None:
 
 def test_a_graphed_run_is_saved_and_goes_on(tiny_shards: ShardSet, tmp_path: Path, device: torch.device) -> None:
     recipe = dataclasses.replace(GRAPHED, optimizer="adamw", ema_decay=0.9, amp="off", learning_rate=1e-4)
-    place = "cuda" if device.type == "cuda" else "cpu"
-    whole = train(tiny_shards, tmp_path / "whole", recipe, device=place).metrics
-    train(tiny_shards, tmp_path / "run", dataclasses.replace(recipe, epochs=1, schedule="constant"), device=place)
-    resumed = train(tiny_shards, tmp_path / "two", dataclasses.replace(recipe, cuda_graph="off"), device=place).metrics
+    where: Device = "cuda" if device.type == "cuda" else "cpu"
+    whole = train(tiny_shards, tmp_path / "whole", recipe, device=where).metrics
+    train(tiny_shards, tmp_path / "run", dataclasses.replace(recipe, epochs=1, schedule="constant"), device=where)
+    resumed = train(tiny_shards, tmp_path / "two", dataclasses.replace(recipe, cuda_graph="off"), device=where).metrics
     assert [row["step"] for row in resumed] == [row["step"] for row in whole]
     assert resumed[1]["train_loss"] == pytest.approx(whole[1]["train_loss"], rel=0.05)
     more = dataclasses.replace(recipe, epochs=2, schedule="constant")
-    on = train(tiny_shards, tmp_path / "run", more, device=place, resume=True).metrics
+    on = train(tiny_shards, tmp_path / "run", more, device=where, resume=True).metrics
     assert [row["epoch"] for row in on] == [1, 2]
     # A number, as without a graph: the checkpoint must not depend on the device.
     state = torch.load(tmp_path / "run/checkpoints/last/state.pt", map_location="cpu", weights_only=True)

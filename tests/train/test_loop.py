@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from food101_fast.models import build_model
 from food101_fast.runs.checkpoint import load_checkpoint, save_checkpoint
 from food101_fast.runs.run import held_run, new_run
 from food101_fast.shards import ShardSet
-from food101_fast.train import RECIPES, Recipe, train
+from food101_fast.train import RECIPES, Hooks, Recipe, train
 from food101_fast.train.step import TrainStep
 from food101_fast.train.validate import validate
 from tests.conftest import flip
@@ -96,15 +97,11 @@ def test_a_checkpoint_cut_off_between_its_renames_is_found(
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best", "last"]
 
 
-def test_training_stops_when_validation_stops_rising(
-    tiny_shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_stops_when_validation_stops_rising(tiny_shards: ShardSet, tmp_path: Path) -> None:
     accuracies = iter([0.2, 0.5, 0.5, 0.4, 0.9])
-    monkeypatch.setattr(
-        "food101_fast.train.loop.validate",
-        lambda *_, **__: {"val_loss": 1.0, "val_top1": next(accuracies), "val_top5": 1.0},
-    )
-    metrics = train(tiny_shards, tmp_path / "run", changed(TINY, epochs=9, patience=2), device="cpu").metrics
+    hooks = Hooks(validate=lambda *_, **__: {"val_loss": 1.0, "val_top1": next(accuracies), "val_top5": 1.0})
+    recipe = changed(TINY, epochs=9, patience=2)
+    metrics = train(tiny_shards, tmp_path / "run", recipe, device="cpu", hooks=hooks).metrics
     assert [row["val_top1"] for row in metrics] == [0.2, 0.5, 0.5, 0.4]
     _, best = load_checkpoint(tmp_path / "run", "best")
     assert best["progress"]["epoch"] == 2
@@ -211,15 +208,13 @@ def test_a_folder_with_a_run_is_not_overwritten(
 
 
 def test_a_run_that_ended_in_its_first_epoch_is_started_again(
-    finished: tuple[Path, list[dict[str, Any]]], tiny_shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: tuple[Path, list[dict[str, Any]]], tiny_shards: ShardSet, tmp_path: Path
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr("food101_fast.train.loop.validate", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            train(tiny_shards, tmp_path / "run", TINY, device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny_shards, tmp_path / "run", TINY, device="cpu", hooks=Hooks(validate=interrupted))
     with pytest.raises(UserError, match="train without --resume"):
         train(tiny_shards, tmp_path / "run", TINY, device="cpu", resume=True)
     again = train(tiny_shards, tmp_path / "run", TINY, device="cpu").metrics
@@ -260,9 +255,34 @@ def test_a_failed_save_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match=r"could not be written .*No space left.*the last one is whole"):
+    with pytest.raises(
+        UserError,
+        match=r"could not be written \(No space left.*; free space there, then .*the one before it is complete",
+    ):
         save_checkpoint(tmp_path, "last", model, {"epoch": 2})
     assert load_checkpoint(tmp_path, "last")[1] == {"epoch": 1}
+
+
+def test_a_disk_that_is_full_in_the_middle_of_the_state_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch makes an error of its own of it, over several lines."""
+    save = torch.save
+
+    class Full(io.BytesIO):
+        def write(self, content: Any) -> int:
+            if self.tell() > 1000:
+                raise OSError(28, "No space left on device")
+            return super().write(content)
+
+    monkeypatch.setattr(torch, "save", lambda state, _: save(state, Full()))
+    with pytest.raises(UserError) as error:
+        save_checkpoint(tmp_path, "last", {}, {"numbers": torch.zeros(10_000)})
+    assert str(error.value) == (
+        f"{tmp_path / 'checkpoints' / 'last'} could not be written (No space left on device); free space there, then "
+        "train on with --resume; there is none before it"
+    )
+    assert not list((tmp_path / "checkpoints").iterdir())
 
 
 def test_a_damaged_checkpoint_is_one_sentence(tmp_path: Path) -> None:
@@ -308,5 +328,5 @@ def test_a_checkpoint_of_another_version_is_one_sentence(tiny_shards: ShardSet, 
     train(tiny_shards, run, changed(TINY, epochs=1), device="cpu")
     trained, state = load_checkpoint(run, "last")
     save_checkpoint(run, "last", trained, state | {"version": 99})
-    with pytest.raises(UserError, match="has version 99, and this program goes on with version 1"):
+    with pytest.raises(UserError, match="has version 99, and this program resumes version 1"):
         train(tiny_shards, run, TINY, device="cpu", resume=True)

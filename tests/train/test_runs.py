@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib
 import os
 import signal
 import subprocess
@@ -157,8 +158,9 @@ def test_the_newest_epochs_are_kept(tiny_shards: ShardSet, tmp_path: Path) -> No
 
 def test_tensorboard_has_every_step_once(tiny_shards: ShardSet, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="needs the extra tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
+    EventAccumulator = importlib.import_module(  # noqa: N806
+        "tensorboard.backend.event_processing.event_accumulator"
+    ).EventAccumulator
     run, options = tmp_path / "run", RunOptions(tensorboard=True, log_steps=2)
     for epochs in (1, 2):
         recipe = dataclasses.replace(TINY, epochs=epochs)

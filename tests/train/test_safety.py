@@ -19,7 +19,8 @@ from food101_fast.loader import ShardLoader
 from food101_fast.runs.checkpoint import load_checkpoint
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, RunOptions, train
-from food101_fast.train.memory import fit_batch, is_out_of_memory, largest_batch
+from food101_fast.train.context import TrainContext
+from food101_fast.train.memory import fit_batch, is_out_of_memory, largest_batch, trial_steps
 from food101_fast.train.step import TrainStep
 
 TINY = Recipe(model="shufflenet_v2_x0_5", weights="none", image_size=32, epochs=2, batch_size=8, learning_rate=1e-3)
@@ -102,7 +103,7 @@ def test_out_of_memory_says_what_fits(
     message = err.splitlines()[-1]
     assert message.startswith("error: out of device memory with --batch-size 24 (24 images of 32 pixels at a time)")
     assert message.endswith(
-        "the largest power of two that fits is --batch-size 4; or keep the batch and cut it into parts with "
+        "the largest power of two that fits is --batch-size 4; or keep the batch and divide it into chunks with "
         "--accumulate 8"
     )
 
@@ -199,26 +200,33 @@ def test_a_batch_is_found_where_extrapolation_is_far_off() -> None:
     assert tried == [8, 32, 512, 256, 128, 64]
 
 
-def test_the_batch_is_fitted_to_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_batch_is_fitted_to_a_gpu() -> None:
+    """With trials on the CPU that fail above some images."""
+    cpu = context_of(TINY)
     with pytest.raises(UserError, match="--auto-batch tries how much fits into a GPU's memory, and there is none here"):
-        fit_batch(TINY, torch.device("cpu"), 3, 32, 58, World())
-    small_memory(monkeypatch, 20)
+        fit_batch(cpu, samples=58, trial=trial_steps(cpu), capacity=0)
 
-    class Gpu:  # stands in for a device of CUDA in the question of its kind only
-        type = "cuda"
+    def fitted(samples: int, most: int, accumulate: int = 1) -> int:
+        def trial(size: int) -> int:
+            if size > most:
+                raise torch.OutOfMemoryError
+            return trial_steps(cpu)(size)
 
-    trials = "food101_fast.train.memory.trial_steps"
-    import food101_fast.train.memory as memory
+        gpu = dataclasses.replace(
+            cpu, device=torch.device("cuda", 0), recipe=dataclasses.replace(TINY, accumulate=accumulate)
+        )
+        return fit_batch(gpu, samples=samples, trial=trial, capacity=0)
 
-    real = memory.trial_steps
-    monkeypatch.setattr(memory, "capacity_of", lambda _: 0)
-    monkeypatch.setattr(trials, lambda recipe, _, *rest: real(recipe, torch.device("cpu"), *rest))
-    assert fit_batch(TINY, Gpu(), 3, 32, 58, World()) == 16  # type: ignore[arg-type]
-    assert fit_batch(dataclasses.replace(TINY, accumulate=3), Gpu(), 3, 32, 58, World()) == 48  # type: ignore[arg-type]
-    assert fit_batch(TINY, Gpu(), 3, 32, 9, World()) == 8  # type: ignore[arg-type]
-    small_memory(monkeypatch, 0)
+    assert fitted(58, 20) == 16
+    assert fitted(58, 20, accumulate=3) == 48
+    assert fitted(9, 20) == 8
     with pytest.raises(UserError, match="not even one image of 32 pixels fits"):
-        fit_batch(TINY, Gpu(), 3, 32, 58, World())  # type: ignore[arg-type]
+        fitted(58, 0)
+
+
+def context_of(recipe: Recipe, device: str = "cpu") -> TrainContext:
+    """A context of one rank, for the classes and the size of the tiny shards."""
+    return TrainContext(recipe=recipe, device=torch.device(device), world=World(), classes=3, stored_size=32)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +238,10 @@ def test_the_batch_is_fitted_to_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--log-steps", "0"], "--log-steps 0 should be at least 1"),
         (["--auto-batch", "--resume"], "--auto-batch and --resume cannot be combined"),
         (["--auto-batch"], "--auto-batch tries how much fits"),
-        (["--batch-size", "9", "--accumulate", "2"], "--batch-size 9 can't be cut into equal parts"),
+        (
+            ["--batch-size", "9", "--accumulate", "2"],
+            "--batch-size 9 is the batch of all ranks together",
+        ),
         (["--sync-batchnorm"], "--sync-batchnorm: torch has it for CUDA only"),
     ],
 )
@@ -238,7 +249,7 @@ def test_options_that_can_not_be_are_one_sentence(
     tiny_path: Path, tmp_path: Path, command: Callable[..., tuple[int, str, str]], flags: list[str], message: str
 ) -> None:
     run = tmp_path / "run"
-    arguments = ("--shards", str(tiny_path), "--run", str(run), "--device", "cpu")
+    arguments: tuple[str, ...] = ("--shards", str(tiny_path), "--run", str(run), "--device", "cpu")
     if "--resume" in flags:
         train(ShardSet.open(tiny_path), run, dataclasses.replace(TINY, epochs=1), device="cpu")
     else:

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from food101_fast.loader import Batch
 from food101_fast.models import build_model
+from food101_fast.runs.recipe import Amp, Optimizer
 from food101_fast.train import RECIPES, Recipe
 from food101_fast.train.ema import ModelAverage
 from food101_fast.train.schedule import Phase
@@ -59,7 +60,7 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
 def test_a_step_is_the_plain_loop() -> None:
     """Against the five lines that anybody would write, over three steps."""
     model = small_model()
-    plain = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    plain = copy.deepcopy(model).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(plain.parameters(), 0.1, momentum=0.9, nesterov=True)
     step = TrainStep(dataclasses.replace(SGD, label_smoothing=0.1, momentum=0.9), model, CPU)
     step.train_mode()
@@ -69,7 +70,7 @@ def test_a_step_is_the_plain_loop() -> None:
         logits = plain(images)
         expected = functional.cross_entropy(logits, labels, label_smoothing=0.1)
         optimizer.zero_grad()
-        expected.backward()
+        expected.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
         assert correct.item() == (logits.argmax(1) == labels).sum().item()
@@ -93,7 +94,7 @@ def test_parts_add_up_to_the_same_step() -> None:
 
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
-def test_a_step_that_is_not_finite_leaves_no_trace(amp: str, optimizer: str) -> None:
+def test_a_step_that_is_not_finite_leaves_no_trace(amp: Amp, optimizer: Optimizer) -> None:
     """Nor in the running statistics, which the forward pass has spoilt before anybody can know."""
     recipe = dataclasses.replace(SGD, amp=amp, optimizer=optimizer, ema_decay=0.9, learning_rate=1e-2)
     step = TrainStep(recipe, small_model(), CPU)
@@ -112,7 +113,7 @@ def test_a_step_that_is_not_finite_leaves_no_trace(amp: str, optimizer: str) -> 
     assert all(torch.isfinite(value).all() for value in after.values())
     assert step.precision.scaler.get_scale() == (scale / 4 if amp == "fp16" else 1.0)
     step.update(good, labels)
-    assert (step.streak, step.skipped) == (0, 2)
+    assert (int(step.streak), int(step.skipped)) == (0, 2)
     assert "5.weight" in changed(after, everything(step))
 
 
@@ -145,21 +146,22 @@ def test_long_gradients_are_cut() -> None:
 
 
 def test_the_average_follows_its_formula() -> None:
-    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    linear = nn.Linear(3, 2)
+    model = nn.Sequential(linear, nn.BatchNorm1d(2))
     average = ModelAverage(model, 0.6)
-    expected = model[0].weight.detach().double()
+    expected = linear.weight.detach().double()
     for number in range(1, 8):
         with torch.no_grad():
-            model[0].weight += 0.1 * number
+            linear.weight += 0.1 * number
         model(torch.randn(4, 3))
         average.update()
         decay = min(0.6, (1 + number) / (10 + number))
-        expected = decay * expected + (1 - decay) * model[0].weight.detach().double()
+        expected = decay * expected + (1 - decay) * linear.weight.detach().double()
         torch.testing.assert_close(average.model[0].weight.double(), expected, rtol=1e-5, atol=1e-6)  # type: ignore[index]
     assert (1 + 7) / (10 + 7) < 0.6  # so the rising decay was used, and
     for _ in range(20):
         average.update()
-    torch.testing.assert_close(average.model[0].weight, model[0].weight, rtol=1e-3, atol=1e-3)  # type: ignore[index]
+    torch.testing.assert_close(average.model[0].weight, linear.weight, rtol=1e-3, atol=1e-3)  # type: ignore[index]
     assert average.model[1].num_batches_tracked == 7  # type: ignore[index]
     assert not average.model.training
 
@@ -177,11 +179,11 @@ def test_frozen_layers_keep_their_weights_and_statistics() -> None:
     assert changed(before, weights(step)) == set(before)
 
 
-class Counted(TorchDispatchMode):
+class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts in-place additions to whole numbers, of which batch normalization does one for each layer."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.additions = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -214,7 +216,7 @@ def test_a_layer_without_momentum_goes_on_counting_by_itself() -> None:
     step.update(images, labels)
     plain(images)
     for name, buffer in plain[1].named_buffers():
-        torch.testing.assert_close(step.model[1].get_buffer(name), buffer)  # type: ignore[index,union-attr]
+        torch.testing.assert_close(step.model[1].get_buffer(name), buffer)
 
 
 def test_dropout_depends_on_the_step_alone() -> None:

@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-import food101_fast.train.loop as loop
 from food101_fast.shards import ShardSet
-from food101_fast.train import Recipe, train
+from food101_fast.train import Hooks, Recipe, train
 from food101_fast.train.schedule import Phase
 from food101_fast.train.step import TrainStep
 from food101_fast.train.validate import FirstCall, eval_twin
 from tests.train.test_step import SGD, batch, small_model
 
 RECIPE = Recipe(weights="none", image_size=32, epochs=4, batch_size=16, unfreeze_epochs=2, compile="on")
+SMALL = Hooks(build_model=lambda *_: small_model())
 
 
 @pytest.fixture
@@ -39,7 +39,6 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
 
     torch.compiler.reset()
     monkeypatch.setattr(torch, "compile", counted)
-    monkeypatch.setattr(loop, "build_model", lambda *_: small_model())
     yield counts
     torch.compiler.reset()
 
@@ -54,7 +53,7 @@ def train_phases(shards: ShardSet, run: Path, recipe: Recipe, monkeypatch: pytes
         enter(self, phase)
 
     monkeypatch.setattr(TrainStep, "start_phase", noted)
-    train(shards, run, recipe, device="cpu")
+    train(shards, run, recipe, device="cpu", hooks=SMALL)
     return len(phases)
 
 
@@ -123,9 +122,10 @@ def test_compiling_validation_is_counted_as_compilation(
     first = FirstCall.__init__
     monkeypatch.setattr(TrainStep, "update", slow(TrainStep.update, "training", day))
     monkeypatch.setattr(FirstCall, "__init__", lambda self, function: first(self, slow(function, "validation", hour)))
-    for module in ("loop", "validate", "meter"):
+    for module in ("loop", "compile_control", "validate", "meter"):
         monkeypatch.setattr(f"food101_fast.train.{module}.time", FakeTime(clock))
-    rows = train(tiny_shards, tmp_path / "run", dataclasses.replace(RECIPE, epochs=3, unfreeze_epochs=1), device="cpu")
+    recipe = dataclasses.replace(RECIPE, epochs=3, unfreeze_epochs=1)
+    rows = train(tiny_shards, tmp_path / "run", recipe, device="cpu", hooks=SMALL)
     timings = [row["timing"] for row in rows.metrics]
     assert [timing["compile_seconds"] for timing in timings] == [day + hour, day, 0]
     assert [timing["validation_seconds"] for timing in timings] == [0, 0, 0]

@@ -1,0 +1,51 @@
+"""What stays the same over a whole run, and what a program may replace in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from food101_fast.compute.distributed import World
+from food101_fast.loader import Batch
+from food101_fast.models import build_model
+from food101_fast.runs.recipe import Recipe
+from food101_fast.train.step import TrainStep
+from food101_fast.train.validate import validate
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainContext:
+    """A recipe, where it is computed, and the two facts about the data that a model depends on."""
+
+    recipe: Recipe
+    """What to compute."""
+    device: torch.device
+    """This rank's device."""
+    world: World
+    """The ranks of the run."""
+    classes: int
+    """Number of classes."""
+    stored_size: int
+    """Height and width of the images in the shards, in pixels."""
+
+    def say(self, line: str) -> None:
+        """Print a line above the progress bar, on the main rank only."""
+        if self.world.is_main:
+            tqdm.write(line)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """Functions that a program may put into a run; the defaults are those of the command."""
+
+    build_model: Callable[[str, str, int], nn.Module] = build_model
+    """Makes the network from a model's name, its weights and the number of classes; see `models.build_model`."""
+    validate: Callable[..., dict[str, float] | None] = validate
+    """Measures the network on the split `val`; see `validate.validate`."""
+    before_step: Callable[[TrainStep, int, Batch], None] | None = None
+    """Called before every training step with the step's object, its number (from 0, over the whole run) and the batch
+    of this rank."""

@@ -1,0 +1,105 @@
+"""Training as one function: device, ranks, a batch that fits, the run, and what to say when memory runs out."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from food101_fast.compute.device import Device, choose_device, set_up_device
+from food101_fast.compute.distributed import joined_world
+from food101_fast.loader import LoaderOptions
+from food101_fast.runs.recipe import Recipe
+from food101_fast.runs.results import Row
+from food101_fast.shards import ShardSet
+from food101_fast.train.compiling import use_cache_folder
+from food101_fast.train.context import Hooks, TrainContext
+from food101_fast.train.loop import Trainer
+from food101_fast.train.memory import capacity_of, fit_batch, out_of_memory, out_of_memory_ends, trial_steps
+from food101_fast.train.options import RunOptions
+from food101_fast.train.signals import StopRequest
+from food101_fast.train.start import started
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What `train` did."""
+
+    metrics: list[Row]
+    """A row for every finished epoch of the run, as in `metrics.jsonl`."""
+    steps: int
+    """Finished steps of the run."""
+    stopped_by: str | None
+    """Name of the signal that stopped the run, which can then be resumed; None if it ended by itself."""
+
+
+def train(
+    shards: ShardSet,
+    folder: Path,
+    recipe: Recipe,
+    *,
+    device: Device = "auto",
+    resume: bool = False,
+    auto_batch: bool = False,
+    loading: LoaderOptions | None = None,
+    options: RunOptions | None = None,
+    hooks: Hooks | None = None,
+) -> Trained:
+    """Train a run to its end, until validation accuracy stops rising, or until SIGTERM or SIGINT.
+
+    Under torchrun all ranks call this with the same arguments and see the same folder; the main rank writes.
+
+    Args:
+        shards: the data; the splits `train` and `val` are used.
+        folder: the run's folder; new, unless `resume`.
+        recipe: what to compute.
+        device: where to compute it.
+        resume: continue after the last checkpoint of the run in `folder`.
+        auto_batch: replace the recipe's batch size by the largest that fits into the device's memory.
+        loading: how the loaders work.
+        options: how the run is saved and shown.
+        hooks: functions to put into the run, such as a network of one's own.
+
+    Raises:
+        UserError: the folder, the recipe, the weights or the device can't be used (a new folder is not made then); a
+            checkpoint can't be written; gradients stay not finite; or the device's memory is too small.
+    """
+    where = choose_device(device)
+    set_up_device(where, tf32=recipe.tf32, cudnn_benchmark=recipe.cudnn_benchmark)
+    if recipe.compiles_on(where.type):
+        use_cache_folder()
+    with joined_world(where) as world, StopRequest() as stop:
+        context = TrainContext(
+            recipe=recipe,
+            device=where,
+            world=world,
+            classes=len(shards.classes),
+            stored_size=shards.manifest.image_size,
+        )
+        if auto_batch:
+            context = _with_largest_batch(context, len(shards.split("train")))
+        loading, options, hooks = loading or LoaderOptions(), options or RunOptions(), hooks or Hooks()
+        with out_of_memory_ends():
+            run = started(context, shards, folder, resume=resume, loading=loading, options=options, hooks=hooks)
+            return _trained(run, stop)
+        raise out_of_memory(context, trial_steps(context))
+
+
+def _trained(run: AbstractContextManager[Trainer], stop: StopRequest) -> Trained:
+    """Train; when this returns or raises, nothing of the run is left on the device."""
+    with run as trainer:
+        ended = trainer.run(stop)
+        return Trained(
+            metrics=trainer.saver.log.rows,
+            steps=trainer.progress.step,
+            stopped_by=None if ended else stop.signal,
+        )
+
+
+def _with_largest_batch(context: TrainContext, samples: int) -> TrainContext:
+    """The context with the largest batch that fits into the memory of every rank's device."""
+    batch_size = fit_batch(context, samples=samples, trial=trial_steps(context), capacity=capacity_of(context.device))
+    torch.cuda.reset_peak_memory_stats(context.device)  # the run's peak is not that of the trials
+    return replace(context, recipe=replace(context.recipe, batch_size=batch_size))

@@ -1,0 +1,193 @@
+"""Starting a run, or resuming one: everything is checked before anything is written, and then a `Trainer` is made."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from food101_fast.loader import LoaderOptions, ShardLoader
+from food101_fast.models import check_sizes, load_weights
+from food101_fast.runs.checkpoint import Weights, load_checkpoint, load_training_weights
+from food101_fast.runs.run import Run, check_resumable, held_run, new_run, read_run, write_run
+from food101_fast.shards import ShardSet
+from food101_fast.train.compile_control import CompileControl
+from food101_fast.train.compiling import AutoCompile, chosen_at_once
+from food101_fast.train.context import Hooks, TrainContext
+from food101_fast.train.logs import Board, MetricsLog, require_tensorboard
+from food101_fast.train.loop import Trainer
+from food101_fast.train.monitor import Monitor
+from food101_fast.train.options import RunOptions
+from food101_fast.train.saving import Saver
+from food101_fast.train.state import Progress, TrainState, read_state
+from food101_fast.train.step import TrainStep
+from food101_fast.train.validator import Validator
+from food101_fast.transforms import eval_preset
+
+_LARGEST_VALIDATION_BATCH = 512
+
+
+@contextlib.contextmanager
+def started(
+    context: TrainContext,
+    shards: ShardSet,
+    folder: Path,
+    *,
+    resume: bool,
+    loading: LoaderOptions,
+    options: RunOptions,
+    hooks: Hooks,
+) -> Iterator[Trainer]:
+    """A context with a run that is ready to train; its folder stays locked in it.
+
+    The arguments are those of `job.train`.
+
+    Raises:
+        UserError: a setting, the folder, a checkpoint or the weights can't be used. A new folder is not made then.
+    """
+    recipe, is_main = context.recipe, context.world.is_main
+    if options.tensorboard:
+        require_tensorboard()
+    loader, val_loader = _loaders(context, shards, loading)
+    torch.manual_seed(recipe.seed)
+    with contextlib.ExitStack() as exits:
+        stored = _stored(context, shards, folder, exits) if resume else None
+        run, model = _run_and_model(context, shards, folder, stored, hooks)
+        compiled = chosen_at_once(recipe, context.device)
+        step = TrainStep(recipe, model, context.device, context.classes, context.world, compiled=bool(compiled))
+        if stored is not None:
+            _restore(stored, step, loader)
+        elif is_main:
+            exits.enter_context(held_run(folder))
+        progress = Progress() if stored is None else stored.state.progress
+        log = MetricsLog(folder, progress.epoch)
+        board = Board(folder if options.tensorboard and is_main else None, progress.step + 1)
+        exits.callback(board.close)
+        if run is not None:
+            write_run(folder, replace(run, recipe=recipe))
+        context.say(_title(context, step, progress, len(loader)))
+        auto = _measuring(context, step, progress.steps_left(recipe, len(loader))) if compiled is None else None
+        if recipe.image_size > context.stored_size:
+            context.say(_enlarged(context))
+        preset = eval_preset(recipe.image_size, context.stored_size).to(context.device)
+        validator = Validator(context, step, val_loader, preset, hooks.validate)
+        yield Trainer(
+            context,
+            step=step,
+            loader=loader,
+            validator=validator,
+            control=CompileControl(context, step, validator, auto),
+            monitor=Monitor(context, folder, board, step=step, loader=loader, options=options),
+            saver=Saver(context, folder, log, step=step, loader=loader, options=options),
+            progress=progress,
+            meter_state=None if stored is None else stored.state.meter,
+            before_step=hooks.before_step,
+        )
+
+
+def _loaders(context: TrainContext, shards: ShardSet, loading: LoaderOptions) -> tuple[ShardLoader, ShardLoader]:
+    """Loaders of the training and of the validation images."""
+    recipe, world = context.recipe, context.world
+    common = {"device": context.device, "rank": world.rank, "world_size": world.size, **loading.arguments()}
+    train_loader = ShardLoader(
+        shards,
+        split="train",
+        batch_size=recipe.batch_size_per_rank(world.size),
+        seed=recipe.seed,
+        window=recipe.window,
+        **common,
+    )
+    # The same on every number of ranks, so that logits are, too.
+    validated = min(recipe.batch_size, _LARGEST_VALIDATION_BATCH)
+    val_loader = ShardLoader(shards, split="val", batch_size=validated, shuffle=False, drop_last=False, **common)
+    for loader in (train_loader, val_loader):
+        context.say(f"{loader.split.name}: residence {loader.residence}, {loader.residence_reason}")
+    return train_loader, val_loader
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Stored:
+    """What the folder of a run to resume contains."""
+
+    run: Run
+    weights: Weights
+    """To use: those of the average, where there is one."""
+    training: Weights | None
+    """To train on from, if they are others."""
+    state: TrainState
+
+
+def _stored(context: TrainContext, shards: ShardSet, folder: Path, exits: contextlib.ExitStack) -> _Stored:
+    """Read a run to resume; the main rank locks its folder first.
+
+    Raises:
+        UserError: it can't be resumed with these shards and this recipe, another process trains it, or it is damaged.
+    """
+    run = read_run(folder)
+    check_resumable(folder, run, context.recipe, shards)
+    if context.world.is_main:
+        exits.enter_context(held_run(folder))
+    weights, document = load_checkpoint(folder, "last")
+    state = read_state(document, folder)
+    return _Stored(run=run, weights=weights, training=load_training_weights(folder, "last"), state=state)
+
+
+def _run_and_model(
+    context: TrainContext, shards: ShardSet, folder: Path, stored: _Stored | None, hooks: Hooks
+) -> tuple[Run | None, nn.Module]:
+    """The description of the run, on the main rank only, and its network, on the CPU.
+
+    Raises:
+        UserError: the folder is not empty, or the network or its weights can't be used.
+    """
+    recipe, is_main = context.recipe, context.world.is_main
+    if stored is not None:
+        return stored.run if is_main else None, hooks.build_model(recipe.model, "none", context.classes)
+    # The weights of the other ranks do not matter: the main rank sends them its own.
+    model = hooks.build_model(recipe.model, recipe.weights if is_main else "none", context.classes)
+    run = new_run(folder, recipe, shards, context.device, context.world.size) if is_main else None
+    check_sizes(recipe.model, model, {recipe.image_size, recipe.start_size or recipe.image_size})
+    return run, model
+
+
+def _restore(stored: _Stored, step: TrainStep, loader: ShardLoader) -> None:
+    """Put a stored run into a new step and loader."""
+    load_weights(step.evaluated, stored.weights)
+    if stored.training is not None:
+        load_weights(step.model, stored.training)
+    step.restore(stored.state.step)
+    loader.load_state_dict(stored.state.loader)
+
+
+def _title(context: TrainContext, step: TrainStep, progress: Progress, steps_per_epoch: int) -> str:
+    """The line that says what is trained, where, and from which step on."""
+    recipe = context.recipe
+    weights = sum(parameter.numel() for parameter in step.model.parameters()) / 1e6
+    ranks = f"{context.world.size} ranks, " if context.world.size > 1 else ""
+    start = "random weights" if recipe.weights == "none" else f"weights {recipe.weights}"
+    line = (
+        f"{recipe.model} ({weights:.1f} million, {start}) on {context.device}, {ranks}"
+        f"{step.precision.name}, {recipe.image_size} px, batch {recipe.batch_size}, {steps_per_epoch} steps in an epoch"
+    )
+    return line + (f"; resumed after step {progress.step}, {progress.epoch} epochs done" if progress.step else "")
+
+
+def _enlarged(context: TrainContext) -> str:
+    """The line that says that images are enlarged for the model."""
+    return (
+        f"the shards have {context.stored_size} px and the model sees {context.recipe.image_size} px, so images are "
+        "enlarged; larger shards (prepare --size) would show it more"
+    )
+
+
+def _measuring(context: TrainContext, step: TrainStep, steps_left: int) -> AutoCompile | None:
+    """What measures the first steps for `--compile auto`; None if too few are left."""
+    auto = AutoCompile(step.precision, context.device)
+    if steps_left > auto.steps_needed:
+        return auto
+    context.say(f"compile: off, {steps_left} steps are too few")
+    return None

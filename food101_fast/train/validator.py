@@ -1,0 +1,62 @@
+"""Validation after each epoch of a run, with a model that is compiled once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from food101_fast.loader import ShardLoader
+from food101_fast.train.context import TrainContext
+from food101_fast.train.signals import StopRequest
+from food101_fast.train.step import TrainStep
+from food101_fast.train.validate import FirstCall, eval_twin
+from food101_fast.transforms import Preset
+
+
+class Validator:
+    """Measures the weights of a step that are to be used: the average where there is one.
+
+    Args:
+        context: of the run.
+        step: whose weights are validated.
+        loader: of the validation images.
+        preset: of evaluation, on the device.
+        validate: see `Hooks.validate`.
+    """
+
+    def __init__(
+        self,
+        context: TrainContext,
+        step: TrainStep,
+        loader: ShardLoader,
+        preset: Preset,
+        validate: Callable[..., dict[str, float] | None],
+    ) -> None:
+        self._context = context
+        self._step = step
+        self._loader = loader
+        self._preset = preset
+        self._validate = validate
+        self.build()
+
+    def build(self) -> None:
+        """Compile the model for validation, if the step is compiled by now."""
+        self._model = FirstCall(self._step.compile(eval_twin(self._step.evaluated)))
+
+    def __call__(self, stop: StopRequest) -> tuple[dict[str, float] | None, float]:
+        """Validate; every rank must call it.
+
+        Returns:
+            What `validate` returned, None if a signal stopped it; and the seconds of it that were compilation.
+        """
+        world, earlier = self._context.world, self._model.seconds
+        for model in (self._step.model, self._step.evaluated):
+            world.share(model.buffers())
+        validation = self._validate(
+            self._model,
+            self._loader,
+            self._preset,
+            self._step.precision,
+            world=world,
+            stopping=(lambda: stop.signal is not None) if world.size == 1 else None,
+        )
+        return validation, self._model.seconds - earlier if self._step.compiled else 0.0
