@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from food101_fast.compute.device import Device, choose_device
@@ -27,7 +28,7 @@ from food101_fast.runs.evaluation import (
     write_evaluation,
 )
 from food101_fast.runs.folder import RunFolder
-from food101_fast.runs.results import read_metrics
+from food101_fast.runs.results import EpochRow, read_metrics
 from food101_fast.runs.run import Run, load_model, read_run
 from food101_fast.shards import ShardSet
 from food101_fast.storage import write_atomically, writing
@@ -86,7 +87,7 @@ def evaluate(
         files.confusion(split): png(
             plot_confusion(normalised(confusion(found.logits, found.labels)), run.classes), tight=True
         ),
-        files.curves: png(plot_curves(read_metrics(folder))),
+        files.curves: png(_curves(read_metrics(folder))),
         files.class_counts: png(plot_class_counts(counts, run.classes)),
     }
     for path, content in plots.items():
@@ -109,6 +110,18 @@ def _predictions(
         logits, labels, ids = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
         seen.append(logits)
     return StoredPredictions(ids, labels, averaged(seen))
+
+
+def _curves(rows: Sequence[EpochRow]) -> Figure:
+    return plot_curves(
+        [row.epoch for row in rows],
+        {"training": [row.train_loss for row in rows], "validation": [row.val_loss for row in rows]},
+        {
+            "training top-1": [row.train_top1 for row in rows],
+            "validation top-1": [row.val_top1 for row in rows],
+            "validation top-5": [row.val_top5 for row in rows],
+        },
+    )
 
 
 def check_same_shards(folders: Sequence[Path]) -> None:

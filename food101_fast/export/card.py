@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from torch import nn
 
 from food101_fast.runs.evaluation import read_evaluation
-from food101_fast.runs.results import read_metrics
+from food101_fast.runs.results import EpochRow, best_epoch, read_metrics
 from food101_fast.runs.run import Run
 
 _TEMPLATE = Path(__file__).with_name("card.md.jinja")
@@ -81,8 +81,9 @@ def model_card(folder: Path, run: Run, model: nn.Module, checkpoint: str, parity
     return str(card)
 
 
-def _validation(folder: Path) -> dict[str, Any] | None:
-    return max(read_metrics(folder), key=lambda row: row["val_top1"], default=None)
+def _validation(folder: Path) -> EpochRow | None:
+    rows = read_metrics(folder)
+    return best_epoch(rows) if rows else None
 
 
 def _weakest(result: dict[str, Any] | None) -> str:

@@ -15,7 +15,7 @@ from food101_fast.evaluate.metrics import confusion
 from food101_fast.runs.checkpoint import has_checkpoint
 from food101_fast.runs.evaluation import read_ensemble, read_evaluation, read_predictions
 from food101_fast.runs.folder import RunFolder
-from food101_fast.runs.results import read_metrics
+from food101_fast.runs.results import EpochRow, read_metrics
 from food101_fast.runs.run import Run, read_run
 from food101_fast.shards import ShardSet
 
@@ -56,8 +56,8 @@ class Findings:
 
     folder: Path
     run: Run
-    epochs: list[dict[str, Any]]
-    """The lines of `metrics.jsonl`."""
+    epochs: list[EpochRow]
+    """Its finished epochs, at least one."""
     split: str
     metrics: dict[str, Any] | None
     """What `evaluate` found on the split."""
@@ -81,7 +81,7 @@ def read_findings(folder: Path, split: str, shards: str | None = None) -> Findin
     Args:
         folder: of the run.
         split: whose evaluation is shown.
-        shards: where the shards lie, if not where the run was trained from.
+        shards: folder or URL of the shards, if they moved since the run was trained.
 
     Raises:
         UserError: there is no run with a finished epoch, or `shards` are given and can't be opened or are others.

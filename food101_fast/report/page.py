@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from food101_fast.report.findings import Findings, Predictions, read_findings
 from food101_fast.report.matrix import matrix
 from food101_fast.report.pictures import thumbnail
 from food101_fast.runs.folder import RunFolder
-from food101_fast.runs.results import results
+from food101_fast.runs.results import EpochRow, best_epoch, results, totals
 from food101_fast.storage import write_atomically, writing
 
 _PAIRS = 10
@@ -55,7 +55,7 @@ def write_report(folder: Path, *, split: str = "test", shards: str | None = None
     Args:
         folder: of the run.
         split: whose evaluation is shown.
-        shards: where the shards lie, if not where the run was trained from.
+        shards: folder or URL of the shards, if they moved since the run was trained.
 
     Raises:
         UserError: there is no run with a finished epoch; `shards` are given and can't be opened or are others; or the
@@ -112,7 +112,7 @@ def _report(found: Findings) -> dict[str, Any]:
         "found": found,
         "run": found.run,
         "metrics": metrics,
-        "best": _best(found),
+        "best": best_epoch(found.epochs),
         "training": results(found.epochs),
         "curves": _curves(found.epochs),
         "balance": _balance(found),
@@ -126,40 +126,46 @@ def _report(found: Findings) -> dict[str, Any]:
     }
 
 
-def _best(found: Findings) -> dict[str, Any]:
-    return max(found.epochs, key=lambda row: row["val_top1"])
-
-
-def _column(rows: Sequence[dict[str, Any]], key: str) -> list[float | None]:
-    return [row["timing"][key] if key in row["timing"] else row[key] for row in rows]
-
-
-def _curves(rows: Sequence[dict[str, Any]]) -> list[Markup]:
-    epochs = [row["epoch"] for row in rows]
-
-    def chart(series: dict[str, str], label: str, **options: Any) -> Markup:
-        return line_chart(epochs, {name: _column(rows, key) for name, key in series.items()}, label, **options)
-
+def _curves(rows: Sequence[EpochRow]) -> list[Markup]:
+    epochs, timings = [row.epoch for row in rows], [row.timing for row in rows]
+    measured = [timing.images_per_second for timing in timings]
+    without_waiting = [timing.compute_images_per_second for timing in timings]
     return [
-        chart({"training": "train_loss", "validation": "val_loss"}, "cross-entropy"),
-        chart(
-            {"training": "train_top1", "validation": "val_top1", "validation top-5": "val_top5"},
+        line_chart(
+            epochs,
+            {"training": [row.train_loss for row in rows], "validation": [row.val_loss for row in rows]},
+            "cross-entropy",
+        ),
+        line_chart(
+            epochs,
+            {
+                "training": [row.train_top1 for row in rows],
+                "validation": [row.val_top1 for row in rows],
+                "validation top-5": [row.val_top5 for row in rows],
+            },
             "top-1 accuracy",
             share=True,
             top=1.02,
         ),
-        chart(
-            {"measured": "images_per_second", "without waiting": "compute_images_per_second"},
+        line_chart(
+            epochs,
+            {"measured": measured, "without waiting": without_waiting},
             "images per second",
-            top=1.1 * max(row["timing"]["compute_images_per_second"] for row in rows),
+            top=1.1 * max(without_waiting),
         ),
-        chart({"waiting": "wait_share"}, "time waiting for data", share=True, top=_waiting_top(rows)),
+        line_chart(
+            epochs,
+            {"waiting": [timing.wait_share for timing in timings]},
+            "time waiting for data",
+            share=True,
+            top=_waiting_top(rows),
+        ),
     ]
 
 
-def _waiting_top(rows: Sequence[dict[str, Any]]) -> float:
-    """Upper end of an axis on which a tenth of a per cent does not look like a lot."""
-    return max(0.1, 1.1 * max(float(row["timing"]["wait_share"]) for row in rows))
+def _waiting_top(rows: Sequence[EpochRow]) -> float:
+    """Upper end of the vertical axis: at least 10 %, so that a very small share does not look large."""
+    return max(0.1, 1.1 * max(row.timing.wait_share for row in rows))
 
 
 def _balance(found: Findings) -> dict[str, Any]:
@@ -253,18 +259,17 @@ def _distinct_names(folders: Sequence[Path]) -> list[str]:
 
 
 def _numbers(found: Findings) -> dict[str, Any]:
-    best, timings = _best(found), [row["timing"] for row in found.epochs]
-    seconds = sum(timing["seconds"] for timing in timings)
+    best, total = best_epoch(found.epochs), totals(found.epochs)
     metrics = found.metrics or {}
     return {
         **{key: metrics.get(key) for key in ("tta", "top1", "top5", "macro_f1", "loss")},
         "ece": metrics["calibration"]["ece"] if metrics else None,
-        "val_top1": best["val_top1"],
-        "best_epoch": best["epoch"],
+        "val_top1": best.val_top1,
+        "best_epoch": best.epoch,
         "epochs": len(found.epochs),
-        "images_per_second": sum(timing["images"] for timing in timings) / seconds,
-        "wait_share": sum(timing["seconds"] * timing["wait_share"] for timing in timings) / seconds,
-        "seconds": seconds,
+        "images_per_second": total.images_per_second,
+        "wait_share": total.wait_share,
+        "seconds": total.seconds,
     }
 
 
@@ -290,21 +295,21 @@ def _mcnemar(first_name: str, first: Findings, name: str, other: Findings) -> di
 
 def _compared_curves(names: Sequence[str], found: Sequence[Findings]) -> list[Markup]:
     longest = max((one.epochs for one in found), key=len)
-    epochs = [row["epoch"] for row in longest]
+    epochs = [row.epoch for row in longest]
 
-    def chart(key: str, label: str, **options: Any) -> Markup:
-        series = {name: _column(one.epochs, key) for name, one in zip(names, found, strict=True)}
-        return line_chart(epochs, series, label, **options)
+    def chart(
+        value: Callable[[EpochRow], float], label: str, *, share: bool = False, top: float | None = None
+    ) -> Markup:
+        series = {name: [value(row) for row in one.epochs] for name, one in zip(names, found, strict=True)}
+        return line_chart(epochs, series, label, share=share, top=top)
 
+    fastest = max(row.timing.images_per_second for one in found for row in one.epochs)
+    waiting_top = max(_waiting_top(one.epochs) for one in found)
     return [
-        chart("val_loss", "validation cross-entropy"),
-        chart("val_top1", "validation top-1", share=True, top=1.02),
-        chart(
-            "images_per_second",
-            "images per second",
-            top=1.1 * max(row["timing"]["images_per_second"] for one in found for row in one.epochs),
-        ),
-        chart("wait_share", "time waiting for data", share=True, top=max(_waiting_top(one.epochs) for one in found)),
+        chart(lambda row: row.val_loss, "validation cross-entropy"),
+        chart(lambda row: row.val_top1, "validation top-1", share=True, top=1.02),
+        chart(lambda row: row.timing.images_per_second, "images per second", top=1.1 * fastest),
+        chart(lambda row: row.timing.wait_share, "time waiting for data", share=True, top=waiting_top),
     ]
 
 

@@ -30,7 +30,7 @@ from food101_fast.runs.checkpoint import (
 )
 from food101_fast.runs.folder import RunFolder
 from food101_fast.runs.recipe import Recipe
-from food101_fast.runs.results import Row
+from food101_fast.runs.results import EpochRow
 from food101_fast.runs.run import Run, check_resumable, held_run, new_run, read_run, write_run
 from food101_fast.shards import ShardSet
 from food101_fast.storage import write_atomically, writing
@@ -70,7 +70,7 @@ class Progress:
 class Trained:
     """What `train` did."""
 
-    metrics: list[Row]
+    metrics: list[EpochRow]
     """A row for every finished epoch of the run, as they stand in `metrics.jsonl`."""
     steps: int
     """Finished steps of the run."""
@@ -354,18 +354,18 @@ class Trainer:
             raise self._not_finite(streak)
         results, timing = meter.results(), meter.timing()
         bar.set_postfix_str(
-            f"loss {results['train_loss']:.3f}, {timing['images_per_second']:,.0f}/s, without waiting "
-            f"{timing['compute_images_per_second']:,.0f}/s, waiting {timing['wait_share']:.1%}",
+            f"loss {results.loss:.3f}, {timing.images_per_second:,.0f}/s, without waiting "
+            f"{timing.compute_images_per_second:,.0f}/s, waiting {timing.wait_share:.1%}",
             refresh=False,
         )
         self.board.add(
             self.progress.step,
             {
-                "train/loss": results["train_loss"],
-                "train/top1": results["train_top1"],
+                "train/loss": results.loss,
+                "train/top1": results.top1,
                 "train/learning_rate": self.step.optimizer.param_groups[0]["lr"],
-                "speed/images_per_second": timing["images_per_second"],
-                "speed/wait_share": timing["wait_share"],
+                "speed/images_per_second": timing.images_per_second,
+                "speed/wait_share": timing.wait_share,
             },
         )
 
@@ -418,34 +418,41 @@ class Trainer:
         meter.leave_out(compiling)
         if validation is None:
             return False
-        timing["compile_seconds"] += compiling
-        timing["validation_seconds"] = time.perf_counter() - begun - compiling
-        timing["peak_memory_bytes"] = peak_memory(self.device)
+        timing = replace(
+            timing,
+            compile_seconds=timing.compile_seconds + compiling,
+            validation_seconds=time.perf_counter() - begun - compiling,
+            peak_memory_bytes=peak_memory(self.device),
+        )
         progress = self.progress
         progress.epoch += 1
-        improved = validation["val_top1"] > progress.best_top1
+        improved = validation.top1 > progress.best_top1
         progress.epochs_since_best = 0 if improved else progress.epochs_since_best + 1
-        progress.best_top1 = max(progress.best_top1, validation["val_top1"])
-        row = {
-            "epoch": progress.epoch,
-            "step": progress.step,
-            "image_size": self.step.phase.image_size,
-            "learning_rate": self.step.optimizer.param_groups[0]["lr"],
-            **meter.results(),
-            "skipped_steps": int(self.step.skipped),
-            **validation,
-            "timing": timing,
-        }
+        progress.best_top1 = max(progress.best_top1, validation.top1)
+        trained = meter.results()
+        row = EpochRow(
+            epoch=progress.epoch,
+            step=progress.step,
+            image_size=self.step.phase.image_size,
+            learning_rate=self.step.optimizer.param_groups[0]["lr"],
+            train_loss=trained.loss,
+            train_top1=trained.top1,
+            skipped_steps=int(self.step.skipped),
+            val_loss=validation.loss,
+            val_top1=validation.top1,
+            val_top5=validation.top5,
+            timing=timing,
+        )
         self.step.skipped.zero_()
-        if timing["compile_seconds"] and self.step.compiled and self.world.is_main:
+        if timing.compile_seconds and self.step.compiled and self.world.is_main:
             name = graph_name(self.recipe, self.step.phase, self.device, self.world.size)
-            compile_times().note(name, timing["compile_seconds"])
+            compile_times().note(name, timing.compile_seconds)
         self._say(epoch_line(row, self.recipe.epochs, improved=improved))
-        self.board.add(progress.step, {f"validation/{name[4:]}": value for name, value in validation.items()})
+        self.board.add(progress.step, {f"validation/{name}": value for name, value in vars(validation).items()})
         self._save(improved=improved, row=row)
         return True
 
-    def _save(self, meter: EpochMeter | None = None, *, improved: bool = False, row: Row | None = None) -> None:
+    def _save(self, meter: EpochMeter | None = None, *, improved: bool = False, row: EpochRow | None = None) -> None:
         """Save `last`, in the middle of the epoch that `meter` measures or after one; then also `best` and the log."""
         step, folder = self.step, self.folder
         position = self.loader.state_dict()
