@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -15,19 +14,20 @@ from food101_fast.compute.device import Device, choose_device
 from food101_fast.compute.logits import predict
 from food101_fast.compute.precision import inference_precision
 from food101_fast.errors import UserError
-from food101_fast.evaluate.metrics import compute_metrics, confusion, normalised
+from food101_fast.evaluate.metrics import compute_metrics, confusion, normalized
 from food101_fast.evaluate.views import Tta, averaged, views
 from food101_fast.loader import ShardLoader
 from food101_fast.plots import plot_class_counts, plot_confusion, plot_curves, png
 from food101_fast.runs.checkpoint import weights_hash
 from food101_fast.runs.evaluation import (
-    MEMBER_KEYS,
-    StoredPredictions,
+    Predictions,
     read_evaluation,
     read_predictions,
+    write_ensemble,
     write_evaluation,
 )
 from food101_fast.runs.folder import RunFolder
+from food101_fast.runs.metrics import EnsembleMetrics, SplitMetrics, as_member
 from food101_fast.runs.results import EpochRow, read_metrics
 from food101_fast.runs.run import Run, load_model, read_run
 from food101_fast.shards import ShardSet
@@ -36,10 +36,11 @@ from food101_fast.storage import write_atomically, writing
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What an evaluation found and where it lies."""
+    """What an evaluation measured and wrote."""
 
-    metrics: dict[str, Any]
+    metrics: SplitMetrics | EnsembleMetrics
     files: tuple[Path, ...]
+    """Metrics, predictions and plots."""
 
 
 def evaluate(
@@ -74,18 +75,13 @@ def evaluate(
     if shard_set.manifest.digest != run.data:
         raise UserError(f"{folder} was trained on other shards than {place}; give the right ones to --shards")
     found = _predictions(folder, run, shard_set, split, choose_device(device), batch_size, tta)
-    metrics = {
-        "split": split,
-        "tta": tta,
-        "weights": weights_hash(folder, "best"),
-        **compute_metrics(found.logits, found.labels, run.classes),
-    }
-    written = write_evaluation(folder, split, metrics, found)
+    scores = compute_metrics(found.logits, found.labels, run.classes)
+    metrics = write_evaluation(folder, split, scores, found, tta=tta, weights=weights_hash(folder, "best"))
     files = RunFolder(folder)
     counts = {name: entry.class_counts for name, entry in shard_set.manifest.splits.items()}
     plots = {
         files.confusion(split): png(
-            plot_confusion(normalised(confusion(found.logits, found.labels)), run.classes), tight=True
+            plot_confusion(normalized(confusion(found.logits, found.labels)), run.classes), tight=True
         ),
         files.curves: png(_curves(read_metrics(folder))),
         files.class_counts: png(plot_class_counts(counts, run.classes)),
@@ -93,23 +89,23 @@ def evaluate(
     for path, content in plots.items():
         with writing(path, "then evaluate again"):
             write_atomically(path, content)
-    return Evaluation(metrics=metrics, files=(*written, *plots))
+    return Evaluation(metrics=metrics, files=(files.evaluation(split), files.predictions(split), *plots))
 
 
 def _predictions(
     folder: Path, run: Run, shards: ShardSet, split: str, device: torch.device, batch_size: int, tta: Tta
-) -> StoredPredictions:
+) -> Predictions:
     loader = ShardLoader(shards, split=split, batch_size=batch_size, device=device, shuffle=False, drop_last=False)
     model = load_model(folder, run)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     seen = []
-    for preset in views(tta, run.recipe.image_size, run.stored_size):
+    for preset in views(tta, run.eval_spec):
         batches = predict(model, loader, preset, inference_precision(run.recipe.amp, device))
         # The results stay on the device until the end, so that no batch waits for the one before it.
         parts = list(tqdm(batches, total=len(loader), desc=f"evaluate {split}", unit="batches"))
         logits, labels, ids = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
         seen.append(logits)
-    return StoredPredictions(ids, labels, averaged(seen))
+    return Predictions(ids, labels, averaged(seen))
 
 
 def _curves(rows: Sequence[EpochRow]) -> Figure:
@@ -154,10 +150,11 @@ def evaluate_ensemble(folders: Sequence[Path], *, split: str = "test") -> Evalua
         single = read_evaluation(folder, split)
         if single is None:
             raise UserError(f"{folder} was not evaluated on {split} since it was trained; do so first")
-        members.append({"run": str(folder), **{key: single[key] for key in MEMBER_KEYS}})
+        members.append(as_member(str(folder), single))
     stored = [read_predictions(folder, split) for folder in folders]
-    ids, labels = stored[0].ids, stored[0].labels
-    together = StoredPredictions(ids, labels, averaged([own.logits for own in stored]))
-    metrics = {"split": split, "members": members, **compute_metrics(together.logits, labels, classes)}
-    files = write_evaluation(folders[0], split, metrics, together, ensemble=True)
-    return Evaluation(metrics=metrics, files=files)
+    average = Predictions(stored[0].ids, stored[0].labels, averaged([own.logits for own in stored]))
+    scores = compute_metrics(average.logits, average.labels, classes)
+    metrics = write_ensemble(folders[0], split, scores, average, members)
+    files = RunFolder(folders[0])
+    written = files.evaluation(split, ensemble=True), files.predictions(split, ensemble=True)
+    return Evaluation(metrics=metrics, files=written)

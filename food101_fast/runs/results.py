@@ -37,7 +37,10 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochRow:
-    """A finished epoch: a line of `metrics.jsonl`. Losses are mean cross-entropies in nats, accuracies between 0 and 1."""
+    """A finished epoch: a line of `metrics.jsonl`.
+
+    Losses are mean cross-entropies in nats; top-1 and top-5 are between 0 and 1.
+    """
 
     epoch: int
     """Counted from 1."""
@@ -99,6 +102,11 @@ class Totals:
     """The largest of all epochs."""
 
     @property
+    def whole_seconds(self) -> float:
+        """Training, compilation and validation."""
+        return self.seconds + self.compile_seconds + self.validation_seconds
+
+    @property
     def images_per_second(self) -> float:
         """During the training steps."""
         return self.images / self.seconds
@@ -134,7 +142,6 @@ def results(rows: Sequence[EpochRow]) -> dict[str, str]:
     """
     best, total = best_epoch(rows), totals(rows)
     without_waiting = total.images / max(total.seconds - total.waiting_seconds, 1e-9)
-    whole = total.seconds + total.compile_seconds + total.validation_seconds
     return {
         "best epoch": f"{best.epoch} of {len(rows)}",
         "validation top-1": f"{best.val_top1:.4f}",
@@ -142,6 +149,6 @@ def results(rows: Sequence[EpochRow]) -> dict[str, str]:
         "images per second": f"{total.images_per_second:,.0f} ({without_waiting:,.0f} without waiting)",
         "waiting for data": f"{total.wait_share:.1%}",
         "peak memory": f"{total.peak_memory_bytes / 1e9:.2f} GB",
-        "time": f"{whole:,.1f} s (training {total.seconds:,.1f}, validation {total.validation_seconds:,.1f}, "
+        "time": f"{total.whole_seconds:,.1f} s (training {total.seconds:,.1f}, validation {total.validation_seconds:,.1f}, "
         f"compiling {total.compile_seconds:,.1f})",
     }

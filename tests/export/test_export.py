@@ -20,7 +20,7 @@ from torchvision.models import get_model
 from food101_fast.errors import UserError
 from food101_fast.evaluate import evaluate
 from food101_fast.export import export, job
-from food101_fast.export.card import model_card
+from food101_fast.export.card import Parity, model_card
 from food101_fast.models import build_model
 from food101_fast.predict import Classifier
 from food101_fast.prepare import PrepareSettings, prepare
@@ -66,7 +66,7 @@ def test_the_card_says_what_the_model_is_and_how_good(moved_run: Path) -> None:
     model = build_model(run.recipe.model, "none", len(run.classes))
 
     def card(checkpoint: str = "best", **differences: float) -> ModelCard:
-        parity = {"images": 15, "sizes": 5, "differences": {"model.pt2": 1e-7, **differences}}
+        parity = Parity(images=15, sizes=5, differences={"model.pt2": 1e-7, **differences})
         return ModelCard(model_card(moved_run, run, model, checkpoint, parity))
 
     metrics = orjson.loads((moved_run / "test_metrics.json").read_bytes())
