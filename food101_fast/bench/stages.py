@@ -165,9 +165,8 @@ def run_bench(
     def first_answer(rates: Mapping[str, list[float]]) -> str | None:
         if stages is not None:
             return None
-        text: str = diagnose(found(rates) | {"provenance": {"machine": asdict(machine(device))}}, brief=True)[
-            "sentence"
-        ]
+        provenance = {"machine": asdict(machine(device))}
+        text: str = diagnose(found(rates) | {"provenance": provenance}, brief=True)["sentence"]
         return text
 
     if progress is not None:

@@ -62,12 +62,12 @@ def main(argv: Sequence[str]) -> None:
         report = write_report(run, split=settings.split, shards=settings.shards)
         _show(str(run), result, report)
     if len(settings.run) > 1:
-        result = evaluate_ensemble(settings.run, split=settings.split)
+        average = evaluate_ensemble(settings.run, split=settings.split)
         report = write_report(settings.run[0], split=settings.split, shards=settings.shards)
-        _show(f"average of {len(settings.run)} runs", result, report)
+        _show(f"average of {len(settings.run)} runs", average, report)
 
 
-def _show(title: str, result: Evaluation, report: Path) -> None:
+def _show(title: str, result: Evaluation[SplitMetrics] | Evaluation[EnsembleMetrics], report: Path) -> None:
     print(title)
     print(format_table(result.metrics))
     for path in (*result.files, report):

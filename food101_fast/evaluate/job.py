@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
 from matplotlib.figure import Figure
@@ -33,12 +34,14 @@ from food101_fast.runs.run import Run, load_model, read_run
 from food101_fast.shards import ShardSet
 from food101_fast.storage import write_atomically, writing
 
+Metrics = TypeVar("Metrics", SplitMetrics, EnsembleMetrics)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
+class Evaluation(Generic[Metrics]):
     """What an evaluation measured and wrote."""
 
-    metrics: SplitMetrics | EnsembleMetrics
+    metrics: Metrics
     files: tuple[Path, ...]
     """Metrics, predictions and plots."""
 
@@ -51,7 +54,7 @@ def evaluate(
     device: Device = "auto",
     batch_size: int = 256,
     tta: Tta = "none",
-) -> Evaluation:
+) -> Evaluation[SplitMetrics]:
     """Evaluate the best checkpoint of the run in `folder`.
 
     Writes `{split}_metrics.json`, `predictions.npz` (`ids`, `labels`, `logits`), and PNGs of the confusion matrix,
@@ -130,7 +133,7 @@ def check_same_shards(folders: Sequence[Path]) -> None:
         raise UserError("runs that were trained on different shards can't be averaged; give runs of the same --shards")
 
 
-def evaluate_ensemble(folders: Sequence[Path], *, split: str = "test") -> Evaluation:
+def evaluate_ensemble(folders: Sequence[Path], *, split: str = "test") -> Evaluation[EnsembleMetrics]:
     """The average of several runs' probabilities, from the predictions that `evaluate` has written.
 
     Writes `{split}_ensemble_metrics.json` and `ensemble_predictions.npz` into the first run; for a split other than

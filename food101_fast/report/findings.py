@@ -105,10 +105,8 @@ def _open_shards(run: Run, shards: str | None) -> tuple[ShardSet | None, str | N
     except UserError as error:
         if shards is not None:
             raise
-        return (
-            None,
-            f"the shards are not where the run was trained from ({error}); give their folder or URL to --shards",
-        )
+        moved = "the shards are not where the run was trained from"
+        return None, f"{moved} ({error}); give their folder or URL to --shards"
     if opened.manifest.digest == run.data:
         return opened, None
     if shards is not None:

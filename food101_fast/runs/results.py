@@ -149,6 +149,6 @@ def results(rows: Sequence[EpochRow]) -> dict[str, str]:
         "images per second": f"{total.images_per_second:,.0f} ({without_waiting:,.0f} without waiting)",
         "waiting for data": f"{total.wait_share:.1%}",
         "peak memory": f"{total.peak_memory_bytes / 1e9:.2f} GB",
-        "time": f"{total.whole_seconds:,.1f} s (training {total.seconds:,.1f}, validation {total.validation_seconds:,.1f}, "
-        f"compiling {total.compile_seconds:,.1f})",
+        "time": f"{total.whole_seconds:,.1f} s (training {total.seconds:,.1f}, "
+        f"validation {total.validation_seconds:,.1f}, compiling {total.compile_seconds:,.1f})",
     }

@@ -33,7 +33,7 @@ def predictions(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 def test_metrics_equal_scikit_learns(case: tuple[np.ndarray, np.ndarray]) -> None:
     logits, labels = case
     # Scores without ties: scikit-learn and we may order equal scores differently.
-    logits = logits.argsort(axis=1).argsort(axis=1).astype(np.float32) / 3
+    logits = (logits.argsort(axis=1).argsort(axis=1) / 3).astype(np.float32)
     classes = np.arange(logits.shape[1])
     got = compute_metrics(logits, labels, tuple(map(str, classes)))
     assert got.top1 == pytest.approx(accuracy_score(labels, logits.argmax(1)))

@@ -18,6 +18,8 @@ from tests.conftest import encoded
 class Seen(nn.Module):
     """A model whose two logits say that it saw these pixels."""
 
+    images: torch.Tensor
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         self.images = images
         return images.flatten(1)[:, :2]
@@ -40,19 +42,21 @@ def test_images_are_fitted_as_prepare_fits_them(seed: int, height: int, width: i
     pixels = noise(seed, height, width)
     rules = Rules(size=stored, fit=fit)
     expected = clean(encoded(Image.fromarray(pixels), "PNG", compress_level=0), rules).pixels
-    program = Program(Seen(), rules=rules, spec=EvalSpec.of(stored, stored))
+    seen = Seen()
+    program = Program(seen, rules=rules, spec=EvalSpec.of(stored, stored))
     program(torch.from_numpy(pixels).permute(2, 0, 1)[None])
     as_seen = eval_preset(stored, stored)(torch.from_numpy(expected.copy()).permute(2, 0, 1)[None])
-    assert torch.equal(program.model.images, as_seen)
+    assert torch.equal(seen.images, as_seen)
 
 
 @given(seed=st.integers(0, 99), stored=st.integers(8, 260), share=st.floats(0.3, 1.2))
 def test_stored_images_are_seen_as_evaluation_sees_them(seed: int, stored: int, share: float) -> None:
     size = max(4, round(share * stored))
     images = torch.from_numpy(np.stack([noise(seed + i, stored, stored) for i in range(2)])).permute(0, 3, 1, 2)
-    program = Program(Seen(), rules=Rules(size=stored), spec=EvalSpec.of(size, stored))
+    seen = Seen()
+    program = Program(seen, rules=Rules(size=stored), spec=EvalSpec.of(size, stored))
     program(images)
-    assert torch.equal(program.model.images, eval_preset(size, stored)(images))
+    assert torch.equal(seen.images, eval_preset(size, stored)(images))
 
 
 def test_it_shrinks_to_what_evaluation_shrinks_to() -> None:

@@ -16,11 +16,13 @@ import pytest
 import torch
 
 import food101_fast.train.loop as loop
+from food101_fast.errors import UserError
 from food101_fast.runs.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from food101_fast.runs.folder import RunFolder
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, RunOptions, train
 from food101_fast.train.loop import Trainer
+from food101_fast.train.validate import Validation
 from tests.train.launch import forked, plain_model
 from tests.train.test_resume import difference, metrics_of, state_of
 
@@ -42,7 +44,7 @@ def _as_in_other_processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def validated(accuracies: list[float]) -> Any:
     """Stands in for `validate`: these accuracies, one after the other."""
     left = iter(accuracies)
-    return lambda *_, **__: {"val_loss": 1.0, "val_top1": next(left), "val_top5": 1.0}
+    return lambda *_, **__: Validation(loss=1.0, top1=next(left), top5=1.0)
 
 
 def killed_at_every_operation(shards: Path, run: Path, copies: Path, accuracies: list[float]) -> None:
@@ -55,7 +57,7 @@ def killed_at_every_operation(shards: Path, run: Path, copies: Path, accuracies:
     save = Trainer._save
 
     def killed_save(self: Trainer, *arguments: Any, row: Any = None, **named: Any) -> None:
-        for number in itertools.count() if row is not None and row["epoch"] == 2 else []:
+        for number in itertools.count() if row is not None and row.epoch == 2 else []:
             copy = copies / f"{number:03d}"
             shutil.copytree(self.folder, copy)
             child = os.fork()
@@ -149,7 +151,7 @@ def test_a_log_that_can_not_be_written_leaves_all_names_as_they_were(tmp_path: P
         assert not has_checkpoint(tmp_path, "best")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(loop.UserError, match=r"could not be written .*No space left.*the last one is whole"):
+    with pytest.raises(UserError, match=r"could not be written .*No space left.*the last one is whole"):
         save_checkpoint(
             tmp_path, "last", {"weight": torch.ones(3)}, {"progress": {"epoch": 2}}, also=["best"], log=full
         )

@@ -150,7 +150,7 @@ def test_layers_below_the_head_learn_more_slowly(name: str) -> None:
         for parameter in layer.parameters()
     ]
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}[name]
-    plain = kind(groups, momentum=0.9, nesterov=True) if name == "sgd" else kind(groups)  # type: ignore[arg-type]
+    plain = kind(groups, momentum=0.9, nesterov=True) if name == "sgd" else kind(groups)
     for _ in range(4):
         inputs = torch.randn(8, 4)
         for model, steps in ((ours, optimizer), (theirs, plain)):
