@@ -133,7 +133,7 @@ def ours(shards: ShardSet, recipe: Recipe, device: torch.device, workers: int) -
     with tempfile.TemporaryDirectory() as folder:
         kind: Device = "cuda" if device.type == "cuda" else "cpu"
         metrics = train(shards, Path(folder) / "run", recipe, device=kind).metrics
-    return [{"val_top1": row["val_top1"], "seconds": row["timing"]["seconds"]} for row in metrics]
+    return [{"val_top1": row.val_top1, "seconds": row.timing.seconds} for row in metrics]
 
 
 def curves(rows: list[list[dict[str, float]]]) -> np.ndarray:

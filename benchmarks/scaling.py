@@ -12,7 +12,7 @@ import os
 import resource
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +162,7 @@ def main(argv: Sequence[str]) -> None:
     settings = parse(Settings, "benchmarks/scaling", argv)
     document = {
         "version": 1,
-        "machine": machine(torch.device("cpu")),
+        "machine": asdict(machine(torch.device("cpu"))),
         "versions": versions(),
         "settings": {name: getattr(settings, name) for name in ("samples", "shards", "ranks", "batch_size", "window")},
         "manifest": apart(manifest_of, settings),

@@ -79,10 +79,10 @@ def run(settings: Settings, seed: int, device: Device) -> Done:
         recipe, place = replace(settings.recipe, seed=seed), Path(folder) / "run"
         begun = time.perf_counter()
         shards = ShardSet.open(settings.shards)
-        metrics = train(shards, place, recipe, device=device, loading=settings.loading).metrics
+        rows = train(shards, place, recipe, device=device, loading=settings.loading).metrics
         seconds = time.perf_counter() - begun
         weights = safetensors.torch.load_file(place / "checkpoints" / "last" / "model.safetensors")
-    return Done(seconds, metrics, weights)
+    return Done(seconds, [asdict(row) for row in rows], weights)
 
 
 def compared(first: Done, again: Done) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+Curves = Mapping[str, Sequence[float]]
+
 _DPI = 120
 _MANY_CLASSES = 20  # past this, labels get smaller, and numbers in the cells of a matrix can't be read
 # Of the palette for all kinds of color vision by Okabe and Ito (https://jfly.uni-koeln.de/color/).
@@ -68,33 +70,27 @@ def plot_confusion(shares: NDArray[np.float64], classes: Sequence[str]) -> Figur
     return figure
 
 
-def plot_curves(metrics: Sequence[Mapping[str, Any]]) -> Figure:
-    """Loss and accuracy of training and validation over the epochs, from the lines of `metrics.jsonl`."""
+def plot_curves(epochs: Sequence[int], losses: Curves, accuracies: Curves) -> Figure:
+    """Loss and accuracy over the epochs.
+
+    Args:
+        epochs: their numbers, counted from 1.
+        losses: of each curve by its name; one value for each epoch.
+        accuracies: the same, between 0 and 1.
+    """
     import seaborn
 
     figure = Figure(figsize=(10, 4), layout="constrained", dpi=_DPI)
     loss, accuracy = _axes(figure, ncols=2)
-    epochs = [row["epoch"] for row in metrics]
     colors = seaborn.color_palette("colorblind")
-    for ax, name, series in (
-        (loss, "cross-entropy", (("train_loss", "training"), ("val_loss", "validation"))),
-        (
-            accuracy,
-            "accuracy",
-            (
-                ("train_top1", "training top-1"),
-                ("val_top1", "validation top-1"),
-                ("val_top5", "validation top-5"),
-            ),
-        ),
-    ):
-        for color, (key, label) in zip(colors, series, strict=False):
-            ax.plot(epochs, [row[key] for row in metrics], marker="o", markersize=4, color=color, label=label)
+    for ax, name, curves in ((loss, "cross-entropy", losses), (accuracy, "accuracy", accuracies)):
+        for color, (label, values) in zip(colors, curves.items(), strict=False):
+            ax.plot(epochs, values, marker="o", markersize=4, color=color, label=label)
         ax.set(xlabel="epoch", ylabel=name, xlim=(0.5, len(epochs) + 0.5))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         ax.grid(alpha=0.3)
         ax.legend(frameon=False)
-    highest = max(max(row["train_loss"], row["val_loss"]) for row in metrics)
+    highest = max(max(values) for values in losses.values())
     loss.set(title="Loss (training images are augmented)", ylim=(0, 1.05 * highest))
     accuracy.set(title="Accuracy", ylim=(0, 1.02))
     return figure

@@ -34,7 +34,7 @@ from food101_fast.train.meter import EpochMeter
 from food101_fast.train.schedule import Phase
 from food101_fast.train.step import TrainStep
 from food101_fast.train.validate import validate
-from food101_fast.transforms import PRESETS, Preset, eval_preset, train_preset
+from food101_fast.transforms import PRESETS, EvalSpec, Preset, eval_preset, train_preset
 from tests.fake_cuda import CUDA, FakeCuda, WaitsError, fake_cuda
 from tests.transforms.cases import CASES, Case
 
@@ -206,8 +206,8 @@ def test_predictions_wait_for_nothing(tta: Any, cuda: FakeCuda) -> None:
 def test_a_classifier_sends_pixels_and_gets_probabilities(cuda: FakeCuda) -> None:
     with cuda.waiting_allowed():
         classes = tuple("abcde")
-        preset = eval_preset(24, 40)
-        classifier = Classifier(small_model(), classes, Rules(size=40), preset, CUDA, Precision("fp16", CUDA))
+        spec = EvalSpec.of(24, 40)
+        classifier = Classifier(small_model(), classes, Rules(size=40), spec, CUDA, Precision("fp16", CUDA))
     with cuda.waiting_allowed() as waits:
         classifier.probabilities(np.zeros((4, 40, 40, 3), np.uint8))
     assert waits == ["a copy of (4, 40, 40, 3) from cpu to cuda", "a copy of (4, 5) from cuda to cpu"]

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -40,14 +41,14 @@ class Watch:
     def notes(self) -> dict[str, Any]:
         """Commit, versions, machine, time, load, clocks, and `busy`: whether others took a tenth of the processors or
         more."""
-        cores = machine(self._device)["cores"]
+        cores = machine(self._device).cores
         available = (time.perf_counter() - self._begun) * cores
         own, everything = _own_seconds() - self._own, _processor_seconds() - self._all
         others = max(everything - own, 0.0) / available
         return {
             "commit": _commit(),
             "versions": versions(),
-            "machine": machine(self._device),
+            "machine": asdict(machine(self._device)),
             "started": self._started.isoformat(timespec="seconds"),
             "load_before": self._load,
             "others_share": others,

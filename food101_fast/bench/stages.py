@@ -165,7 +165,8 @@ def run_bench(
     def first_answer(rates: Mapping[str, list[float]]) -> str | None:
         if stages is not None:
             return None
-        text: str = diagnose(found(rates) | {"provenance": {"machine": machine(device)}}, brief=True)["sentence"]
+        provenance = {"machine": asdict(machine(device))}
+        text: str = diagnose(found(rates) | {"provenance": provenance}, brief=True)["sentence"]
         return text
 
     if progress is not None:
@@ -199,7 +200,7 @@ def _introduction(subject: Subject) -> str:
     recipe = subject.recipe
     return (
         f"measuring {recipe.model} at {recipe.image_size} px, batch {recipe.batch_size}, {_precision(subject.step)}, "
-        f"on {machine(subject.device)['device']}"
+        f"on {machine(subject.device).device}"
     )
 
 
@@ -255,7 +256,7 @@ def _loading(loader: ShardLoader, settings: BenchSettings) -> dict[str, Any]:
         "decoded_bytes": len(loader.split) * loader.split.row_bytes,
         "free_memory": free_host_memory(),
         "threads": loader.threads,
-        "cores": machine(loader.device)["cores"],
+        "cores": machine(loader.device).cores,
         "verify": settings.loading.verify,
         "residence": loader.residence,
         "residence_reason": loader.residence_reason,

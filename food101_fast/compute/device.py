@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -46,15 +47,34 @@ def set_up_device(device: torch.device, *, tf32: bool, cudnn_benchmark: bool = T
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    """What figures were measured on: device, processor, cores that this process may use, system."""
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "processor": _processor(),
-        "cores": usable_cores(),
-        "torch_threads": torch.get_num_threads(),
-        "system": platform.platform(),
-    }
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """The hardware and system that a run or a measurement used."""
+
+    device: str
+    """Name of the GPU, or `cpu`."""
+    processor: str
+    cores: int
+    """Cores that this process may use."""
+    torch_threads: int
+    """Threads of torch's CPU operations."""
+    system: str
+    """Name and version of the operating system."""
+
+
+def machine(device: torch.device) -> Machine:
+    """The machine of this process.
+
+    Args:
+        device: that is computed on.
+    """
+    return Machine(
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        processor=_processor(),
+        cores=usable_cores(),
+        torch_threads=torch.get_num_threads(),
+        system=platform.platform(),
+    )
 
 
 def _processor() -> str:

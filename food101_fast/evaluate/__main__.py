@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge
 
@@ -16,6 +16,7 @@ from food101_fast.evaluate.job import Evaluation, check_same_shards, evaluate, e
 from food101_fast.evaluate.views import Tta
 from food101_fast.limits import check_limits
 from food101_fast.report import write_report
+from food101_fast.runs.metrics import EnsembleMetrics, SplitMetrics
 
 _PAIRS_SHOWN = 5
 
@@ -61,37 +62,37 @@ def main(argv: Sequence[str]) -> None:
         report = write_report(run, split=settings.split, shards=settings.shards)
         _show(str(run), result, report)
     if len(settings.run) > 1:
-        result = evaluate_ensemble(settings.run, split=settings.split)
+        average = evaluate_ensemble(settings.run, split=settings.split)
         report = write_report(settings.run[0], split=settings.split, shards=settings.shards)
-        _show(f"average of {len(settings.run)} runs", result, report)
+        _show(f"average of {len(settings.run)} runs", average, report)
 
 
-def _show(title: str, result: Evaluation, report: Path) -> None:
+def _show(title: str, result: Evaluation[SplitMetrics] | Evaluation[EnsembleMetrics], report: Path) -> None:
     print(title)
     print(format_table(result.metrics))
     for path in (*result.files, report):
         print(path)
 
 
-def format_table(metrics: dict[str, Any]) -> str:
+def format_table(metrics: SplitMetrics | EnsembleMetrics) -> str:
     """The metrics as a table for the terminal: the whole split, then each class."""
-    low, high = metrics["top1_interval"]
+    low, high = metrics.top1_interval
+    tta = metrics.tta if isinstance(metrics, SplitMetrics) else "none"
     lines = [
-        f"{metrics['split']}: {metrics['samples']:,} images"
-        + (f", test-time augmentation: {metrics['tta']}" if metrics.get("tta", "none") != "none" else ""),
-        f"  top-1 {metrics['top1']:.4f} (95 % interval {low:.4f} to {high:.4f}), top-5 {metrics['top5']:.4f}, "
-        f"macro F1 {metrics['macro_f1']:.4f}",
-        f"  cross-entropy {metrics['loss']:.4f}, expected calibration error {metrics['calibration']['ece']:.4f}",
+        f"{metrics.split}: {metrics.samples:,} images" + (f", test-time augmentation: {tta}" if tta != "none" else ""),
+        f"  top-1 {metrics.top1:.4f} (95 % interval {low:.4f} to {high:.4f}), top-5 {metrics.top5:.4f}, "
+        f"macro F1 {metrics.macro_f1:.4f}",
+        f"  cross-entropy {metrics.loss:.4f}, expected calibration error {metrics.calibration.ece:.4f}",
     ]
-    width = max(len(name) for name in [*metrics["per_class"], "class"])
+    width = max(len(name) for name in [*metrics.per_class, "class"])
     lines.append(f"{'class':<{width}}  {'images':>7}  {'precision':>9}  {'recall':>7}  {'F1':>7}")
-    for name, entry in metrics["per_class"].items():
-        cells = ("-" if entry[key] is None else f"{entry[key]:.4f}" for key in ("precision", "recall", "f1"))
+    for name, entry in metrics.per_class.items():
+        cells = ("-" if value is None else f"{value:.4f}" for value in (entry.precision, entry.recall, entry.f1))
         precision, recall, f1 = cells
-        lines.append(f"{name:<{width}}  {entry['support']:>7,}  {precision:>9}  {recall:>7}  {f1:>7}")
+        lines.append(f"{name:<{width}}  {entry.support:>7,}  {precision:>9}  {recall:>7}  {f1:>7}")
     lines += [
-        f"{pair['count']:,} of {pair['true']} taken for {pair['predicted']} ({pair['share']:.0%})"
-        for pair in metrics["confused"][:_PAIRS_SHOWN]
+        f"{pair.count:,} of {pair.true} taken for {pair.predicted} ({pair.share:.0%})"
+        for pair in metrics.confused[:_PAIRS_SHOWN]
     ]
     return "\n".join(lines)
 

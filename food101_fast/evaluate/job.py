@@ -5,40 +5,45 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Generic, TypeVar
 
 import torch
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from food101_fast.compute.device import Device, choose_device
 from food101_fast.compute.logits import predict
 from food101_fast.compute.precision import inference_precision
 from food101_fast.errors import UserError
-from food101_fast.evaluate.metrics import compute_metrics, confusion, normalised
+from food101_fast.evaluate.metrics import compute_metrics, confusion, normalized
 from food101_fast.evaluate.views import Tta, averaged, views
 from food101_fast.loader import ShardLoader
 from food101_fast.plots import plot_class_counts, plot_confusion, plot_curves, png
 from food101_fast.runs.checkpoint import weights_hash
 from food101_fast.runs.evaluation import (
-    MEMBER_KEYS,
-    StoredPredictions,
+    Predictions,
     read_evaluation,
     read_predictions,
+    write_ensemble,
     write_evaluation,
 )
 from food101_fast.runs.folder import RunFolder
-from food101_fast.runs.results import read_metrics
+from food101_fast.runs.metrics import EnsembleMetrics, SplitMetrics, as_member
+from food101_fast.runs.results import EpochRow, read_metrics
 from food101_fast.runs.run import Run, load_model, read_run
 from food101_fast.shards import ShardSet
 from food101_fast.storage import write_atomically, writing
 
+Metrics = TypeVar("Metrics", SplitMetrics, EnsembleMetrics)
+
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """What an evaluation found and where it lies."""
+class Evaluation(Generic[Metrics]):
+    """What an evaluation measured and wrote."""
 
-    metrics: dict[str, Any]
+    metrics: Metrics
     files: tuple[Path, ...]
+    """Metrics, predictions and plots."""
 
 
 def evaluate(
@@ -49,7 +54,7 @@ def evaluate(
     device: Device = "auto",
     batch_size: int = 256,
     tta: Tta = "none",
-) -> Evaluation:
+) -> Evaluation[SplitMetrics]:
     """Evaluate the best checkpoint of the run in `folder`.
 
     Writes `{split}_metrics.json`, `predictions.npz` (`ids`, `labels`, `logits`), and PNGs of the confusion matrix,
@@ -73,42 +78,49 @@ def evaluate(
     if shard_set.manifest.digest != run.data:
         raise UserError(f"{folder} was trained on other shards than {place}; give the right ones to --shards")
     found = _predictions(folder, run, shard_set, split, choose_device(device), batch_size, tta)
-    metrics = {
-        "split": split,
-        "tta": tta,
-        "weights": weights_hash(folder, "best"),
-        **compute_metrics(found.logits, found.labels, run.classes),
-    }
-    written = write_evaluation(folder, split, metrics, found)
+    scores = compute_metrics(found.logits, found.labels, run.classes)
+    metrics = write_evaluation(folder, split, scores, found, tta=tta, weights=weights_hash(folder, "best"))
     files = RunFolder(folder)
     counts = {name: entry.class_counts for name, entry in shard_set.manifest.splits.items()}
     plots = {
         files.confusion(split): png(
-            plot_confusion(normalised(confusion(found.logits, found.labels)), run.classes), tight=True
+            plot_confusion(normalized(confusion(found.logits, found.labels)), run.classes), tight=True
         ),
-        files.curves: png(plot_curves(read_metrics(folder))),
+        files.curves: png(_curves(read_metrics(folder))),
         files.class_counts: png(plot_class_counts(counts, run.classes)),
     }
     for path, content in plots.items():
         with writing(path, "then evaluate again"):
             write_atomically(path, content)
-    return Evaluation(metrics=metrics, files=(*written, *plots))
+    return Evaluation(metrics=metrics, files=(files.evaluation(split), files.predictions(split), *plots))
 
 
 def _predictions(
     folder: Path, run: Run, shards: ShardSet, split: str, device: torch.device, batch_size: int, tta: Tta
-) -> StoredPredictions:
+) -> Predictions:
     loader = ShardLoader(shards, split=split, batch_size=batch_size, device=device, shuffle=False, drop_last=False)
     model = load_model(folder, run)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     seen = []
-    for preset in views(tta, run.recipe.image_size, run.stored_size):
+    for preset in views(tta, run.eval_spec):
         batches = predict(model, loader, preset, inference_precision(run.recipe.amp, device))
         # The results stay on the device until the end, so that no batch waits for the one before it.
         parts = list(tqdm(batches, total=len(loader), desc=f"evaluate {split}", unit="batches"))
         logits, labels, ids = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
         seen.append(logits)
-    return StoredPredictions(ids, labels, averaged(seen))
+    return Predictions(ids, labels, averaged(seen))
+
+
+def _curves(rows: Sequence[EpochRow]) -> Figure:
+    return plot_curves(
+        [row.epoch for row in rows],
+        {"training": [row.train_loss for row in rows], "validation": [row.val_loss for row in rows]},
+        {
+            "training top-1": [row.train_top1 for row in rows],
+            "validation top-1": [row.val_top1 for row in rows],
+            "validation top-5": [row.val_top5 for row in rows],
+        },
+    )
 
 
 def check_same_shards(folders: Sequence[Path]) -> None:
@@ -121,7 +133,7 @@ def check_same_shards(folders: Sequence[Path]) -> None:
         raise UserError("runs that were trained on different shards can't be averaged; give runs of the same --shards")
 
 
-def evaluate_ensemble(folders: Sequence[Path], *, split: str = "test") -> Evaluation:
+def evaluate_ensemble(folders: Sequence[Path], *, split: str = "test") -> Evaluation[EnsembleMetrics]:
     """The average of several runs' probabilities, from the predictions that `evaluate` has written.
 
     Writes `{split}_ensemble_metrics.json` and `ensemble_predictions.npz` into the first run; for a split other than
@@ -141,10 +153,11 @@ def evaluate_ensemble(folders: Sequence[Path], *, split: str = "test") -> Evalua
         single = read_evaluation(folder, split)
         if single is None:
             raise UserError(f"{folder} was not evaluated on {split} since it was trained; do so first")
-        members.append({"run": str(folder), **{key: single[key] for key in MEMBER_KEYS}})
+        members.append(as_member(str(folder), single))
     stored = [read_predictions(folder, split) for folder in folders]
-    ids, labels = stored[0].ids, stored[0].labels
-    together = StoredPredictions(ids, labels, averaged([own.logits for own in stored]))
-    metrics = {"split": split, "members": members, **compute_metrics(together.logits, labels, classes)}
-    files = write_evaluation(folders[0], split, metrics, together, ensemble=True)
-    return Evaluation(metrics=metrics, files=files)
+    average = Predictions(stored[0].ids, stored[0].labels, averaged([own.logits for own in stored]))
+    scores = compute_metrics(average.logits, average.labels, classes)
+    metrics = write_ensemble(folders[0], split, scores, average, members)
+    files = RunFolder(folders[0])
+    written = files.evaluation(split, ensemble=True), files.predictions(split, ensemble=True)
+    return Evaluation(metrics=metrics, files=written)

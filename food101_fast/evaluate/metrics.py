@@ -1,20 +1,17 @@
-"""Numbers from logits and labels. Pure functions: everything can be computed again from `predictions.npz`.
-
-Where a number is not defined, it is None: recall and F1 of a class without samples, precision of one that was never
-predicted.
-"""
+"""Numbers from logits and labels. Pure functions: everything can be computed again from `predictions.npz`."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 from scipy.stats import binom
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from food101_fast.runs.metrics import Calibration, ClassMetrics, ConfusedPair, Scores
 
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -24,7 +21,7 @@ _PAIRS = 20
 
 
 def ranks(logits: Logits, labels: Labels) -> NDArray[np.int64]:
-    """Place of the true class among the scores, 0 for the best; of equal scores the lower class comes first.
+    """Rank of the true class among the scores, 0 for the highest; of equal scores the lower class comes first.
 
     Args:
         logits: (N, classes).
@@ -35,8 +32,8 @@ def ranks(logits: Logits, labels: Labels) -> NDArray[np.int64]:
     """
     own = logits[np.arange(labels.size), labels][:, None]
     earlier = np.arange(logits.shape[1]) < labels[:, None]
-    ahead = (logits > own) | ((logits == own) & earlier)
-    return np.asarray(ahead.sum(axis=1), np.int64)
+    better = (logits > own) | ((logits == own) & earlier)
+    return np.asarray(better.sum(axis=1), np.int64)
 
 
 def confusion(logits: Logits, labels: Labels) -> NDArray[np.int64]:
@@ -49,7 +46,7 @@ def confusion(logits: Logits, labels: Labels) -> NDArray[np.int64]:
     return np.array(counts, np.int64)
 
 
-def normalised(counts: NDArray[np.int64]) -> NDArray[np.float64]:
+def normalized(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """Rows of a confusion matrix as shares that add up to 1; a class without samples has a row of zeros."""
     totals = counts.sum(axis=1, keepdims=True)
     shares: NDArray[np.float64] = counts / np.maximum(totals, 1)
@@ -65,28 +62,30 @@ def confused_pairs(counts: NDArray[np.int64], most: int = _PAIRS) -> list[tuple[
             if mistakes[true, predicted]]  # fmt: skip
 
 
-def calibration(logits: Logits, labels: Labels, bins: int = CALIBRATION_BINS) -> dict[str, Any]:
+def calibration(logits: Logits, labels: Labels, bins: int = CALIBRATION_BINS) -> Calibration:
     """How far confidence, the largest probability, is from accuracy.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017: bins of equal width, each open at its
     lower end; the expected calibration error is the mean of |accuracy - confidence| over the samples' bins.
 
-    Returns:
-        `ece`, and lists over the bins: `count`, `confidence` and `accuracy` (means; None in an empty bin).
+    Args:
+        logits: (N, classes).
+        labels: (N,).
+        bins: how many.
     """
     confidence = softmax(logits.astype(np.float64), axis=1).max(axis=1)
     hits = logits.argmax(axis=1) == labels
-    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    count = np.bincount(place, minlength=bins)
+    bin_index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    count = np.bincount(bin_index, minlength=bins)
     filled = np.maximum(count, 1)
-    mean_confidence = np.bincount(place, confidence, bins) / filled
-    accuracy = np.bincount(place, hits, bins) / filled
-    return {
-        "ece": float((count * np.abs(accuracy - mean_confidence)).sum() / labels.size),
-        "count": count.tolist(),
-        "confidence": [float(x) if n else None for x, n in zip(mean_confidence, count, strict=True)],
-        "accuracy": [float(x) if n else None for x, n in zip(accuracy, count, strict=True)],
-    }
+    mean_confidence = np.bincount(bin_index, confidence, bins) / filled
+    accuracy = np.bincount(bin_index, hits, bins) / filled
+    return Calibration(
+        ece=float((count * np.abs(accuracy - mean_confidence)).sum() / labels.size),
+        count=tuple(count.tolist()),
+        confidence=tuple(float(x) if n else None for x, n in zip(mean_confidence, count, strict=True)),
+        accuracy=tuple(float(x) if n else None for x, n in zip(accuracy, count, strict=True)),
+    )
 
 
 def accuracy_interval(accuracy: float, samples: int, level: float = 0.95) -> tuple[float, float]:
@@ -101,55 +100,53 @@ def accuracy_interval(accuracy: float, samples: int, level: float = 0.95) -> tup
     return max(float(low), 0.0) / samples, float(high) / samples
 
 
-def compute_metrics(logits: Logits, labels: Labels, classes: tuple[str, ...]) -> dict[str, Any]:
-    """What goes into `test_metrics.json`.
+def compute_metrics(logits: Logits, labels: Labels, classes: tuple[str, ...]) -> Scores:
+    """All scores of a model on a split.
 
     Args:
-        logits: float32 (N, classes).
-        labels: int64 (N,).
+        logits: (N, classes).
+        labels: (N,).
         classes: class names.
-
-    Returns:
-        `samples`; `loss`, the mean cross-entropy in nats; `top1` and `top5` between 0 and 1; `top1_interval`, the ends
-        of its 95 % bootstrap interval; `macro_f1`, the mean over the classes that have samples; `calibration`, see
-        there; `confused`, the most frequent mistakes; `per_class`, for each class its `support` (samples), `precision`,
-        `recall` and `f1`.
     """
-    place = ranks(logits, labels)
+    rank = ranks(logits, labels)
     counts = confusion(logits, labels)
-    top1 = float((place < 1).mean())
+    top1 = float((rank < 1).mean())
     log_likelihood = log_softmax(logits.astype(np.float64), axis=1)[np.arange(labels.size), labels]
+    per_class = _per_class(logits, labels, classes)
+    f1s = [entry.f1 for entry in per_class.values() if entry.f1 is not None]
+    return Scores(
+        samples=int(labels.size),
+        loss=float(-log_likelihood.mean()),
+        top1=top1,
+        top5=float((rank < 5).mean()),
+        top1_interval=accuracy_interval(top1, labels.size),
+        macro_f1=float(np.mean(f1s)),
+        calibration=calibration(logits, labels),
+        confused=tuple(
+            ConfusedPair(
+                true=classes[true],
+                predicted=classes[predicted],
+                count=count,
+                share=count / int(counts[true].sum()),
+            )
+            for true, predicted, count in confused_pairs(counts)
+        ),
+        per_class=per_class,
+    )
+
+
+def _per_class(logits: Logits, labels: Labels, classes: tuple[str, ...]) -> dict[str, ClassMetrics]:
     scores = precision_recall_fscore_support(
         labels, logits.argmax(axis=1), labels=np.arange(len(classes)), zero_division=np.nan
     )
-    per_class = {
-        name: {
-            "support": int(support),
-            "precision": _defined(precision),
-            "recall": _defined(recall) if support else None,
-            "f1": _defined(f1) if support else None,
-        }
-        for name, precision, recall, f1, support in zip(classes, *scores, strict=True)
-    }
-    f1s = [entry["f1"] for entry in per_class.values() if entry["f1"] is not None]
     return {
-        "samples": int(labels.size),
-        "loss": float(-log_likelihood.mean()),
-        "top1": top1,
-        "top5": float((place < 5).mean()),
-        "top1_interval": list(accuracy_interval(top1, labels.size)),
-        "macro_f1": float(np.mean(f1s)),
-        "calibration": calibration(logits, labels),
-        "confused": [
-            {
-                "true": classes[true],
-                "predicted": classes[predicted],
-                "count": count,
-                "share": count / int(counts[true].sum()),
-            }
-            for true, predicted, count in confused_pairs(counts)
-        ],
-        "per_class": per_class,
+        name: ClassMetrics(
+            support=int(support),
+            precision=_defined(precision),
+            recall=_defined(recall) if support else None,
+            f1=_defined(f1) if support else None,
+        )
+        for name, precision, recall, f1, support in zip(classes, *scores, strict=True)
     }
 
 

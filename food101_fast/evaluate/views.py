@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,40 +11,39 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from food101_fast.errors import UserError
-from food101_fast.transforms import Preset, eval_preset
+from food101_fast.transforms import EvalSpec, Preset
 
 Tta = Literal["none", "flip", "crops"]
 
 
-def views(tta: Tta, image_size: int, stored_size: int) -> list[Preset]:
+def views(tta: Tta, spec: EvalSpec) -> list[Preset]:
     """The ways in which evaluation looks at each image.
 
     Args:
         tta: `none`, the central crop; `flip`, also mirrored; `crops`, the centre and the four corners, as
             `torchvision.transforms.v2.FiveCrop` has them.
-        image_size: what the model sees, in pixels.
-        stored_size: height and width of the images in the shards.
+        spec: how an image is resized, and how large crops are.
 
     Raises:
-        UserError: the images are too small for crops to differ.
+        UserError: the resized image is not larger than a crop, so that all crops would be equal.
     """
-    central = eval_preset(image_size, stored_size)
+    central = spec.preset()
     if tta == "none":
         return [central]
     resize, crop, *ending = central.transforms
     if tta == "flip":
         return [central, Preset([resize, crop, v2.RandomHorizontalFlip(p=1.0), *ending])]
-    room = int(cast(v2.Resize, resize).size[0]) - image_size
-    if not room:
+    furthest = spec.resize - spec.crop
+    if not furthest:
         raise UserError(
-            f"--tta crops: images of {stored_size} px leave no room for crops of {image_size} px; use --tta flip, or "
+            f"--tta crops: the stored images are too small for different crops of {spec.crop} px; use --tta flip, or "
             "larger shards"
         )
 
     def corner(top: int, left: int) -> v2.Transform:
-        return v2.Lambda(lambda image: functional.crop(image, top, left, image_size, image_size))
+        return v2.Lambda(lambda image: functional.crop(image, top, left, spec.crop, spec.crop))
 
-    corners = [corner(top, left) for top in (0, room) for left in (0, room)]
+    corners = [corner(top, left) for top in (0, furthest) for left in (0, furthest)]
     return [central, *(Preset([resize, at, *ending]) for at in corners)]
 
 

@@ -11,24 +11,23 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import orjson
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
 from food101_fast.compute.precision import Precision
 from food101_fast.errors import UserError
-from food101_fast.export.card import model_card
+from food101_fast.export.card import Parity, model_card
 from food101_fast.export.program import Program
 from food101_fast.predict import Classifier
 from food101_fast.runs.checkpoint import WEIGHTS_NAME, packed
 from food101_fast.runs.run import Run, load_model, read_run
 from food101_fast.storage import write_atomically, writing
-from food101_fast.transforms.presets import MEAN, STD, eval_preset
+from food101_fast.transforms.presets import MEAN, STD
 
 PROGRAM_NAME = "model.pt2"
 ONNX_NAME = "model.onnx"
@@ -92,7 +91,7 @@ def export(folder: Path, out: Path | None = None, *, checkpoint: str = "best", o
         sizes = _parity_sizes(run.stored_size)
         differences = _compare(predictors, Classifier.of(run, model, cpu, Precision("off", cpu)), sizes)
         write_atomically(part / CONFIG_NAME, orjson.dumps(_config(run), option=orjson.OPT_INDENT_2))
-        parity = {"images": _PARITY_IMAGES * len(sizes), "sizes": len(sizes), "differences": differences}
+        parity = Parity(images=_PARITY_IMAGES * len(sizes), sizes=len(sizes), differences=differences)
         write_atomically(part / CARD_NAME, model_card(folder, run, model, checkpoint, parity).encode())
     return Exported(folder=out, files=tuple(sorted(out.iterdir())), differences=differences)
 
@@ -114,7 +113,7 @@ def _new_folder(out: Path) -> Iterator[Path]:
 
 
 def _exported(model: nn.Module, run: Run) -> torch.export.ExportedProgram:
-    program = Program(model, image_size=run.recipe.image_size, stored_size=run.stored_size, fit=run.fit).eval()
+    program = Program(model, rules=run.rules, spec=run.eval_spec).eval()
     # Sizes of which none is 1 or equals another, so that none is taken for a constant.
     example = torch.zeros(2, 3, run.stored_size + 3, run.stored_size + 5, dtype=torch.uint8)
     dynamic = {"images": {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}}
@@ -196,7 +195,6 @@ def _compare(predictors: dict[str, Predict], classifier: Classifier, sizes: list
 
 
 def _config(run: Run) -> dict[str, Any]:
-    resize = cast(v2.Resize, eval_preset(run.recipe.image_size, run.stored_size).transforms[0])
     return {
         "architecture": run.recipe.model,
         "num_classes": len(run.classes),
@@ -205,8 +203,8 @@ def _config(run: Run) -> dict[str, Any]:
         "preprocessing": {
             "fit": run.fit,
             "stored_size": run.stored_size,
-            "resize": int(resize.size[0]),
-            "center_crop": run.recipe.image_size,
+            "resize": run.eval_spec.resize,
+            "center_crop": run.eval_spec.crop,
             "interpolation": "bilinear, antialiased",
             "mean": MEAN,
             "std": STD,

@@ -10,9 +10,9 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
-from food101_fast.transforms import eval_preset
+from food101_fast.images import Rules
+from food101_fast.transforms import EvalSpec
 
 # Binary places of the weights of Pillow's resize for 8 bits: PRECISION_BITS in its src/libImaging/Resample.c.
 _PILLOW_BITS = 22
@@ -23,24 +23,20 @@ class Program(nn.Module):
 
     Args:
         model: gives logits (N, classes) for normalised images.
-        image_size: what it sees, in pixels.
-        stored_size: height and width of the images in its shards.
-        fit: how they were made square: `crop` or `squash`.
+        rules: how an image becomes one as in the shards.
+        spec: how such an image is resized and cropped.
     """
 
     _resize: Tensor
 
-    def __init__(self, model: nn.Module, *, image_size: int, stored_size: int, fit: str) -> None:
+    def __init__(self, model: nn.Module, *, rules: Rules, spec: EvalSpec) -> None:
         super().__init__()
         self.model = model
-        self._fit = fit
-        self._stored_size = stored_size
-        resize, crop, normalize = eval_preset(image_size, stored_size).transforms
-        self._crop = crop
-        self._normalize = normalize
-        resized = int(cast(v2.Resize, resize).size[0])
-        whole = torch.tensor(stored_size, dtype=torch.float64)
-        weights = _weights(torch.zeros_like(whole), whole, stored_size, resized)
+        self._fit = rules.fit
+        self._stored_size = rules.size
+        _, self._crop, self._normalize = spec.preset().transforms
+        whole = torch.tensor(rules.size, dtype=torch.float64)
+        weights = _weights(torch.zeros_like(whole), whole, rules.size, spec.resize)
         self._resize_bits = _torchvision_bits(float(weights.max()))
         self.register_buffer("_resize", _as_integers(weights, self._resize_bits), persistent=False)
 

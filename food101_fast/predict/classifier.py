@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from food101_fast.compute.device import Device, choose_device
 from food101_fast.compute.precision import Precision, inference_precision
-from food101_fast.images import Fit, Rules, clean
+from food101_fast.images import Rules, clean
 from food101_fast.runs.run import Run, load_model, read_run
-from food101_fast.transforms import Preset, eval_preset
+from food101_fast.transforms import EvalSpec
 
 Picture = bytes | str | Path | Image.Image
 
@@ -29,7 +29,7 @@ class Classifier:
         model: gives logits (N, classes) for normalised images.
         classes: their names.
         rules: how an image becomes one of the stored size, as `prepare` made the shards.
-        preset: what evaluation does with those.
+        spec: how a stored image is resized and cropped.
         device: where it is computed.
         precision: in which.
     """
@@ -39,14 +39,14 @@ class Classifier:
         model: nn.Module,
         classes: tuple[str, ...],
         rules: Rules,
-        preset: Preset,
+        spec: EvalSpec,
         device: torch.device,
         precision: Precision,
     ) -> None:
         self.model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.classes = classes
         self._rules = rules
-        self._preset = preset.to(device)
+        self._preset = spec.preset().to(device)
         self._device = device
         self._precision = precision
 
@@ -77,14 +77,7 @@ class Classifier:
             device: where it is computed.
             precision: in which.
         """
-        return cls(
-            model,
-            run.classes,
-            Rules(size=run.stored_size, fit=cast(Fit, run.fit)),
-            eval_preset(run.recipe.image_size, run.stored_size),
-            device,
-            precision,
-        )
+        return cls(model, run.classes, run.rules, run.eval_spec, device, precision)
 
     def pixels(self, picture: Picture) -> NDArray[np.uint8]:
         """A picture as the shards would hold it: uint8 (size, size, 3), RGB, upright.

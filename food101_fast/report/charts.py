@@ -6,7 +6,6 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from food101_fast.evaluate.metrics import CALIBRATION_BINS
+from food101_fast.runs.metrics import Calibration
 
 # Colours that stand for those of the style sheet: drawn with the key, shown as the value.
 _INK, _MUTED, _GRID = "#010101", "#020202", "#030303"
@@ -107,11 +107,11 @@ def line_chart(
         return _as_svg(figure, f"{label} over the epochs: {', '.join(series)}")
 
 
-def reliability_chart(calibration: Mapping[str, Any]) -> Markup:
+def reliability_chart(calibration: Calibration) -> Markup:
     """Accuracy against confidence in bins, and below how many samples are in each."""
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
     centres, width = (edges[:-1] + edges[1:]) / 2, 1 / CALIBRATION_BINS
-    accuracy = [np.nan if value is None else value for value in calibration["accuracy"]]
+    accuracy = [np.nan if value is None else value for value in calibration.accuracy]
     with _style():
         figure = Figure(figsize=(_SIZE[0], 3.6), layout="constrained")
         above, below = figure.subplots(nrows=2, sharex=True, height_ratios=(3, 1))
@@ -119,7 +119,7 @@ def reliability_chart(calibration: Mapping[str, Any]) -> Markup:
         above.bar(centres, accuracy, width * 0.9, color=SERIES[0], label="accuracy of the bin")
         above.set(ylabel="accuracy", ylim=(0, 1), xlim=(0, 1))
         above.legend(loc="upper left")
-        below.bar(centres, calibration["count"], width * 0.9, color=SERIES[2])
+        below.bar(centres, calibration.count, width * 0.9, color=SERIES[2])
         below.set(xlabel="confidence (probability of the predicted class)", ylabel="images")
         below.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
         for axes in (above, below):

@@ -1,77 +1,60 @@
-"""What a report shows: everything that a run's folder holds, and its pictures where the shards are at hand."""
+"""What a report is made from: everything in a run's folder, and the shards, if they can be opened, for pictures."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from food101_fast.errors import UserError
 from food101_fast.evaluate.metrics import confusion
 from food101_fast.runs.checkpoint import has_checkpoint
-from food101_fast.runs.evaluation import read_ensemble, read_evaluation, read_predictions
+from food101_fast.runs.evaluation import Predictions, read_ensemble, read_evaluation, read_predictions
 from food101_fast.runs.folder import RunFolder
-from food101_fast.runs.results import read_metrics
+from food101_fast.runs.metrics import EnsembleMetrics, SplitMetrics
+from food101_fast.runs.results import EpochRow, read_metrics
 from food101_fast.runs.run import Run, read_run
 from food101_fast.shards import ShardSet
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Predictions:
-    """What the best checkpoint says about each sample of a split."""
+class Evaluated:
+    """What `evaluate` wrote about a split."""
 
-    ids: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    probabilities: NDArray[np.float64]
-    """(N, classes)."""
-    predicted: NDArray[np.int64]
-    """The most probable class of each sample."""
-    counts: NDArray[np.int64]
-    """Counts of (true class, predicted class)."""
+    metrics: SplitMetrics
+    predictions: Predictions
+    ensemble: EnsembleMetrics | None
+    """Metrics of the average of this run and others; None if there is no average."""
 
-    def mistakes(self, true: int | None = None, predicted: int | None = None) -> NDArray[np.int64]:
-        """Places of the samples that were taken for another class, the most confident first.
-
-        Args:
-            true: only those of this class.
-            predicted: only those that were taken for this one.
-        """
-        wrong = self.predicted != self.labels
-        if true is not None:
-            wrong &= self.labels == true
-        if predicted is not None:
-            wrong &= self.predicted == predicted
-        places = np.flatnonzero(wrong)
-        order = np.argsort(-self.probabilities[places, self.predicted[places]], kind="stable")
-        return np.asarray(places[order], np.int64)
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """(classes, classes), counts of (true class, predicted class)."""
+        return confusion(self.predictions.logits, self.predictions.labels)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Findings:
-    """A run's folder, read. What was not done yet is None or empty."""
+    """A run's folder, read."""
 
     folder: Path
     run: Run
-    epochs: list[dict[str, Any]]
-    """The lines of `metrics.jsonl`."""
+    epochs: list[EpochRow]
+    """Finished epochs, at least one."""
     split: str
-    metrics: dict[str, Any] | None
-    """What `evaluate` found on the split."""
-    predictions: Predictions | None
-    ensemble: dict[str, Any] | None
-    """What `evaluate` found for this run and others together."""
+    """The split that the report shows."""
+    evaluated: Evaluated | None
+    """None if the split was not evaluated since the run was trained."""
     shards: ShardSet | None
-    """Where the pictures are."""
+    """Source of the pictures; None without pictures."""
     missing_pictures: str | None
-    """Why there are none."""
+    """Why there are no pictures; None with pictures."""
 
     @property
     def name(self) -> str:
-        """What to call the run."""
+        """Name of the run: that of its folder."""
         return self.folder.absolute().name
 
 
@@ -80,53 +63,52 @@ def read_findings(folder: Path, split: str, shards: str | None = None) -> Findin
 
     Args:
         folder: of the run.
-        split: whose evaluation is shown.
-        shards: where the shards lie, if not where the run was trained from.
+        split: the split to show.
+        shards: folder or URL of the shards, if they moved since the run was trained.
 
     Raises:
-        UserError: there is no run with a finished epoch, or `shards` are given and can't be opened or are others.
+        UserError: the folder has no run with a finished epoch, or `shards` can't be opened or is another data set.
     """
     run = read_run(folder)
     epochs = read_metrics(folder)
     if not epochs or not has_checkpoint(folder, "best"):
         what = RunFolder(folder).epochs.name if not epochs else "checkpoint 'best'"
         raise UserError(f"{folder} has no {what} of a finished epoch, so there is nothing to report; train it first")
-    metrics = read_evaluation(folder, split)
+    evaluated = _read_evaluated(folder, split)
     opened, missing = _open_shards(run, shards)
     return Findings(
         folder=folder,
         run=run,
         epochs=epochs,
         split=split,
-        metrics=metrics,
-        predictions=None if metrics is None else _predictions(folder, split),
-        ensemble=None if metrics is None else read_ensemble(folder, split, metrics),
+        evaluated=evaluated,
         shards=opened,
         missing_pictures=missing,
     )
 
 
+def _read_evaluated(folder: Path, split: str) -> Evaluated | None:
+    metrics = read_evaluation(folder, split)
+    if metrics is None:
+        return None
+    return Evaluated(
+        metrics=metrics,
+        predictions=read_predictions(folder, split),
+        ensemble=read_ensemble(folder, split, metrics),
+    )
+
+
 def _open_shards(run: Run, shards: str | None) -> tuple[ShardSet | None, str | None]:
+    """The shards, or why there are none."""
     try:
         opened = ShardSet.open(run.shards if shards is None else shards)
     except UserError as error:
         if shards is not None:
             raise
-        return None, f"the shards are not where the run was trained from ({error}); give their place to --shards"
+        moved = "the shards are not where the run was trained from"
+        return None, f"{moved} ({error}); give their folder or URL to --shards"
     if opened.manifest.digest == run.data:
         return opened, None
     if shards is not None:
         raise UserError(f"the run was trained on other shards than {shards}; give the right ones to --shards")
-    return None, f"other shards lie now at {run.shards}; give the place of the run's own to --shards"
-
-
-def _predictions(folder: Path, split: str) -> Predictions:
-    stored = read_predictions(folder, split)
-    labels, logits = stored.labels, stored.logits
-    return Predictions(
-        ids=stored.ids,
-        labels=labels,
-        probabilities=softmax(logits.astype(np.float64), axis=1),
-        predicted=np.asarray(logits.argmax(axis=1), np.int64),
-        counts=confusion(logits, labels),
-    )
+    return None, f"{run.shards} now has other shards; give the folder or URL of the run's own to --shards"

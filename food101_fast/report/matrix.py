@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from food101_fast.evaluate.metrics import normalised
+from food101_fast.evaluate.metrics import normalized
 from food101_fast.report.pictures import data_url
 
 MOST_CLASSES = 300
@@ -20,24 +20,63 @@ _RIGHT, _WRONG = (0, 114, 178), (213, 94, 0)  # blue and vermilion of Okabe and 
 _DARKEST = 0.8  # so that numbers can be read on it
 
 
-def matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any] | None:
-    """What the page's template draws; None if there are too many classes.
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """A class beside its row and above its column."""
+
+    name: str
+    center: float
+    """Of its row or column, from the matrix's corner."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellText:
+    """A number on a cell."""
+
+    text: str
+    x: float
+    """Center of the cell, from the matrix's left end."""
+    y: float
+    """The same, from its upper end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matrix:
+    """What the template draws; lengths are in SVG units."""
+
+    cell: int
+    """Height and width of a cell."""
+    font: int
+    margin: int
+    """Space for the labels, left and above."""
+    side: int
+    """Height and width of all cells together."""
+    image: str
+    """A pixel for each cell, as a `data:` URL."""
+    labels: tuple[Label, ...]
+    numbers: tuple[CellText, ...]
+    """Shares in per cent, if there are few classes."""
+    cells: tuple[tuple[int, int, int], ...]
+    """(true class, predicted class, count) of all that are not 0."""
+    totals: tuple[int, ...]
+    """Samples of each true class."""
+    names: tuple[str, ...]
+
+
+def matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Matrix | None:
+    """A confusion matrix to draw; None if there are too many classes.
 
     Args:
-        counts: (true class, predicted class).
+        counts: (classes, classes), of (true class, predicted class).
         classes: their names.
-
-    Returns:
-        Sizes in SVG units; `image`, a data URL; `rows`, label and place of each class; `numbers`, text and place of
-        each cell if there are few; `cells`, [true, predicted, count] of those that are not empty.
     """
     many = len(classes)
     if many > MOST_CLASSES:
         return None
-    shares = normalised(counts)
+    shares = normalized(counts)
     cell = 38 if many <= _FEW_CLASSES else 10
     font = 12 if many <= _FEW_CLASSES else 9
-    names = [name.replace("_", " ") for name in classes]
+    names = tuple(name.replace("_", " ") for name in classes)
     margin = round(max(map(len, names)) * font * 0.56) + 14
     pixels = np.zeros((many, many, 4), np.uint8)
     pixels[..., :3] = _WRONG
@@ -45,20 +84,20 @@ def matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any] 
     # The square root, so that a confusion of one in a hundred is seen beside what is right.
     pixels[..., 3] = np.round(255 * _DARKEST * np.sqrt(shares))
     present = [(int(true), int(predicted)) for true, predicted in np.argwhere(counts)]
-    return {
-        "cell": cell,
-        "font": font,
-        "margin": margin,
-        "side": many * cell,
-        "image": data_url(Image.fromarray(pixels), "PNG"),
-        "rows": [(name, (place + 0.5) * cell) for place, name in enumerate(names)],
-        "numbers": [
-            (f"{100 * shares[true, predicted]:.0f}", (predicted + 0.5) * cell, (true + 0.5) * cell)
-            for true, predicted in present
-        ]
+    numbers = (
+        CellText(text=f"{100 * shares[true, predicted]:.0f}", x=(predicted + 0.5) * cell, y=(true + 0.5) * cell)
+        for true, predicted in present
         if many <= _FEW_CLASSES
-        else [],
-        "cells": [[true, predicted, int(counts[true, predicted])] for true, predicted in present],
-        "totals": counts.sum(axis=1).tolist(),
-        "names": names,
-    }
+    )
+    return Matrix(
+        cell=cell,
+        font=font,
+        margin=margin,
+        side=many * cell,
+        image=data_url(Image.fromarray(pixels), "PNG"),
+        labels=tuple(Label(name=name, center=(index + 0.5) * cell) for index, name in enumerate(names)),
+        numbers=tuple(numbers),
+        cells=tuple((true, predicted, int(counts[true, predicted])) for true, predicted in present),
+        totals=tuple(counts.sum(axis=1).tolist()),
+        names=names,
+    )

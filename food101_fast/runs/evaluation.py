@@ -1,84 +1,138 @@
-"""What an evaluation leaves in a run's folder: metrics, and the predictions that they were computed from."""
+"""Files of an evaluation in a run's folder: the metrics, and the predictions that they were computed from."""
 
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import orjson
 import xxhash
 from numpy.typing import NDArray
+from scipy.special import softmax
 
+from food101_fast.documents import parse
 from food101_fast.errors import UserError
 from food101_fast.runs.checkpoint import weights_hash
 from food101_fast.runs.folder import RunFolder
+from food101_fast.runs.metrics import EnsembleMember, EnsembleMetrics, Scores, SplitMetrics, as_member
 from food101_fast.storage import write_atomically, writing
 
-MEMBER_KEYS = ("weights", "tta", "top1", "top5", "loss")
-"""What the metrics of an average say about each of its runs."""
+_Metrics = TypeVar("_Metrics", SplitMetrics, EnsembleMetrics)
 
 
 @dataclass(frozen=True, eq=False)
-class StoredPredictions:
-    """What a model says about every sample of a split."""
+class Predictions:
+    """What a model predicts for every sample of a split."""
 
     ids: NDArray[np.int64]
-    """(N,)."""
+    """(N,), sample ids within the split."""
     labels: NDArray[np.int64]
-    """(N,)."""
+    """(N,), the true classes."""
     logits: NDArray[np.float32]
     """(N, classes)."""
 
+    @cached_property
+    def probabilities(self) -> NDArray[np.float64]:
+        """(N, classes); rows add up to 1."""
+        return np.asarray(softmax(self.logits.astype(np.float64), axis=1))
+
+    @cached_property
+    def predicted(self) -> NDArray[np.int64]:
+        """(N,), the most probable class of each sample."""
+        return np.asarray(self.logits.argmax(axis=1), np.int64)
+
+    def mistakes(self, true: int | None = None, predicted: int | None = None) -> NDArray[np.int64]:
+        """Indices of the wrongly predicted samples, the most confident first.
+
+        Args:
+            true: only samples of this class.
+            predicted: only samples that were predicted as this class.
+
+        Returns:
+            int64 (mistakes,), indices into `ids`, `labels` and `logits`.
+        """
+        wrong = self.predicted != self.labels
+        if true is not None:
+            wrong &= self.labels == true
+        if predicted is not None:
+            wrong &= self.predicted == predicted
+        indices = np.flatnonzero(wrong)
+        order = np.argsort(-self.probabilities[indices, self.predicted[indices]], kind="stable")
+        return np.asarray(indices[order], np.int64)
+
 
 def write_evaluation(
-    folder: Path, split: str, metrics: dict[str, Any], predictions: StoredPredictions, *, ensemble: bool = False
-) -> tuple[Path, Path]:
-    """Write predictions, and then the metrics with the hash of that file: a kill between the two leaves metrics that
-    `read_evaluation` does not take for those of the new predictions.
+    folder: Path, split: str, scores: Scores, predictions: Predictions, *, tta: str, weights: str
+) -> SplitMetrics:
+    """Write the evaluation of a run's best checkpoint on a split.
+
+    Predictions come first, and then the metrics with the hash of that file: if the process is killed between the two,
+    `read_evaluation` does not pair the old metrics with the new predictions.
 
     Args:
         folder: of the run.
         split: that was evaluated.
-        metrics: of the predictions.
-        predictions: of the best checkpoint, or the average of several runs.
-        ensemble: whether it is the average.
-
-    Returns:
-        The files of the metrics and of the predictions.
+        scores: of the predictions.
+        predictions: of the best checkpoint.
+        tta: test-time augmentation that the predictions were averaged over.
+        weights: hash of the checkpoint's weights.
 
     Raises:
-        UserError: they could not be written.
+        UserError: the files could not be written.
     """
-    files, stream = RunFolder(folder), BytesIO()
-    np.savez(stream, **vars(predictions))
-    paths = files.evaluation(split, ensemble=ensemble), files.predictions(split, ensemble=ensemble)
-    document = {**metrics, "predictions": xxhash.xxh3_64_hexdigest(stream.getvalue())}
-    with writing(folder, "then evaluate again"):
-        write_atomically(paths[1], stream.getvalue())
-        write_atomically(paths[0], orjson.dumps(document, option=orjson.OPT_INDENT_2))
-    return paths
+    content = _packed(predictions)
+    metrics = SplitMetrics(split=split, tta=tta, weights=weights, predictions=_hash(content), **vars(scores))
+    # As in all earlier files, what was evaluated comes before the scores.
+    document = {"split": split, "tta": tta, "weights": weights} | asdict(metrics)
+    files = RunFolder(folder)
+    _write(folder, files.predictions(split), content, files.evaluation(split), document)
+    return metrics
 
 
-def read_evaluation(folder: Path, split: str) -> dict[str, Any] | None:
-    """Metrics of a split; None if there are none, or if the best weights or the predictions are others by now.
+def write_ensemble(
+    folder: Path, split: str, scores: Scores, predictions: Predictions, members: Sequence[EnsembleMember]
+) -> EnsembleMetrics:
+    """Write the average of several runs, predictions first.
+
+    Args:
+        folder: of the first run.
+        split: that was evaluated.
+        scores: of the averaged predictions.
+        predictions: of which the probabilities are averages.
+        members: the runs, this one first.
+
+    Raises:
+        UserError: the files could not be written.
+    """
+    content = _packed(predictions)
+    metrics = EnsembleMetrics(split=split, members=tuple(members), predictions=_hash(content), **vars(scores))
+    document = {"split": split, "members": []} | asdict(metrics)
+    files = RunFolder(folder)
+    _write(folder, files.predictions(split, ensemble=True), content, files.evaluation(split, ensemble=True), document)
+    return metrics
+
+
+def read_evaluation(folder: Path, split: str) -> SplitMetrics | None:
+    """Metrics of a split; None if there are none, or if the best weights or the predictions changed since.
 
     Raises:
         UserError: the file is damaged.
     """
-    metrics = _read(RunFolder(folder).evaluation(split))
-    if metrics is None or metrics.get("weights") != weights_hash(folder, "best"):
+    metrics = _read(RunFolder(folder).evaluation(split), SplitMetrics)
+    if metrics is None or metrics.weights != weights_hash(folder, "best"):
         return None
     path = RunFolder(folder).predictions(split)
-    stored = xxhash.xxh3_64_hexdigest(path.read_bytes()) if path.is_file() else None
-    return metrics if metrics.get("predictions") == stored else None
+    return metrics if path.is_file() and metrics.predictions == _hash(path.read_bytes()) else None
 
 
-def read_ensemble(folder: Path, split: str, metrics: dict[str, Any]) -> dict[str, Any] | None:
-    """Metrics of the average of this run and others; None if there are none, or if this run's are others by now.
+def read_ensemble(folder: Path, split: str, metrics: SplitMetrics) -> EnsembleMetrics | None:
+    """Metrics of the average of this run and others; None if there are none, or if this run's changed since.
 
     Args:
         folder: of the first run.
@@ -88,31 +142,43 @@ def read_ensemble(folder: Path, split: str, metrics: dict[str, Any]) -> dict[str
     Raises:
         UserError: the file is damaged.
     """
-    found = _read(RunFolder(folder).evaluation(split, ensemble=True))
-    if found is None or any(found["members"][0][key] != metrics[key] for key in MEMBER_KEYS):
+    found = _read(RunFolder(folder).evaluation(split, ensemble=True), EnsembleMetrics)
+    if found is None or found.members[0] != as_member(found.members[0].run, metrics):
         return None
     return found
 
 
-def read_predictions(folder: Path, split: str) -> StoredPredictions:
+def read_predictions(folder: Path, split: str) -> Predictions:
     """Predictions of a split.
 
     Raises:
-        UserError: they are not there, or damaged.
+        UserError: they are missing or damaged.
     """
     path = RunFolder(folder).predictions(split)
     try:
         with np.load(path) as arrays:
-            return StoredPredictions(arrays["ids"], arrays["labels"], arrays["logits"])
+            return Predictions(arrays["ids"], arrays["labels"], arrays["logits"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} can't be read ({error}); evaluate the run again") from error
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _packed(predictions: Predictions) -> bytes:
+    stream = BytesIO()
+    np.savez(stream, ids=predictions.ids, labels=predictions.labels, logits=predictions.logits)
+    return stream.getvalue()
+
+
+def _hash(content: bytes) -> str:
+    return xxhash.xxh3_64_hexdigest(content)
+
+
+def _write(folder: Path, predictions: Path, content: bytes, metrics: Path, document: dict[str, object]) -> None:
+    with writing(folder, "then evaluate again"):
+        write_atomically(predictions, content)
+        write_atomically(metrics, orjson.dumps(document, option=orjson.OPT_INDENT_2))
+
+
+def _read(path: Path, kind: type[_Metrics]) -> _Metrics | None:
     if not path.is_file():
         return None
-    try:
-        document: dict[str, Any] = orjson.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); evaluate the run again") from error
-    return document
+    return parse(path.read_bytes(), kind, where=str(path), advice="evaluate the run again")

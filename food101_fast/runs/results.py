@@ -1,53 +1,154 @@
-"""What a run has reached: a row for each finished epoch, and what follows from all of them."""
+"""What a run reached: a row for each finished epoch, as in `metrics.jsonl`, and totals over all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import orjson
-
-from food101_fast.errors import UserError
+from food101_fast.documents import parse
+from food101_fast.loader.pipeline import Counters
 from food101_fast.runs.folder import RunFolder
 
-Row = dict[str, Any]
-"""An epoch: `epoch`, `step`, losses and accuracies, `learning_rate`, `timing` and so on, as in `metrics.jsonl`."""
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Where the time of an epoch went. Rates are those of all ranks together."""
+
+    seconds: float
+    """Training steps, without compilation and validation."""
+    images: int
+    """Images that all ranks trained on."""
+    images_per_second: float
+    """During the training steps."""
+    compute_images_per_second: float
+    """The same without the time that the main rank waited for data."""
+    wait_share: float
+    """Share of `seconds` in which the main rank waited for data, between 0 and 1."""
+    compile_seconds: float
+    """Time of compilation, of the training step and of validation."""
+    loader: Counters
+    """What the main rank's loader did."""
+    validation_seconds: float = 0.0
+    """Validation, without compilation; 0 before the epoch is validated."""
+    peak_memory_bytes: int = 0
+    """Largest memory in use until the end of validation, on the GPU or of the process; 0 before."""
 
 
-def read_metrics(folder: Path) -> list[Row]:
-    """The lines of `metrics.jsonl`, one dict per epoch; empty where there is none yet.
+@dataclass(frozen=True, kw_only=True)
+class EpochRow:
+    """A finished epoch: a line of `metrics.jsonl`.
+
+    Losses are mean cross-entropies in nats; top-1 and top-5 are between 0 and 1.
+    """
+
+    epoch: int
+    """Counted from 1."""
+    step: int
+    """Finished steps of the whole run."""
+    image_size: int
+    """Height and width of the training images, in pixels."""
+    learning_rate: float
+    """Of the head, in the last step."""
+    train_loss: float
+    """Over the augmented images, while the weights changed."""
+    train_top1: float
+    skipped_steps: int
+    """Steps whose gradients were not finite."""
+    val_loss: float
+    val_top1: float
+    val_top5: float
+    timing: Timing
+
+
+def read_metrics(folder: Path) -> list[EpochRow]:
+    """The lines of `metrics.jsonl`, one row per epoch; empty if there is no such file yet.
 
     Raises:
-        UserError: one of them is damaged.
+        UserError: a line is damaged.
     """
     path = RunFolder(folder).epochs
-    try:
-        return [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); remove the lines that are no JSON") from error
+    if not path.is_file():
+        return []
+    advice = "remove this line and those after it, or train the run again"
+    return [
+        parse(line, EpochRow, where=f"{path}, line {number},", advice=advice)
+        for number, line in enumerate(path.read_bytes().splitlines(), 1)
+    ]
 
 
-def results(rows: Sequence[Row]) -> dict[str, str]:
-    """A run's results as texts by their names.
+def best_epoch(rows: Sequence[EpochRow]) -> EpochRow:
+    """The epoch with the highest validation top-1, the first of equals.
 
     Args:
-        rows: of `metrics.jsonl`, at least one.
+        rows: at least one.
     """
-    best = max(rows, key=lambda row: row["val_top1"])
-    timings = [row["timing"] for row in rows]
-    seconds = sum(timing["seconds"] for timing in timings)
-    waited = sum(timing["seconds"] * timing["wait_share"] for timing in timings)
-    images = sum(timing["images"] for timing in timings)
-    compiling = sum(timing["compile_seconds"] for timing in timings)
-    validation = sum(timing["validation_seconds"] for timing in timings)
+    return max(rows, key=lambda row: row.val_top1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """Sums over the epochs of a run."""
+
+    seconds: float
+    """Training steps, without compilation and validation."""
+    waiting_seconds: float
+    """Waiting for data, within `seconds`."""
+    compile_seconds: float
+    validation_seconds: float
+    images: int
+    """Images trained on, each as often as it was seen."""
+    peak_memory_bytes: int
+    """The largest of all epochs."""
+
+    @property
+    def whole_seconds(self) -> float:
+        """Training, compilation and validation."""
+        return self.seconds + self.compile_seconds + self.validation_seconds
+
+    @property
+    def images_per_second(self) -> float:
+        """During the training steps."""
+        return self.images / self.seconds
+
+    @property
+    def wait_share(self) -> float:
+        """Share of the training steps' time in which the run waited for data, between 0 and 1."""
+        return self.waiting_seconds / self.seconds
+
+
+def totals(rows: Sequence[EpochRow]) -> Totals:
+    """Sums over the epochs of a run.
+
+    Args:
+        rows: at least one.
+    """
+    timings = [row.timing for row in rows]
+    return Totals(
+        seconds=sum(timing.seconds for timing in timings),
+        waiting_seconds=sum(timing.seconds * timing.wait_share for timing in timings),
+        compile_seconds=sum(timing.compile_seconds for timing in timings),
+        validation_seconds=sum(timing.validation_seconds for timing in timings),
+        images=sum(timing.images for timing in timings),
+        peak_memory_bytes=max(timing.peak_memory_bytes for timing in timings),
+    )
+
+
+def results(rows: Sequence[EpochRow]) -> dict[str, str]:
+    """A run's results as texts for people, by their names.
+
+    Args:
+        rows: at least one.
+    """
+    best, total = best_epoch(rows), totals(rows)
+    without_waiting = total.images / max(total.seconds - total.waiting_seconds, 1e-9)
     return {
-        "best epoch": f"{best['epoch']} of {len(rows)}",
-        "validation top-1": f"{best['val_top1']:.4f}",
-        "validation top-5": f"{best['val_top5']:.4f}",
-        "images per second": f"{images / seconds:,.0f} ({images / max(seconds - waited, 1e-9):,.0f} without waiting)",
-        "waiting for data": f"{waited / seconds:.1%}",
-        "peak memory": f"{max(timing['peak_memory_bytes'] for timing in timings) / 1e9:.2f} GB",
-        "time": f"{seconds + compiling + validation:,.1f} s (training {seconds:,.1f}, validation {validation:,.1f}, "
-        f"compiling {compiling:,.1f})",
+        "best epoch": f"{best.epoch} of {len(rows)}",
+        "validation top-1": f"{best.val_top1:.4f}",
+        "validation top-5": f"{best.val_top5:.4f}",
+        "images per second": f"{total.images_per_second:,.0f} ({without_waiting:,.0f} without waiting)",
+        "waiting for data": f"{total.wait_share:.1%}",
+        "peak memory": f"{total.peak_memory_bytes / 1e9:.2f} GB",
+        "time": f"{total.whole_seconds:,.1f} s (training {total.seconds:,.1f}, "
+        f"validation {total.validation_seconds:,.1f}, compiling {total.compile_seconds:,.1f})",
     }

@@ -7,7 +7,6 @@ import platform
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import orjson
 import torch
@@ -15,37 +14,58 @@ import torchvision
 from torch import nn
 
 from food101_fast import __version__
-from food101_fast.compute.device import machine
+from food101_fast.compute.device import Machine, machine
+from food101_fast.documents import parse
 from food101_fast.errors import UserError
+from food101_fast.images import Fit, Rules
 from food101_fast.models import build_model, load_weights
 from food101_fast.runs.checkpoint import has_checkpoint, load_checkpoint
 from food101_fast.runs.folder import RunFolder
 from food101_fast.runs.recipe import CHANGEABLE, Recipe
 from food101_fast.shards import ShardSet
 from food101_fast.storage import LocalFolder, write_atomically, writing
+from food101_fast.transforms import EvalSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunMachine(Machine):
+    """The machine that a run started on."""
+
+    ranks: int
+    """Processes that trained together, one for each GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a run's `recipe.json` holds."""
+    """What was trained, on what: the content of a run's `recipe.json`."""
 
     recipe: Recipe
     classes: tuple[str, ...]
     stored_size: int
     """Height and width of the images in the shards, in pixels."""
-    fit: str
-    """How they were made square: crop or squash."""
+    fit: Fit
+    """How images were made square: crop or squash."""
     shards: str
-    """Where the shards lay, as an absolute path or a URL."""
+    """Folder of the shards, an absolute path or a URL."""
     data: str
-    """The digest of the shards' manifest."""
+    """Digest of the shards' manifest."""
     source: str
-    """What the shards were made of, as `prepare --source` names it."""
+    """Source of the images, as given to `prepare --source`."""
     class_counts: dict[str, tuple[int, ...]]
     """Images of each class in each split."""
     versions: dict[str, str]
-    machine: dict[str, Any]
-    """What it was begun on: device, processor, ranks and so on."""
+    """Versions of food101_fast, Python, torch and torchvision."""
+    machine: RunMachine
+
+    @property
+    def rules(self) -> Rules:
+        """How an image file becomes an image as in the shards."""
+        return Rules(size=self.stored_size, fit=self.fit)
+
+    @property
+    def eval_spec(self) -> EvalSpec:
+        """How a stored image is resized and cropped for evaluation."""
+        return EvalSpec.of(self.recipe.image_size, self.stored_size)
 
 
 def new_run(folder: Path, recipe: Recipe, shards: ShardSet, device: torch.device, ranks: int) -> Run:
@@ -71,7 +91,7 @@ def new_run(folder: Path, recipe: Recipe, shards: ShardSet, device: torch.device
         source=shards.manifest.source,
         class_counts={name: split.class_counts for name, split in shards.manifest.splits.items()},
         versions=versions(),
-        machine={**machine(device), "ranks": ranks},
+        machine=RunMachine(**vars(machine(device)), ranks=ranks),
     )
 
 
@@ -124,18 +144,20 @@ def read_run(folder: Path) -> Run:
     if not path.is_file():
         why = f"it has no {path.name}" if folder.exists() else "there is no such folder"
         raise UserError(f"{folder} holds no run ({why}); make one with `python -m food101_fast.train`")
-    try:
-        document = orjson.loads(path.read_bytes())
-        recipe = Recipe(**document.pop("recipe"))
-        document["classes"] = tuple(document["classes"])
-        document["class_counts"] = {name: tuple(counts) for name, counts in document["class_counts"].items()}
-        return Run(recipe=recipe, **document)
-    except UserError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    content = path.read_bytes()
+    run = parse(content, Run, where=str(path), advice="train again into another folder")
+    document = orjson.loads(content)
+    unknown = sorted(_unknown(document, Run) | _unknown(document["recipe"], Recipe))
+    if unknown:
         raise UserError(
-            f"{path} is damaged or of another version ({error}); train again into another folder"
-        ) from error
+            f"{path} has fields that this version of food101_fast does not know ({', '.join(unknown)}); use the "
+            f"version that wrote it ({run.versions.get('food101_fast', 'unknown')}), or train again into another folder"
+        )
+    return run
+
+
+def _unknown(document: dict[str, object], kind: type[Run | Recipe]) -> set[str]:
+    return document.keys() - {field.name for field in fields(kind)}
 
 
 def load_model(folder: Path, run: Run, checkpoint: str = "best") -> nn.Module:

@@ -92,7 +92,7 @@ def saved_seconds(steps_left: int, step_seconds: float, speedup: float) -> float
 def graph_name(recipe: Recipe, phase: Phase, device: torch.device, ranks: int) -> str:
     """What decides how long a phase's compilation takes, and whether compiled code of it is kept."""
     return (
-        f"torch {torch.__version__}, {machine(device)['device']}, {recipe.model}, {phase.image_size} px, "
+        f"torch {torch.__version__}, {machine(device).device}, {recipe.model}, {phase.image_size} px, "
         f"{phase.frozen} frozen, batch {recipe.chunk_size(ranks)}, {recipe.preset}, "
         f"amp {recipe.amp}, {recipe.compile_mode}"
     )

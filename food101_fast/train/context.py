@@ -14,7 +14,7 @@ from food101_fast.loader import Batch
 from food101_fast.models import build_model
 from food101_fast.runs.recipe import Recipe
 from food101_fast.train.step import TrainStep
-from food101_fast.train.validate import validate
+from food101_fast.train.validate import Validation, validate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class Hooks:
 
     build_model: Callable[[str, str, int], nn.Module] = build_model
     """Makes the network from a model's name, its weights and the number of classes; see `models.build_model`."""
-    validate: Callable[..., dict[str, float] | None] = validate
+    validate: Callable[..., Validation | None] = validate
     """Measures the network on the split `val`; see `validate.validate`."""
     before_step: Callable[[TrainStep, int, Batch], None] | None = None
     """Called before every training step with the step's object, its number (from 0, over the whole run) and the batch

@@ -12,7 +12,7 @@ from food101_fast.compute.device import Device, choose_device, set_up_device
 from food101_fast.compute.distributed import joined_world
 from food101_fast.loader import LoaderOptions
 from food101_fast.runs.recipe import Recipe
-from food101_fast.runs.results import Row
+from food101_fast.runs.results import EpochRow
 from food101_fast.shards import ShardSet
 from food101_fast.train.compiling import use_cache_folder
 from food101_fast.train.context import Hooks, TrainContext
@@ -27,7 +27,7 @@ from food101_fast.train.start import started
 class Trained:
     """What `train` did."""
 
-    metrics: list[Row]
+    metrics: list[EpochRow]
     """A row for every finished epoch of the run, as in `metrics.jsonl`."""
     steps: int
     """Finished steps of the run."""

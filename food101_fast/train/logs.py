@@ -7,6 +7,7 @@ import io
 import resource
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import orjson
@@ -14,7 +15,7 @@ import torch
 
 from food101_fast.errors import UserError
 from food101_fast.runs.folder import RunFolder
-from food101_fast.runs.results import Row, read_metrics, results
+from food101_fast.runs.results import EpochRow, read_metrics, results
 from food101_fast.storage import write_atomically, writing
 
 
@@ -28,9 +29,9 @@ class MetricsLog:
 
     def __init__(self, folder: Path, epochs: int) -> None:
         self._folder = folder
-        self.rows: list[Row] = read_metrics(folder)[:epochs]
+        self.rows: list[EpochRow] = read_metrics(folder)[:epochs]
 
-    def append(self, row: Row) -> None:
+    def append(self, row: EpochRow) -> None:
         """Add an epoch.
 
         Raises:
@@ -44,12 +45,13 @@ class MetricsLog:
             write_atomically(files.epochs_table, _as_csv(self.rows))
 
 
-def _as_csv(rows: Sequence[Row]) -> bytes:
+def _as_csv(rows: Sequence[EpochRow]) -> bytes:
     """The numbers of each row in columns; what lies one level down is named with a dot."""
     flat = []
-    for row in rows:
-        nested = {f"timing.{key}": value for key, value in row["timing"].items() if not isinstance(value, dict)}
-        flat.append({key: value for key, value in row.items() if key != "timing"} | nested)
+    for row in map(asdict, rows):
+        timing = row.pop("timing")
+        nested = {f"timing.{key}": value for key, value in timing.items() if not isinstance(value, dict)}
+        flat.append(row | nested)
     text = io.StringIO()
     writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
     writer.writeheader()
@@ -109,19 +111,18 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def summary(rows: Sequence[Row]) -> str:
+def summary(rows: Sequence[EpochRow]) -> str:
     """A table of a run's results for the terminal."""
     return "\n".join(f"  {name:<20}{value}" for name, value in results(rows).items())
 
 
-def epoch_line(row: Row, epochs: int, *, improved: bool) -> str:
+def epoch_line(row: EpochRow, epochs: int, *, improved: bool) -> str:
     """An epoch's results for the terminal."""
-    timing = row["timing"]
-    counted = timing["loader"]
-    skipped = f", {row['skipped_steps']} steps skipped" if row["skipped_steps"] else ""
-    downloaded = f", {counted['downloaded_bytes'] / 1e9:.2f} GB downloaded" if counted["downloaded_bytes"] else ""
+    timing, downloaded_bytes = row.timing, row.timing.loader.downloaded_bytes
+    skipped = f", {row.skipped_steps} steps skipped" if row.skipped_steps else ""
+    downloaded = f", {downloaded_bytes / 1e9:.2f} GB downloaded" if downloaded_bytes else ""
     return (
-        f"epoch {row['epoch']}/{epochs}: validation loss {row['val_loss']:.3f}, top-1 {row['val_top1']:.4f}, "
-        f"top-5 {row['val_top5']:.4f}{' (best so far)' if improved else ''}; "
-        f"{timing['images_per_second']:,.0f} images/s, waiting {timing['wait_share']:.1%}{downloaded}{skipped}"
+        f"epoch {row.epoch}/{epochs}: validation loss {row.val_loss:.3f}, top-1 {row.val_top1:.4f}, "
+        f"top-5 {row.val_top5:.4f}{' (best so far)' if improved else ''}; "
+        f"{timing.images_per_second:,.0f} images/s, waiting {timing.wait_share:.1%}{downloaded}{skipped}"
     )

@@ -7,12 +7,14 @@ import gc
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from tqdm import tqdm
 
 from food101_fast.loader import Batch, ShardLoader
 from food101_fast.runs.checkpoint import StateDict
+from food101_fast.runs.results import EpochRow
 from food101_fast.train.compile_control import CompileControl
 from food101_fast.train.context import TrainContext
 from food101_fast.train.logs import epoch_line, peak_memory
@@ -162,24 +164,32 @@ class Trainer:
         meter.leave_out(compiling)
         if validation is None:
             return False
-        timing["compile_seconds"] += compiling
-        timing["validation_seconds"] = time.perf_counter() - start - compiling
-        timing["peak_memory_bytes"] = peak_memory(context.device)
-        improved = progress.finish_epoch(validation["val_top1"])
-        row = {
-            "epoch": progress.epoch,
-            "step": progress.step,
-            "image_size": step.phase.image_size,
-            "learning_rate": step.optimizer.param_groups[0]["lr"],
-            **meter.results(),
-            "skipped_steps": int(step.skipped),
-            **validation,
-            "timing": timing,
-        }
+        timing = replace(
+            timing,
+            compile_seconds=timing.compile_seconds + compiling,
+            validation_seconds=time.perf_counter() - start - compiling,
+            peak_memory_bytes=peak_memory(context.device),
+        )
+        trained = meter.results()
+        improved = progress.finish_epoch(validation.top1)
+        row = EpochRow(
+            epoch=progress.epoch,
+            step=progress.step,
+            image_size=step.phase.image_size,
+            learning_rate=step.optimizer.param_groups[0]["lr"],
+            train_loss=trained.loss,
+            train_top1=trained.top1,
+            skipped_steps=int(step.skipped),
+            val_loss=validation.loss,
+            val_top1=validation.top1,
+            val_top5=validation.top5,
+            timing=timing,
+        )
         step.skipped.zero_()
-        self._control.note(timing["compile_seconds"])
+        self._control.note(timing.compile_seconds)
         context.say(epoch_line(row, context.recipe.epochs, improved=improved))
-        self._monitor.board.add(progress.step, {f"validation/{name[4:]}": value for name, value in validation.items()})
+        shown = {f"validation/{name}": value for name, value in vars(validation).items()}
+        self._monitor.board.add(progress.step, shown)
         self.saver.save_epoch(progress, row, improved=improved)
         return True
 

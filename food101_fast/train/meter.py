@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,18 @@ from torch import Tensor
 from food101_fast.compute.distributed import World
 from food101_fast.loader import ShardLoader
 from food101_fast.loader.pipeline import Counters
+from food101_fast.runs.results import Timing
 from food101_fast.train.validate import LOSS_UNIT, in_units
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResults:
+    """What the steps of an epoch reached, over all ranks."""
+
+    loss: float
+    """Mean cross-entropy in nats."""
+    top1: float
+    """Accuracy, between 0 and 1."""
 
 
 class EpochMeter:
@@ -61,25 +72,25 @@ class EpochMeter:
         now, earlier = asdict(self._loader.counters.since(self._at_start)), asdict(self._earlier)
         return Counters(**{name: now[name] + earlier[name] for name in now})
 
-    def results(self) -> dict[str, float]:
+    def results(self) -> TrainResults:
         """Mean loss and accuracy over all ranks; waits for the device, and every rank must call it."""
         loss, correct, images = self._world.total(self._sums).tolist()
-        return {"train_loss": loss * LOSS_UNIT / max(images, 1), "train_top1": correct / max(images, 1)}
+        return TrainResults(loss=loss * LOSS_UNIT / max(images, 1), top1=correct / max(images, 1))
 
-    def timing(self) -> dict[str, Any]:
-        """Seconds, rates of all ranks together, and this rank's share of waiting."""
+    def timing(self) -> Timing:
+        """Time of the steps so far, rates of all ranks together, and this rank's share of waiting."""
         counters, seconds = self.counters, self.seconds
         images = counters.images * self._world.size
         waited = min(counters.consumer_wait_seconds, seconds)
-        return {
-            "seconds": seconds,
-            "images": images,
-            "images_per_second": images / max(seconds, 1e-9),
-            "compute_images_per_second": images / max(seconds - waited, 1e-9),
-            "wait_share": waited / max(seconds, 1e-9),
-            "compile_seconds": self.compile_seconds,
-            "loader": asdict(counters),
-        }
+        return Timing(
+            seconds=seconds,
+            images=images,
+            images_per_second=images / max(seconds, 1e-9),
+            compute_images_per_second=images / max(seconds - waited, 1e-9),
+            wait_share=waited / max(seconds, 1e-9),
+            compile_seconds=self.compile_seconds,
+            loader=counters,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Where the epoch stands; every rank must call it."""

@@ -72,18 +72,18 @@ class Monitor:
             raise self._not_finite(step, streak)
         results, timing = meter.results(), meter.timing()
         bar.set_postfix_str(
-            f"loss {results['train_loss']:.3f}, {timing['images_per_second']:,.0f}/s, without waiting "
-            f"{timing['compute_images_per_second']:,.0f}/s, waiting {timing['wait_share']:.1%}",
+            f"loss {results.loss:.3f}, {timing.images_per_second:,.0f}/s, without waiting "
+            f"{timing.compute_images_per_second:,.0f}/s, waiting {timing.wait_share:.1%}",
             refresh=False,
         )
         self.board.add(
             step,
             {
-                "train/loss": results["train_loss"],
-                "train/top1": results["train_top1"],
+                "train/loss": results.loss,
+                "train/top1": results.top1,
                 "train/learning_rate": self._step.optimizer.param_groups[0]["lr"],
-                "speed/images_per_second": timing["images_per_second"],
-                "speed/wait_share": timing["wait_share"],
+                "speed/images_per_second": timing.images_per_second,
+                "speed/wait_share": timing.wait_share,
             },
         )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from food101_fast.loader import ShardLoader
 from food101_fast.runs.checkpoint import epoch_name, remove_epochs, save_checkpoint
-from food101_fast.runs.results import Row
+from food101_fast.runs.results import EpochRow
 from food101_fast.train.context import TrainContext
 from food101_fast.train.logs import MetricsLog
 from food101_fast.train.meter import EpochMeter
@@ -74,7 +74,7 @@ class Saver:
         )
         self._write(state)
 
-    def save_epoch(self, progress: Progress, row: Row, *, improved: bool) -> None:
+    def save_epoch(self, progress: Progress, row: EpochRow, *, improved: bool) -> None:
         """Save `last` after an epoch, and with it the epoch's metrics, `best` and the epochs to keep.
 
         Args:
@@ -94,7 +94,7 @@ class Saver:
         )
         self._write(state, row, improved=improved)
 
-    def _write(self, state: TrainState, row: Row | None = None, *, improved: bool = False) -> None:
+    def _write(self, state: TrainState, row: EpochRow | None = None, *, improved: bool = False) -> None:
         self._saved_at = time.monotonic()
         if not self._context.world.is_main:
             if row is not None:

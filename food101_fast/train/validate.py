@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,18 @@ def eval_twin(model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
     return copy.deepcopy(model, memo).eval()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What a model reached over all samples of a split."""
+
+    loss: float
+    """Mean cross-entropy in nats."""
+    top1: float
+    """Accuracy, between 0 and 1."""
+    top5: float
+    """Share of samples whose class is among the five most probable, between 0 and 1."""
 
 
 class FirstCall:
@@ -72,7 +85,7 @@ def validate(
     *,
     world: World | None = None,
     stopping: Callable[[], bool] | None = None,
-) -> dict[str, float] | None:
+) -> Validation | None:
     """Mean loss, top-1 and top-5 over all samples of a loader, of all ranks together.
 
     The device is waited for once, at the end. The sums are whole numbers, and so the same for every number of ranks.
@@ -83,10 +96,10 @@ def validate(
         preset: of evaluation.
         precision: in which the model is computed.
         world: the ranks that share the samples.
-        stopping: asked after each batch; if it is true, validation is broken off.
+        stopping: called after each batch; True interrupts validation.
 
     Returns:
-        `val_loss`, the mean cross-entropy in nats; `val_top1` and `val_top5` between 0 and 1. None if broken off.
+        None if it was interrupted.
     """
     world = world or World()
     sums = torch.zeros(3, dtype=torch.int64, device=loader.device)
@@ -98,7 +111,7 @@ def validate(
             return None
     loss, top1, top5 = world.total(sums).tolist()
     samples = len(loader.split)
-    return {"val_loss": loss * LOSS_UNIT / samples, "val_top1": top1 / samples, "val_top5": top5 / samples}
+    return Validation(loss=loss * LOSS_UNIT / samples, top1=top1 / samples, top5=top5 / samples)
 
 
 def in_units(losses: Tensor) -> Tensor:

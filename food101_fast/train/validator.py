@@ -8,7 +8,7 @@ from food101_fast.loader import ShardLoader
 from food101_fast.train.context import TrainContext
 from food101_fast.train.signals import StopRequest
 from food101_fast.train.step import TrainStep
-from food101_fast.train.validate import FirstCall, eval_twin
+from food101_fast.train.validate import FirstCall, Validation, eval_twin
 from food101_fast.transforms import Preset
 
 
@@ -29,7 +29,7 @@ class Validator:
         step: TrainStep,
         loader: ShardLoader,
         preset: Preset,
-        validate: Callable[..., dict[str, float] | None],
+        validate: Callable[..., Validation | None],
     ) -> None:
         self._context = context
         self._step = step
@@ -42,7 +42,7 @@ class Validator:
         """Compile the model for validation, if the step is compiled by now."""
         self._model = FirstCall(self._step.compile(eval_twin(self._step.evaluated)))
 
-    def __call__(self, stop: StopRequest) -> tuple[dict[str, float] | None, float]:
+    def __call__(self, stop: StopRequest) -> tuple[Validation | None, float]:
         """Validate; every rank must call it.
 
         Returns:

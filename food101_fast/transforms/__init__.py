@@ -12,7 +12,7 @@ from food101_fast.transforms.containers import RandomApply, RandomChoice
 from food101_fast.transforms.erasing import RandomErasing
 from food101_fast.transforms.geometry import RandomHorizontalFlip, RandomResizedCrop, RandomVerticalFlip
 from food101_fast.transforms.mixing import CutMix, MixUp
-from food101_fast.transforms.presets import PRESETS, Preset, eval_preset, train_preset
+from food101_fast.transforms.presets import PRESETS, EvalSpec, Preset, eval_preset, train_preset
 from food101_fast.transforms.warp import RandomAffine, RandomPerspective, RandomRotation
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "CenterCrop",
     "ColorJitter",
     "CutMix",
+    "EvalSpec",
     "GaussianBlur",
     "MixUp",
     "Pad",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import overload
 
 import torch
@@ -218,16 +219,42 @@ def train_preset(
     return Preset(PRESETS[name](image_size, num_classes, dtype))
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvalSpec:
+    """How a square stored image is resized and cropped before a model sees it in evaluation."""
+
+    resize: int
+    """Height and width after resizing, in pixels."""
+    crop: int
+    """Height and width of the central crop, which the model sees, in pixels."""
+
+    @classmethod
+    def of(cls, image_size: int, stored_size: int) -> EvalSpec:
+        """The spec for a model and its shards.
+
+        Args:
+            image_size: height and width that the model sees, in pixels.
+            stored_size: height and width of the images in the shards, in pixels. If cropping would need enlarged
+                images, the whole image is resized instead.
+        """
+        resize = round(image_size / _CROP_SHARE)
+        return cls(resize=image_size if resize > stored_size else resize, crop=image_size)
+
+    def preset(self, *, dtype: torch.dtype = torch.float32) -> Preset:
+        """Resize, central crop and normalization, with nothing random.
+
+        Args:
+            dtype: of the images that come out.
+        """
+        return Preset([SquareResize(self.resize), v2.CenterCrop(self.crop), ToNormalized(dtype)])
+
+
 def eval_preset(image_size: int, stored_size: int, *, dtype: torch.dtype = torch.float32) -> Preset:
-    """Resize and central crop, with nothing random.
+    """Resize and central crop, with nothing random: `EvalSpec.of(image_size, stored_size).preset(dtype=dtype)`.
 
     Args:
-        image_size: what the model sees, in pixels.
-        stored_size: height and width of the images in the shards. Where they are too small to crop from without
-            enlarging, the whole image is resized.
+        image_size: height and width that the model sees, in pixels.
+        stored_size: height and width of the images in the shards, in pixels.
         dtype: of the images that come out.
     """
-    resize = round(image_size / _CROP_SHARE)
-    if resize > stored_size:
-        resize = image_size
-    return Preset([SquareResize(resize), v2.CenterCrop(image_size), ToNormalized(dtype)])
+    return EvalSpec.of(image_size, stored_size).preset(dtype=dtype)

@@ -17,7 +17,7 @@ from food101_fast.evaluate.views import averaged, views
 from food101_fast.prepare import PrepareSettings, prepare
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, train
-from food101_fast.transforms import eval_preset
+from food101_fast.transforms import EvalSpec
 from tests.conftest import write_folder
 
 
@@ -73,18 +73,19 @@ def test_a_mistake_is_one_sentence(
 
 def test_views_are_the_centre_the_mirror_and_the_corners() -> None:
     image = torch.randint(0, 256, (2, 3, 80, 80), dtype=torch.uint8)
-    whole = eval_preset(48, 80).transforms[0](image)
-    ending = eval_preset(48, 80).transforms[2]
+    spec = EvalSpec.of(48, 80)
+    resize, _, ending = spec.preset().transforms
+    whole = resize(image)
     room = whole.shape[-1] - 48
-    central, mirrored = (view(image) for view in views("flip", 48, 80))
+    central, mirrored = (view(image) for view in views("flip", spec))
     assert torch.equal(mirrored, central.flip(-1))
-    crops = [view(image) for view in views("crops", 48, 80)]
+    crops = [view(image) for view in views("crops", spec)]
     assert torch.equal(crops[0], central)
     for crop, (top, left) in zip(crops[1:], [(0, 0), (0, room), (room, 0), (room, room)], strict=True):
         assert torch.equal(crop, ending(whole[..., top : top + 48, left : left + 48]))
-    assert len(views("none", 48, 80)) == 1
-    with pytest.raises(UserError, match="--tta crops: images of 48 px leave no room for crops of 48 px"):
-        views("crops", 48, 48)
+    assert len(views("none", spec)) == 1
+    with pytest.raises(UserError, match="--tta crops: the stored images are too small for different crops of 48 px"):
+        views("crops", EvalSpec.of(48, 48))
 
 
 def test_averaging_keeps_probabilities() -> None:
@@ -97,6 +98,6 @@ def test_averaging_keeps_probabilities() -> None:
 def test_test_time_augmentation_averages_the_views(runs: list[Path]) -> None:
     plain = evaluate(runs[1], device="cpu", split="val")
     mirrored = evaluate(runs[1], device="cpu", split="val", tta="flip")
-    assert mirrored.metrics["tta"] == "flip"
-    assert mirrored.metrics["loss"] != plain.metrics["loss"]
-    assert mirrored.metrics["loss"] == pytest.approx(plain.metrics["loss"], rel=0.3)
+    assert mirrored.metrics.tta == "flip"
+    assert mirrored.metrics.loss != plain.metrics.loss
+    assert mirrored.metrics.loss == pytest.approx(plain.metrics.loss, rel=0.3)

@@ -17,6 +17,7 @@ from food101_fast.evaluate.metrics import compute_metrics
 from food101_fast.plots import plot_class_counts, plot_confusion, png
 from food101_fast.runs.checkpoint import weights_hash
 from food101_fast.runs.evaluation import read_evaluation
+from food101_fast.runs.metrics import SplitMetrics
 from food101_fast.shards import ShardSet
 
 
@@ -36,8 +37,13 @@ def test_the_files_agree(run: Path, tiny_shards: ShardSet, command: Callable[...
         again = compute_metrics(arrays["logits"], arrays["labels"], tiny_shards.classes)
     weights = weights_hash(run, "best")
     stored = xxhash.xxh3_64_hexdigest((run / "predictions.npz").read_bytes())
-    expected = {"split": "test", "tta": "none", "weights": weights, **again, "predictions": stored}
-    assert metrics == expected == read_evaluation(run, "test")
+    expected = SplitMetrics(split="test", tta="none", weights=weights, **vars(again), predictions=stored)
+    assert read_evaluation(run, "test") == expected
+    assert metrics == orjson.loads(orjson.dumps(expected))
+    assert list(metrics) == [
+        "split", "tta", "weights", "samples", "loss", "top1", "top5", "top1_interval", "macro_f1", "calibration",
+        "confused", "per_class", "predictions",
+    ]  # fmt: skip
     for name in ("confusion_matrix.png", "curves.png", "class_counts.png"):
         assert str(run / name) in out
         with Image.open(run / name) as image:
@@ -46,8 +52,8 @@ def test_the_files_agree(run: Path, tiny_shards: ShardSet, command: Callable[...
 
 def test_batch_size_changes_nothing(run: Path) -> None:
     results = [evaluate(run, device="cpu", batch_size=size).metrics for size in (1, 256)]
-    assert results[0]["top1"] == results[1]["top1"]
-    assert results[0]["loss"] == pytest.approx(results[1]["loss"], rel=1e-5)
+    assert results[0].top1 == results[1].top1
+    assert results[0].loss == pytest.approx(results[1].loss, rel=1e-5)
 
 
 def test_another_split_has_files_of_its_own(run: Path) -> None:

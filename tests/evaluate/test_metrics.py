@@ -15,9 +15,10 @@ from food101_fast.evaluate.metrics import (
     compute_metrics,
     confused_pairs,
     confusion,
-    normalised,
+    normalized,
     ranks,
 )
+from food101_fast.runs.metrics import ClassMetrics
 
 
 @st.composite
@@ -32,15 +33,15 @@ def predictions(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 def test_metrics_equal_scikit_learns(case: tuple[np.ndarray, np.ndarray]) -> None:
     logits, labels = case
     # Scores without ties: scikit-learn and we may order equal scores differently.
-    logits = logits.argsort(axis=1).argsort(axis=1).astype(np.float32) / 3
+    logits = (logits.argsort(axis=1).argsort(axis=1) / 3).astype(np.float32)
     classes = np.arange(logits.shape[1])
     got = compute_metrics(logits, labels, tuple(map(str, classes)))
-    assert got["top1"] == pytest.approx(accuracy_score(labels, logits.argmax(1)))
+    assert got.top1 == pytest.approx(accuracy_score(labels, logits.argmax(1)))
     top5 = top_k_accuracy_score(labels, logits, k=5, labels=classes) if classes.size > 5 else 1.0
-    assert got["top5"] == pytest.approx(top5)
+    assert got.top5 == pytest.approx(top5)
     likelihood = np.exp(logits.astype(np.float64))
     likelihood /= likelihood.sum(axis=1, keepdims=True)
-    assert got["loss"] == pytest.approx(log_loss(labels, likelihood, labels=classes))
+    assert got.loss == pytest.approx(log_loss(labels, likelihood, labels=classes))
 
 
 @given(predictions())
@@ -58,7 +59,7 @@ def test_confusion_counts_every_sample_in_its_row(case: tuple[np.ndarray, np.nda
     counts = confusion(logits, labels)
     totals = np.bincount(labels, minlength=logits.shape[1])
     assert counts.sum(axis=1).tolist() == totals.tolist()
-    assert np.allclose(normalised(counts).sum(axis=1), totals > 0)
+    assert np.allclose(normalized(counts).sum(axis=1), totals > 0)
 
 
 @given(predictions())
@@ -67,16 +68,16 @@ def test_scores_of_classes_follow_their_definitions(case: tuple[np.ndarray, np.n
     predicted = logits.argmax(axis=1)
     metrics = compute_metrics(logits, labels, tuple(map(str, range(logits.shape[1]))))
     defined = []
-    for label, entry in enumerate(metrics["per_class"].values()):
+    for label, entry in enumerate(metrics.per_class.values()):
         own, said = labels == label, predicted == label
         hits = int((own & said).sum())
-        assert entry["support"] == own.sum()
-        assert entry["recall"] == (pytest.approx(hits / own.sum()) if own.any() else None)
-        assert entry["precision"] == (pytest.approx(hits / said.sum()) if said.any() else None)
+        assert entry.support == own.sum()
+        assert entry.recall == (pytest.approx(hits / own.sum()) if own.any() else None)
+        assert entry.precision == (pytest.approx(hits / said.sum()) if said.any() else None)
         f1 = 2 * hits / (own.sum() + said.sum()) if own.any() else None
-        assert entry["f1"] == (None if f1 is None else pytest.approx(f1))
+        assert entry.f1 == (None if f1 is None else pytest.approx(f1))
         defined += [] if f1 is None else [f1]
-    assert metrics["macro_f1"] == pytest.approx(np.mean(defined))
+    assert metrics.macro_f1 == pytest.approx(np.mean(defined))
 
 
 @given(predictions())
@@ -108,15 +109,15 @@ def test_calibration_is_its_definition(case: tuple[np.ndarray, np.ndarray], bins
         if inside.any():
             expected += inside.sum() / labels.size * abs(hits[inside].mean() - confidence[inside].mean())
     got = calibration(logits, labels, bins)
-    assert got["count"] == counts
-    assert got["ece"] == pytest.approx(expected, abs=1e-9)
+    assert got.count == tuple(counts)
+    assert got.ece == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_perfect_and_sure_model_is_calibrated() -> None:
     logits = np.where(np.eye(4) > 0, 40.0, 0.0).astype(np.float32)
     labels = np.arange(4)
-    assert calibration(logits, labels)["ece"] == pytest.approx(0.0, abs=1e-9)
-    assert calibration(logits, (labels + 1) % 4)["ece"] == pytest.approx(1.0, abs=1e-9)
+    assert calibration(logits, labels).ece == pytest.approx(0.0, abs=1e-9)
+    assert calibration(logits, (labels + 1) % 4).ece == pytest.approx(1.0, abs=1e-9)
 
 
 @pytest.mark.parametrize(("hits", "samples"), [(0, 5), (5, 5), (37, 50), (900, 1200)])
@@ -131,6 +132,6 @@ def test_the_interval_is_the_bootstraps(hits: int, samples: int) -> None:
 
 def test_one_class_alone_is_defined() -> None:
     metrics = compute_metrics(np.zeros((3, 1), np.float32), np.zeros(3, np.int64), ("all",))
-    assert (metrics["top1"], metrics["top5"], metrics["loss"]) == (1.0, 1.0, 0.0)
-    assert metrics["confused"] == []
-    assert metrics["per_class"] == {"all": {"support": 3, "precision": 1.0, "recall": 1.0, "f1": 1.0}}
+    assert (metrics.top1, metrics.top5, metrics.loss) == (1.0, 1.0, 0.0)
+    assert metrics.confused == ()
+    assert metrics.per_class == {"all": ClassMetrics(support=3, precision=1.0, recall=1.0, f1=1.0)}

@@ -8,16 +8,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torchvision.transforms import v2
 
 from food101_fast.export.program import Program
 from food101_fast.images import Fit, Rules, clean
-from food101_fast.transforms import eval_preset
+from food101_fast.transforms import EvalSpec, eval_preset
 from tests.conftest import encoded
 
 
 class Seen(nn.Module):
     """A model whose two logits say that it saw these pixels."""
+
+    images: torch.Tensor
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         self.images = images
@@ -39,32 +40,33 @@ def test_images_are_fitted_as_prepare_fits_them(seed: int, height: int, width: i
     from PIL import Image
 
     pixels = noise(seed, height, width)
-    expected = clean(encoded(Image.fromarray(pixels), "PNG", compress_level=0), Rules(size=stored, fit=fit)).pixels
-    program = Program(Seen(), image_size=stored, stored_size=stored, fit=fit)
+    rules = Rules(size=stored, fit=fit)
+    expected = clean(encoded(Image.fromarray(pixels), "PNG", compress_level=0), rules).pixels
+    seen = Seen()
+    program = Program(seen, rules=rules, spec=EvalSpec.of(stored, stored))
     program(torch.from_numpy(pixels).permute(2, 0, 1)[None])
     as_seen = eval_preset(stored, stored)(torch.from_numpy(expected.copy()).permute(2, 0, 1)[None])
-    assert torch.equal(program.model.images, as_seen)
+    assert torch.equal(seen.images, as_seen)
 
 
 @given(seed=st.integers(0, 99), stored=st.integers(8, 260), share=st.floats(0.3, 1.2))
 def test_stored_images_are_seen_as_evaluation_sees_them(seed: int, stored: int, share: float) -> None:
     size = max(4, round(share * stored))
     images = torch.from_numpy(np.stack([noise(seed + i, stored, stored) for i in range(2)])).permute(0, 3, 1, 2)
-    program = Program(Seen(), image_size=size, stored_size=stored, fit="crop")
+    seen = Seen()
+    program = Program(seen, rules=Rules(size=stored), spec=EvalSpec.of(size, stored))
     program(images)
-    assert torch.equal(program.model.images, eval_preset(size, stored)(images))
+    assert torch.equal(seen.images, eval_preset(size, stored)(images))
 
 
 def test_it_shrinks_to_what_evaluation_shrinks_to() -> None:
     """That the comparison above is not one of images that were never resized."""
-    resize = eval_preset(160, 192).transforms[0]
-    assert isinstance(resize, v2.Resize)
-    assert resize.size == [183]
+    assert EvalSpec.of(160, 192) == EvalSpec(resize=183, crop=160)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_probabilities_add_up_to_one(batch: int) -> None:
-    program = Program(Seen(), image_size=8, stored_size=8, fit="crop")
+    program = Program(Seen(), rules=Rules(size=8), spec=EvalSpec.of(8, 8))
     got = program(torch.randint(0, 256, (batch, 3, 20, 30), dtype=torch.uint8))
     assert got.shape == (batch, 2)
     assert got.dtype == torch.float32

@@ -129,6 +129,6 @@ def test_a_kill_never_pairs_metrics_with_other_predictions(renames: int, moved_r
     metrics, stored = read_evaluation(moved_run, "test"), read_predictions(moved_run, "test")
     assert (metrics is None) == (renames == 1)
     if metrics is not None:
-        assert metrics["tta"] == ("none" if renames == 0 else "flip")
+        assert metrics.tta == ("none" if renames == 0 else "flip")
         again = compute_metrics(stored.logits, stored.labels, read_run(moved_run).classes)
-        assert {name: metrics[name] for name in again} == again
+        assert {name: getattr(metrics, name) for name in vars(again)} == vars(again)

@@ -10,9 +10,9 @@ import pytest
 
 from food101_fast.evaluate import evaluate
 from food101_fast.report import write_comparison, write_report
-from food101_fast.report.findings import read_findings
+from food101_fast.report.comparison import Cell, comparison_page
+from food101_fast.report.findings import Evaluated, read_findings
 from food101_fast.report.matrix import MOST_CLASSES, matrix
-from food101_fast.report.page import _comparison
 
 Command = Callable[..., tuple[int, str, str]]
 NOT_EVALUATED = "was not evaluated since this run was trained"
@@ -64,14 +64,17 @@ def test_an_evaluation_of_other_weights_is_left_out(tiny_run: Path, moved_run: P
 def test_an_average_with_other_weights_is_left_out(moved_run: Path) -> None:
     metrics = orjson.loads((moved_run / "test_metrics.json").read_bytes())
     own = {key: metrics[key] for key in ("weights", "tta", "top1", "top5", "loss")}
-    member = {"run": "a", **own, "weights": "0" * 16}
     path = moved_run / "test_ensemble_metrics.json"
-    path.write_bytes(orjson.dumps({"members": [member]}))
-    assert read_findings(moved_run, "test").ensemble is None
-    path.write_bytes(orjson.dumps({"members": [{"run": "a", **own}]}))
-    assert read_findings(moved_run, "test").ensemble is not None
-    path.write_bytes(orjson.dumps({"members": [{"run": "a", **own, "tta": "flip"}]}))  # evaluated anew since
-    assert read_findings(moved_run, "test").ensemble is None
+
+    def found(**changed: object) -> Evaluated:
+        path.write_bytes(orjson.dumps(metrics | {"members": [{"run": "a", **own, **changed}]}))
+        evaluated = read_findings(moved_run, "test").evaluated
+        assert evaluated is not None
+        return evaluated
+
+    assert found(weights="0" * 16).ensemble is None
+    assert found().ensemble is not None
+    assert found(tta="flip").ensemble is None  # evaluated again since
 
 
 def test_too_many_classes_have_no_matrix() -> None:
@@ -155,9 +158,10 @@ def test_another_split_has_a_report_of_its_own(moved_run: Path, tiny_path: Path,
 
 def test_a_comparison_marks_what_is_there_and_names_views(moved_run: Path, tiny_run: Path, tiny_path: Path) -> None:
     evaluate(moved_run, shards=tiny_path, device="cpu", tta="flip")
-    rows = _comparison([read_findings(folder, "test") for folder in (tiny_run, moved_run)])["rows"]
-    assert rows[0] == ("test-time augmentation", [("none", False), ("flip", False)])
+    rows = comparison_page([read_findings(folder, "test") for folder in (tiny_run, moved_run)]).rows
+    assert rows[0].title == "test-time augmentation"
+    assert rows[0].cells == (Cell(text="none", best=False), Cell(text="flip", best=False))
     (moved_run / "test_metrics.json").unlink()
-    rows = _comparison([read_findings(folder, "test") for folder in (tiny_run, moved_run)])["rows"]
-    assert ("-", False) in [cells[1] for _, cells in rows]
-    assert ("-", True) not in [cells[1] for _, cells in rows]
+    rows = comparison_page([read_findings(folder, "test") for folder in (tiny_run, moved_run)]).rows
+    assert Cell(text="-", best=False) in [row.cells[1] for row in rows]
+    assert Cell(text="-", best=True) not in [row.cells[1] for row in rows]

@@ -18,11 +18,12 @@ import torch
 from food101_fast.errors import UserError
 from food101_fast.runs.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from food101_fast.runs.folder import RunFolder
-from food101_fast.runs.results import Row
+from food101_fast.runs.results import EpochRow
 from food101_fast.shards import ShardSet
 from food101_fast.train import Hooks, Recipe, RunOptions, train
 from food101_fast.train.saving import Saver
 from food101_fast.train.state import Progress
+from food101_fast.train.validate import Validation
 from tests.train.launch import forked, plain_model
 from tests.train.test_resume import difference, metrics_of, state_of
 
@@ -46,7 +47,7 @@ SMALL = Hooks(build_model=plain_model)
 def validated(accuracies: list[float]) -> Hooks:
     """A small model with these validation accuracies, one after the other."""
     left = iter(accuracies)
-    validate = lambda *_, **__: {"val_loss": 1.0, "val_top1": next(left), "val_top5": 1.0}  # noqa: E731
+    validate = lambda *_, **__: Validation(loss=1.0, top1=next(left), top5=1.0)  # noqa: E731
     return dataclasses.replace(SMALL, validate=validate)
 
 
@@ -58,8 +59,8 @@ def killed_at_every_operation(shards: Path, run: Path, copies: Path, accuracies:
     torch.set_num_threads(1)
     save = Saver.save_epoch
 
-    def killed_save(self: Saver, progress: Progress, row: Row, *, improved: bool) -> None:
-        for number in itertools.count() if row["epoch"] == 2 else []:
+    def killed_save(self: Saver, progress: Progress, row: EpochRow, *, improved: bool) -> None:
+        for number in itertools.count() if row.epoch == 2 else []:
             copy = copies / f"{number:03d}"
             shutil.copytree(self.folder, copy)
             child = os.fork()

@@ -214,7 +214,7 @@ def test_a_run_compiles_from_the_step_on_that_decides(
     rows = train(tiny_shards, tmp_path / "run", RECIPE, device="cpu", hooks=SMALL).metrics
     assert steps == [False] * 20 + [compiles] * 22
     assert graphs == ({"training": 1, "validation": 1} if compiles else {"training": 0, "validation": 0})
-    assert [row["timing"]["compile_seconds"] > 0 for row in rows] == [False, compiles, False]
+    assert [row.timing.compile_seconds > 0 for row in rows] == [False, compiles, False]
     assert f"compile: {'on' if compiles else 'off'}, 22 steps of" in "".join(capfd.readouterr())
     [_, known] = CompileTimes(tmp_path).estimate(graph_name(RECIPE, Phase(32, 0), CPU, 1))
     assert known == compiles

@@ -29,7 +29,7 @@ from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, RunOptions, train
 from food101_fast.train.context import TrainContext
 from food101_fast.train.memory import capacity_of, fit_batch, release, trial_steps
-from food101_fast.train.meter import EpochMeter
+from food101_fast.train.meter import EpochMeter, TrainResults
 from food101_fast.train.step import TrainStep
 from food101_fast.train.validate import validate
 from food101_fast.transforms import eval_preset
@@ -177,7 +177,7 @@ def test_a_compiled_step_and_validation_are_the_eager_ones(
             step.model.eval()
             result = validate(model, loader, eval_preset(32, 32), step.precision)
             assert result is not None
-            seen.append(result["val_loss"])
+            seen.append(result.loss)
             seen += losses(step, noise(where))
         found.append(seen)
     assert found[1] == pytest.approx(found[0], abs=0.01)
@@ -213,9 +213,9 @@ def test_a_resumed_run_goes_on_with_the_same_samples(tiny_shards: ShardSet, tmp_
     whole = train(tiny_shards, tmp_path / "whole", recipe, device="cuda").metrics
     train(tiny_shards, tmp_path / "run", dataclasses.replace(recipe, epochs=1), device="cuda")
     resumed = train(tiny_shards, tmp_path / "run", recipe, device="cuda", resume=True).metrics
-    assert [row["step"] for row in resumed] == [row["step"] for row in whole]
+    assert [row.step for row in resumed] == [row.step for row in whole]
     # CUDA kernels may add up in another order each time.
-    assert resumed[1]["train_loss"] == pytest.approx(whole[1]["train_loss"], rel=0.05)
+    assert resumed[1].train_loss == pytest.approx(whole[1].train_loss, rel=0.05)
 
 
 @needs_cuda
@@ -231,8 +231,8 @@ def test_a_killed_run_goes_on_with_the_same_samples(graph: Any, tiny_path: Path,
     assert start(dataclasses.replace(job, kill_before_step=None, resume=True)) == [0]
     whole = train(ShardSet.open(tiny_path), tmp_path / "whole", recipe, device="cuda").metrics
     rows = read_metrics(tmp_path / "run")
-    assert [row["step"] for row in rows] == [row["step"] for row in whole] == [7, 14]
-    assert rows[1]["train_loss"] == pytest.approx(whole[1]["train_loss"], rel=0.05)
+    assert [row.step for row in rows] == [row.step for row in whole] == [7, 14]
+    assert rows[1].train_loss == pytest.approx(whole[1].train_loss, rel=0.05)
 
 
 @needs_cuda
@@ -246,10 +246,10 @@ def test_auto_measures_steps_before_it_compiles(
     for seconds, expected in ((0.0, "on"), (3e7, "off")):
         monkeypatch.setattr("food101_fast.train.compiling._COMPILE_SECONDS", seconds)
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / f"compiled {expected}"))
-        timings = [row["timing"] for row in train(tiny_shards, tmp_path / expected, recipe, device="cuda").metrics]
+        timings = [row.timing for row in train(tiny_shards, tmp_path / expected, recipe, device="cuda").metrics]
         assert f"compile: {expected}, " in "".join(capfd.readouterr())
         # Without a graph the augmentation at once. 40 steps of 7 in an epoch: the model in the sixth, as then chosen.
-        compiled = [timing["compile_seconds"] > 0 for timing in timings]
+        compiled = [timing.compile_seconds > 0 for timing in timings]
         assert compiled == [graph == "off", *[False] * 4, expected == "on", False, False]
 
 
@@ -257,8 +257,8 @@ def test_auto_measures_steps_before_it_compiles(
 def test_compilation_is_timed_apart(tiny_shards: ShardSet, tmp_path: Path, compiler: None) -> None:
     recipe = dataclasses.replace(TINY, compile="on")
     rows = train(tiny_shards, tmp_path / "run", recipe, device="cuda").metrics
-    assert rows[0]["timing"]["compile_seconds"] > 0
-    assert rows[1]["timing"]["compile_seconds"] == 0
+    assert rows[0].timing.compile_seconds > 0
+    assert rows[1].timing.compile_seconds == 0
 
 
 @needs_cuda
@@ -290,7 +290,7 @@ def test_sums_stay_on_the_device(device: str, tiny_shards: ShardSet) -> None:
     loss, correct = torch.tensor(1.5, device=where).double(), torch.tensor(3.0, device=where).double()
     with no_waiting(where):
         meter.add(loss, correct, 8)
-    assert meter.results() == {"train_loss": 1.5, "train_top1": 3 / 8}
+    assert meter.results() == TrainResults(loss=1.5, top1=3 / 8)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -363,4 +363,4 @@ def test_torchrun_trains_on_its_own_device(tiny_path: Path, tmp_path: Path) -> N
     done = subprocess.run([*command, "--device", "cuda", *flags], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert " on cuda:0" in done.stdout + done.stderr
-    assert read_metrics(folder)[0]["epoch"] == 1
+    assert read_metrics(folder)[0].epoch == 1

@@ -251,11 +251,11 @@ def test_a_graphed_run_is_saved_and_goes_on(tiny_shards: ShardSet, tmp_path: Pat
     whole = train(tiny_shards, tmp_path / "whole", recipe, device=where).metrics
     train(tiny_shards, tmp_path / "run", dataclasses.replace(recipe, epochs=1, schedule="constant"), device=where)
     resumed = train(tiny_shards, tmp_path / "two", dataclasses.replace(recipe, cuda_graph="off"), device=where).metrics
-    assert [row["step"] for row in resumed] == [row["step"] for row in whole]
-    assert resumed[1]["train_loss"] == pytest.approx(whole[1]["train_loss"], rel=0.05)
+    assert [row.step for row in resumed] == [row.step for row in whole]
+    assert resumed[1].train_loss == pytest.approx(whole[1].train_loss, rel=0.05)
     more = dataclasses.replace(recipe, epochs=2, schedule="constant")
     on = train(tiny_shards, tmp_path / "run", more, device=where, resume=True).metrics
-    assert [row["epoch"] for row in on] == [1, 2]
+    assert [row.epoch for row in on] == [1, 2]
     # A number, as without a graph: the checkpoint must not depend on the device.
     state = torch.load(tmp_path / "run/checkpoints/last/state.pt", map_location="cpu", weights_only=True)
     assert all(type(group["lr"]) is float for group in state["step"]["optimizer"]["param_groups"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import shutil
 from collections.abc import Callable
@@ -17,24 +18,23 @@ from food101_fast.compute.precision import Precision
 from food101_fast.errors import UserError
 from food101_fast.models import build_model
 from food101_fast.runs.checkpoint import load_checkpoint, save_checkpoint
+from food101_fast.runs.results import EpochRow
 from food101_fast.runs.run import held_run, new_run
 from food101_fast.shards import ShardSet
 from food101_fast.train import RECIPES, Hooks, Recipe, train
 from food101_fast.train.step import TrainStep
-from food101_fast.train.validate import validate
+from food101_fast.train.validate import Validation, validate
 from tests.conftest import flip
 
 TINY = Recipe(model="shufflenet_v2_x0_5", weights="none", image_size=32, epochs=3, batch_size=8, learning_rate=1e-3)
 
 
 def changed(recipe: Recipe, **fields: Any) -> Recipe:
-    import dataclasses
-
     return dataclasses.replace(recipe, **fields)
 
 
-def without_times(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key != "timing"} for row in metrics]
+def without_times(metrics: list[EpochRow]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in vars(row).items() if key != "timing"} for row in metrics]
 
 
 def weights(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
@@ -47,20 +47,20 @@ def same_weights(a: Path, b: Path) -> bool:
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+def finished(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[EpochRow]]:
     run = tmp_path_factory.mktemp("runs") / "run"
     return run, train(ShardSet.open(tiny_path), run, TINY, device="cpu").metrics
 
 
-def test_a_run_leaves_what_it_found(finished: tuple[Path, list[dict[str, Any]]], tiny_path: Path) -> None:
+def test_a_run_leaves_what_it_found(finished: tuple[Path, list[EpochRow]], tiny_path: Path) -> None:
     run, metrics = finished
     lines = [orjson.loads(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
-    assert lines == metrics
-    assert [row["epoch"] for row in metrics] == [1, 2, 3]
+    assert lines == [dataclasses.asdict(row) for row in metrics]
+    assert [row.epoch for row in metrics] == [1, 2, 3]
     for row in metrics:
-        assert 0 <= row["val_top1"] <= row["val_top5"] <= 1
-        assert 0 <= row["timing"]["wait_share"] <= 1
-        assert row["timing"]["images_per_second"] > 0
+        assert 0 <= row.val_top1 <= row.val_top5 <= 1
+        assert 0 <= row.timing.wait_share <= 1
+        assert row.timing.images_per_second > 0
     stored = orjson.loads((run / "recipe.json").read_bytes())
     assert Recipe(**stored["recipe"]) == TINY
     assert stored["classes"] == list(ShardSet.open(tiny_path).classes)
@@ -68,7 +68,7 @@ def test_a_run_leaves_what_it_found(finished: tuple[Path, list[dict[str, Any]]],
 
 
 def test_the_same_seed_gives_the_same_run(
-    finished: tuple[Path, list[dict[str, Any]]], tiny_shards: ShardSet, tmp_path: Path
+    finished: tuple[Path, list[EpochRow]], tiny_shards: ShardSet, tmp_path: Path
 ) -> None:
     run, metrics = finished
     again = train(tiny_shards, tmp_path / "again", TINY, device="cpu").metrics
@@ -79,7 +79,7 @@ def test_the_same_seed_gives_the_same_run(
 
 
 def test_a_resumed_run_equals_one_that_was_not_interrupted(
-    finished: tuple[Path, list[dict[str, Any]]], tiny_shards: ShardSet, tmp_path: Path
+    finished: tuple[Path, list[EpochRow]], tiny_shards: ShardSet, tmp_path: Path
 ) -> None:
     run, metrics = finished
     train(tiny_shards, tmp_path / "run", changed(TINY, epochs=1), device="cpu")
@@ -89,7 +89,7 @@ def test_a_resumed_run_equals_one_that_was_not_interrupted(
 
 
 def test_a_checkpoint_cut_off_between_its_renames_is_found(
-    finished: tuple[Path, list[dict[str, Any]]], tiny_shards: ShardSet, tmp_path: Path
+    finished: tuple[Path, list[EpochRow]], tiny_shards: ShardSet, tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(finished[0], tmp_path / "run"))
     (run / "checkpoints" / "last").rename(run / "checkpoints" / "last.old")
@@ -99,10 +99,10 @@ def test_a_checkpoint_cut_off_between_its_renames_is_found(
 
 def test_training_stops_when_validation_stops_rising(tiny_shards: ShardSet, tmp_path: Path) -> None:
     accuracies = iter([0.2, 0.5, 0.5, 0.4, 0.9])
-    hooks = Hooks(validate=lambda *_, **__: {"val_loss": 1.0, "val_top1": next(accuracies), "val_top5": 1.0})
+    hooks = Hooks(validate=lambda *_, **__: Validation(loss=1.0, top1=next(accuracies), top5=1.0))
     recipe = changed(TINY, epochs=9, patience=2)
     metrics = train(tiny_shards, tmp_path / "run", recipe, device="cpu", hooks=hooks).metrics
-    assert [row["val_top1"] for row in metrics] == [0.2, 0.5, 0.5, 0.4]
+    assert [row.val_top1 for row in metrics] == [0.2, 0.5, 0.5, 0.4]
     _, best = load_checkpoint(tmp_path / "run", "best")
     assert best["progress"]["epoch"] == 2
 
@@ -122,10 +122,10 @@ def test_validation_is_exact(tiny_shards: ShardSet) -> None:
     batch = next(iter(loader))
     with torch.inference_mode():
         logits = model(preset(batch.images, seed=0, epoch=0, ids=batch.ids))
-    assert results[1]["val_loss"] == pytest.approx(torch.nn.functional.cross_entropy(logits, batch.labels).item())
-    assert results[1]["val_top1"] == pytest.approx((logits.argmax(1) == batch.labels).double().mean().item())
-    assert results[1]["val_top5"] == 1.0
-    assert results[0] == pytest.approx(results[1], rel=1e-5)
+    assert results[1].loss == pytest.approx(torch.nn.functional.cross_entropy(logits, batch.labels).item())
+    assert results[1].top1 == pytest.approx((logits.argmax(1) == batch.labels).double().mean().item())
+    assert results[1].top5 == 1.0
+    assert vars(results[0]) == pytest.approx(vars(results[1]), rel=1e-5)
 
 
 @pytest.mark.parametrize("preset", ["strong", "trivial"])
@@ -135,8 +135,8 @@ def test_every_preset_trains_and_can_be_repeated(preset: str, tiny_shards: Shard
     rows = [train(tiny_shards, tmp_path / name, recipe, device="cpu").metrics for name in "ab"]
     assert without_times(rows[0]) == without_times(rows[1])
     assert same_weights(tmp_path / "a", tmp_path / "b")
-    assert 0 < rows[0][0]["train_loss"] < 10
-    assert 0 <= rows[0][0]["train_top1"] <= 1
+    assert 0 < rows[0][0].train_loss < 10
+    assert 0 <= rows[0][0].train_top1 <= 1
 
 
 @pytest.mark.parametrize(("amp", "dtype"), [("auto", torch.float32), ("off", torch.float32), ("bf16", torch.bfloat16)])
@@ -196,7 +196,7 @@ def test_cuda_without_a_device_is_one_sentence(
 
 
 def test_a_folder_with_a_run_is_not_overwritten(
-    finished: tuple[Path, list[dict[str, Any]]], tiny_shards: ShardSet, tmp_path: Path
+    finished: tuple[Path, list[EpochRow]], tiny_shards: ShardSet, tmp_path: Path
 ) -> None:
     before = (finished[0] / "recipe.json").read_bytes()
     with pytest.raises(UserError, match="already holds a run; pass --resume"):
@@ -208,7 +208,7 @@ def test_a_folder_with_a_run_is_not_overwritten(
 
 
 def test_a_run_that_ended_in_its_first_epoch_is_started_again(
-    finished: tuple[Path, list[dict[str, Any]]], tiny_shards: ShardSet, tmp_path: Path
+    finished: tuple[Path, list[EpochRow]], tiny_shards: ShardSet, tmp_path: Path
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -221,9 +221,7 @@ def test_a_run_that_ended_in_its_first_epoch_is_started_again(
     assert without_times(again) == without_times(finished[1])
 
 
-def test_a_run_goes_on_only_with_its_own_recipe(
-    finished: tuple[Path, list[dict[str, Any]]], tiny_shards: ShardSet
-) -> None:
+def test_a_run_goes_on_only_with_its_own_recipe(finished: tuple[Path, list[EpochRow]], tiny_shards: ShardSet) -> None:
     with pytest.raises(UserError, match="was trained with --batch-size 8 and can't go on with 16"):
         train(tiny_shards, finished[0], changed(TINY, batch_size=16), device="cpu", resume=True)
 

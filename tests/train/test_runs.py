@@ -20,6 +20,7 @@ import torch
 
 from food101_fast.models import build_model
 from food101_fast.runs.checkpoint import load_checkpoint
+from food101_fast.runs.results import read_metrics
 from food101_fast.shards import ShardSet
 from food101_fast.train import RECIPES, Recipe, RunOptions, train
 from food101_fast.train.logs import MetricsLog
@@ -41,8 +42,8 @@ def test_every_recipe_trains(name: str, tiny_shards: ShardSet, tmp_path: Path) -
     assert result.stopped_by is None
     assert len(result.metrics) == small.epochs
     assert result.steps == small.epochs * 3
-    assert all(0 < row["train_loss"] < 10 and row["skipped_steps"] == 0 for row in result.metrics)
-    assert result.metrics[-1]["image_size"] == small.image_size
+    assert all(0 < row.train_loss < 10 and row.skipped_steps == 0 for row in result.metrics)
+    assert result.metrics[-1].image_size == small.image_size
     stored = orjson.loads((tmp_path / "run" / "recipe.json").read_bytes())["recipe"]
     assert Recipe(**stored) == small
 
@@ -132,7 +133,7 @@ def test_logs_agree_and_are_never_doubled(tiny_shards: ShardSet, tmp_path: Path)
     run = tmp_path / "run"
     train(tiny_shards, run, dataclasses.replace(TINY, epochs=2), device="cpu")
     # A line of an epoch whose checkpoint was never written, as after a kill between the two.
-    MetricsLog(run, 2).append({**metrics(run)[1], "epoch": 3, "val_top1": 9.0})
+    MetricsLog(run, 2).append(dataclasses.replace(read_metrics(run)[1], epoch=3, val_top1=9.0))
     train(tiny_shards, run, TINY, device="cpu", resume=True)
     rows = metrics(run)
     assert [row["epoch"] for row in rows] == [1, 2, 3]

@@ -43,8 +43,8 @@ def test_steps_that_are_not_finite_are_skipped_and_counted(
 ) -> None:
     plant(monkeypatch, {2, 3, 9})
     metrics = train(tiny_shards, tmp_path / "run", TINY, device="cpu").metrics
-    assert [row["skipped_steps"] for row in metrics] == [2, 1]
-    assert all(0 < row["train_loss"] < 10 and 0 < row["val_loss"] < 10 for row in metrics)
+    assert [row.skipped_steps for row in metrics] == [2, 1]
+    assert all(0 < row.train_loss < 10 and 0 < row.val_loss < 10 for row in metrics)
 
 
 def test_a_run_stops_when_gradients_stay_not_finite(

@@ -126,10 +126,10 @@ def test_compiling_validation_is_counted_as_compilation(
         monkeypatch.setattr(f"food101_fast.train.{module}.time", FakeTime(clock))
     recipe = dataclasses.replace(RECIPE, epochs=3, unfreeze_epochs=1)
     rows = train(tiny_shards, tmp_path / "run", recipe, device="cpu", hooks=SMALL)
-    timings = [row["timing"] for row in rows.metrics]
-    assert [timing["compile_seconds"] for timing in timings] == [day + hour, day, 0]
-    assert [timing["validation_seconds"] for timing in timings] == [0, 0, 0]
-    assert [timing["seconds"] for timing in timings] == [0, 0, 0]
+    timings = [row.timing for row in rows.metrics]
+    assert [timing.compile_seconds for timing in timings] == [day + hour, day, 0]
+    assert [timing.validation_seconds for timing in timings] == [0, 0, 0]
+    assert [timing.seconds for timing in timings] == [0, 0, 0]
 
 
 class FakeTime:
