@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,7 +92,7 @@ def test_a_lock_on_a_disk_ends_with_its_process(tmp_path: Path) -> None:
         ({"host": socket.gethostname(), "process": 2**22 + 1, "age": 10}, True),  # above the highest number there is
     ],
 )
-def test_a_lock_in_a_bucket_is_taken_over_from_the_dead(tmp_path: Path, holder: dict, free: bool) -> None:
+def test_a_lock_in_a_bucket_is_taken_over_from_the_dead(tmp_path: Path, holder: dict[str, Any], free: bool) -> None:
     folder = RemoteFolder(f"memory://{tmp_path.name}")
     lock = {"token": "?", "host": holder["host"], "process": holder["process"], "renewed": time.time() - holder["age"]}
     folder.write("lock", json.dumps(lock).encode())

@@ -81,11 +81,11 @@ class Bucket:
     """A real S3 protocol server on loopback, and a hook that sees each upload before its body is read."""
 
     def __init__(self) -> None:
-        from moto.server import DomainDispatcherApplication, create_backend_app
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
         from werkzeug.serving import make_server
 
         self.before_upload: Callable[[str], None] = lambda path: None
-        application = DomainDispatcherApplication(create_backend_app)
+        application: Callable[..., Iterable[bytes]] = DomainDispatcherApplication(create_backend_app)
 
         def watched(environ: dict[str, str], start_response: Respond) -> Iterable[bytes]:
             if environ["REQUEST_METHOD"] == "PUT":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -50,8 +51,8 @@ def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
         (lambda path: write_folder(path, {"train": 1, "test": 1}), "are splits, not classes"),
     ],
 )
-def test_a_folder_without_images_is_refused(tmp_path: Path, make: object, message: str) -> None:
-    make(tmp_path / "images")  # type: ignore[operator]
+def test_a_folder_without_images_is_refused(tmp_path: Path, make: Callable[[Path], object], message: str) -> None:
+    make(tmp_path / "images")
     with pytest.raises(UserError, match=message):
         open_source(f"folder:{tmp_path / 'images'}")
 
@@ -65,7 +66,7 @@ def test_an_unknown_source_is_refused(text: str) -> None:
 def test_the_demo_has_three_corrupt_files() -> None:
     source = open_source("demo:")
     assert np.bincount(source.labels).sum() == 1003
-    reasons = Counter()
+    reasons: Counter[str] = Counter()
     for position in [0, 500, 999, 1000, 1001, 1002]:
         try:
             clean(source.read(position), Rules(size=32))
