@@ -12,16 +12,16 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from io import BytesIO
 from multiprocessing import get_context
 
 import braceexpand
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from food101_fast.errors import UserError
 from food101_fast.images import Rules
@@ -47,6 +47,17 @@ _SPLIT_WORDS = {
 }
 
 _ADVICE = "or copy or link the tars into another folder: an index is written beside its tar"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _IndexedTar:
+    """A tar whose index is written."""
+
+    split: str
+    found: Found
+    labels: list[int]
+    """Class number of each sample."""
+    entry: ShardEntry
 
 
 def write_index(
@@ -87,12 +98,9 @@ def write_index(
             f"the tars in {folder.url} have no sample with an image and a label{why}; a sample needs one of "
             f"{', '.join(IMAGES)}, and a .cls or a .json with its label"
         )
-    names_of_classes, number_of = _number_classes(found, classes)
-    entries = []
-    for of_tar in found:
-        rows = [(*span[:2], number_of[label], span[2]) for span, label in zip(of_tar.spans, of_tar.labels, strict=True)]
-        entries.append(_store(folder, of_tar, np.array(rows, INDEX_DTYPE)))
-    manifest = _manifest(folder, patterns, rules, splits, found, entries, names_of_classes, number_of)
+    class_names, number_of = _number_classes(found, classes)
+    tars = [_store(folder, of_tar, splits[of_tar.name], number_of) for of_tar in found]
+    manifest = _manifest(patterns, rules, tars, class_names)
     _write(folder, REJECTS_NAME, to_lines(reject for of_tar in found for reject in of_tar.rejects))
     _write(folder, NOTES_NAME, to_lines(note for of_tar in found for note in of_tar.notes))
     _write(folder, MANIFEST_NAME, manifest.to_json())
@@ -185,17 +193,20 @@ def _number_classes(found: Sequence[Found], names: Sequence[str] | None) -> tupl
     return tuple(names or map(str, range(classes))), {number: number for number in numbers}
 
 
-def _store(folder: Folder, of_tar: Found, index: NDArray[np.void]) -> ShardEntry:
+def _store(folder: Folder, found: Found, split: str, number_of: Mapping[Label, int]) -> _IndexedTar:
+    labels = [number_of[label] for label in found.labels]
+    rows = [(*span[:2], label, span[2]) for span, label in zip(found.spans, labels, strict=True)]
     stream = BytesIO()
-    np.save(stream, index, allow_pickle=False)
-    _write(folder, index_name(of_tar.name), stream.getvalue())
-    return ShardEntry(
-        name=of_tar.name,
-        samples=len(index),
-        bytes=of_tar.bytes,
-        xxh3_64=of_tar.xxh3_64,
+    np.save(stream, np.array(rows, INDEX_DTYPE), allow_pickle=False)
+    _write(folder, index_name(found.name), stream.getvalue())
+    entry = ShardEntry(
+        name=found.name,
+        samples=len(rows),
+        bytes=found.bytes,
+        xxh3_64=found.xxh3_64,
         index_xxh3_64=xxhash.xxh3_64_hexdigest(stream.getvalue()),
     )
+    return _IndexedTar(split=split, found=found, labels=labels, entry=entry)
 
 
 def _write(folder: Folder, name: str, content: bytes) -> None:
@@ -203,45 +214,36 @@ def _write(folder: Folder, name: str, content: bytes) -> None:
         folder.write(name, content)
 
 
-def _manifest(
-    folder: Folder,
-    patterns: Sequence[str],
-    rules: Rules,
-    split_of: dict[str, str],
-    found: Sequence[Found],
-    entries: Sequence[ShardEntry],
-    classes: tuple[str, ...],
-    number_of: dict[Label, int],
-) -> Manifest:
+def _manifest(patterns: Sequence[str], rules: Rules, tars: Sequence[_IndexedTar], classes: tuple[str, ...]) -> Manifest:
     splits: dict[str, SplitEntry] = {}
     for split in SPLITS:
-        mine = [(of_tar, entry) for of_tar, entry in zip(found, entries, strict=True) if split_of[entry.name] == split]
-        labels = [number_of[label] for of_tar, _ in mine for label in of_tar.labels]
+        of_split = [tar for tar in tars if tar.split == split]
+        labels = [label for tar in of_split for label in tar.labels]
         if labels:
             splits[split] = SplitEntry(
                 samples=len(labels),
                 class_counts=tuple(np.bincount(labels, minlength=len(classes)).tolist()),
-                shards=tuple(entry for _, entry in mine),
+                shards=tuple(tar.entry for tar in of_split),
             )
     shares = [splits[split].samples if split in splits else 0 for split in SPLITS]
-    rejects = count(reject.reason for of_tar in found for reject in of_tar.rejects)
+    rejects = count(reject.reason for tar in tars for reject in tar.found.rejects)
     return Manifest(
         classes=classes,
         image_size=rules.size,
-        encoding="raw" if all(of_tar.raw for of_tar in found) else FOREIGN,
+        encoding="raw" if all(tar.found.raw for tar in tars) else FOREIGN,
         quality=None,
         fit=rules.fit,
         check=rules.check,
         min_side=rules.min_side,
         duplicates="keep",
-        samples_per_shard=max(entry.samples for entry in entries),
+        samples_per_shard=max(tar.entry.samples for tar in tars),
         limit=None,
         seed=0,
         fractions=(shares[0] / sum(shares), shares[1] / sum(shares), shares[2] / sum(shares)),
         source=SOURCE_PREFIX + " ".join(map(os.path.basename, patterns)),
-        fingerprint=xxhash.xxh3_64_hexdigest("".join(entry.xxh3_64 for entry in entries).encode()),
+        fingerprint=xxhash.xxh3_64_hexdigest("".join(tar.entry.xxh3_64 for tar in tars).encode()),
         read=sum(shares) + sum(rejects.values()),
         rejects=rejects,
-        notes=count(note.note for of_tar in found for note in of_tar.notes),
+        notes=count(note.note for tar in tars for note in tar.found.notes),
         splits=splits,
     )

@@ -109,8 +109,8 @@ class Scene:
         distance, angle = reach * math.sqrt(next(self._rolls)), self.uniform(0, math.tau)
         return distance * math.cos(angle), distance * math.sin(angle)
 
-    def place(self, points: Sequence[Point]) -> list[Point]:
-        """Carry points from food coordinates into the picture."""
+    def to_picture(self, points: Sequence[Point]) -> list[Point]:
+        """Convert points from food coordinates to pixels of the picture."""
         r, flat, cos, sin = self.radius, self.radius * self.squash, self._cos, self._sin
         x, y = self.x, self.y - self.lift * r
         return [(x + r * (u * cos - v * sin), y + flat * (u * sin + v * cos)) for u, v in points]
@@ -127,7 +127,7 @@ class Scene:
             swell = knots[i // 4] * (1 - between) + knots[(i // 4 + 1) % 10] * between
             a, b = TURNS[i][0] * ru * swell, TURNS[i][1] * rv * swell
             points.append((u + a * cos - b * sin, v + a * sin + b * cos))
-        return self.place(points)
+        return self.to_picture(points)
 
     def mold(self, points: Sequence[Point], color: Color, relief: float = 0.3, steps: int = 3) -> None:
         """Fill an outline as a rounded body: dark away from the light, brighter towards it."""
@@ -164,7 +164,7 @@ class Scene:
 
     def stroke(self, points: Sequence[Point], width: float, color: Color, rim: float = 0.7) -> None:
         """Draw a rounded cord along points, its far side darker."""
-        placed, pixels = self.place(points), max(1, round(width * self.radius))
+        placed, pixels = self.to_picture(points), max(1, round(width * self.radius))
         below = [(x - self.light[0], y - self.light[1] + 1) for x, y in placed]
         self.pen.line(below, fill=shade(color, rim), width=pixels + 1)
         self.pen.line(placed, fill=color, width=pixels)
@@ -222,7 +222,7 @@ def lay_plate(s: Scene) -> None:
         return
     if kind < 0.4:
         half = size * s.uniform(0.7, 0.9)
-        points = s.place([(-size, -half), (size, -half), (size, half), (-size, half)])
+        points = s.to_picture([(-size, -half), (size, -half), (size, half), (-size, half)])
         s.shadow(points, 1.5)
         s.pen.polygon(points, fill=color)
     else:
