@@ -48,7 +48,7 @@ def scan_tar(folder: Folder, name: str, *, rules: Rules, label_field: str) -> Fo
     """Find the samples of one tar and decode each of them.
 
     Raises:
-        UserError: the tar can't be read, is cut off or damaged, or a label is missing from its `.json`.
+        UserError: the tar can't be read, is truncated or damaged, or a label is missing from its `.json`.
     """
     where = f"{folder.url}/{name}"
     file = _content(folder, name)

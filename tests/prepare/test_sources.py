@@ -13,7 +13,7 @@ import pytest
 
 from food101_fast.errors import UserError
 from food101_fast.images import RejectedError, Rules, clean
-from food101_fast.prepare.sources import open_source
+from food101_fast.prepare.sources import KINDS, open_source
 from tests.conftest import encoded, picture, write_folder
 
 
@@ -61,6 +61,11 @@ def test_a_folder_without_images_is_refused(tmp_path: Path, make: Callable[[Path
 def test_an_unknown_source_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="unknown source"):
         open_source(text)
+
+
+def test_the_help_names_every_kind(command: Callable[..., tuple[int, str, str]]) -> None:
+    _, out, _ = command("prepare", "--help")
+    assert all(f"{kind}:" in out for kind in KINDS)
 
 
 def test_the_demo_has_three_corrupt_files() -> None:
