@@ -12,19 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from food101_fast.images import REASONS, Cleaned, Fit, NoteKind, RejectedError, Rules, Scratch
+from food101_fast.images import REASONS, Check, Cleaned, Fit, NoteKind, RejectedError, Rules, Scratch
 from food101_fast.images import clean as clean_with
 from tests.conftest import encoded, picture
+from tests.odd_images import odd_files
 
 
 def clean(data: bytes, size: int, fit: Fit) -> np.ndarray:
     return clean_with(data, Rules(size=size, fit=fit)).pixels
 
 
-def outcome(data: bytes, **rules: object) -> str:
+def outcome(data: bytes, *, check: Check = "default", min_side: int = 1) -> str:
     """`ok`, `note: KIND`, or the reason why it is dropped."""
     try:
-        note = clean_with(data, Rules(size=32, **rules)).note
+        note = clean_with(data, Rules(size=32, check=check, min_side=min_side)).note
     except RejectedError as error:
         return error.reason
     return "ok" if note is None else f"note: {note.kind}"
@@ -139,90 +140,6 @@ def test_stray_bytes_in_the_header_do_no_harm_and_hide_none() -> None:
     for damaged, expected in ((data[:middle], "truncated"), (data[:middle] + data[-200:], "damaged-pixels")):
         assert reason(damaged) == expected
         assert reason(damaged[:table] + junk + damaged[table:]) == expected
-
-
-def odd_files() -> dict[str, str]:
-    """What should become of each file of `odd-images`, by what is seen of it.
-
-    Each was opened in a viewer that shows whatever decodes, and the header of those that show nothing was read byte by
-    byte. Whole pictures are `ok`, or carry a note on what lies beside the pixels; grey or black areas, noise and
-    shifted blocks are damage. The hexadecimal names are of a fuzzer's files.
-    """
-    table = """
-        bomb/pillow__decompression_bomb.gif                  too-large
-        bomb/pillow__decompression_bomb_extents.gif          note: first-frame
-        cmyk/jpegdec__jpg-cmyk-1.jpg                         ok
-        control_ok/pillow__hopper.jpg                        ok
-        control_ok/pillow__pil_sample_rgb.jpg                ok
-        corrupt/jpegdec__dc-predictor-overflow.jpg           damaged-pixels
-        corrupt/jpegdec__empty.jpg                           empty
-        corrupt/jpegdec__invalid-dimensions.jpg              damaged-pixels
-        corrupt/jpegdec__max_size.jpg                        too-large
-        corrupt/jpegdec__missing-sof.jpg                     truncated
-        corrupt/jpegdec__multiple-0xff-before-eoi.jpg        ok
-        corrupt/jpegdec__subtract-with-overflow.jpg          damaged-pixels
-        corrupt/pillow__broken_data_stream.png               damaged-pixels
-        derived/animated_gif_named.jpg                       note: first-frame
-        derived/food101_trunc50pct.jpg                       truncated
-        derived/food101_trunc99pct.jpg                       truncated
-        derived/html_named.jpg                               not-an-image
-        exif_rotated/recurser__Landscape_0.jpg               ok
-        gif/libvips__cogs.gif                                note: first-frame
-        gif/libvips__invalid_multiframe.gif                  note: first-frame
-        gif/pillow__dispose_bgnd.gif                         note: first-frame
-        gif/pillow__hopper.webp                              ok
-        gif/pillow__iss634.webp                              note: first-frame
-        jpeg_lossless/jpegdec__jpeg_lossless_sel2.jpg        unsupported
-        jpeg_lossless/jpegdec__jpeg_lossless_sel4.jpg        unsupported
-        jpeg_lossless/jpegdec__jpeg_lossless_sel6.jpg        unsupported
-        png16/imagers__basi0g16.png                          ok
-        png16/imagers__basn6a16.png                          ok
-        png16/pillow__mode_16bit.png                         note: first-frame
-        truncated/libvips__truncated.gif                     truncated
-        truncated/pillow__truncated_app14.jpg                note: stray-bytes
-        truncated/pillow__truncated_exif_dpi.jpg             note: bad-metadata
-        truncated/pillow__truncated_jpeg.jpg                 truncated
-        weird_but_maybe_ok/pillow__app13-multiple.jpg        ok
-        weird_but_maybe_ok/pillow__flower2.jpg               ok
-        weird_but_maybe_ok/pillow__hopper_16bit_qtables.jpg  ok
-        weird_but_maybe_ok/pillow__iptc_roundUp.jpg          ok
-        weird_but_maybe_ok/pillow__junk_jpeg_header.jpg      note: stray-bytes
-        weird_but_maybe_ok/pillow__sugarshack.mpo            ok
-        weird_but_maybe_ok/pillow__sugarshack_no_data.mpo    ok
-        weird_exif/pillow__empty_gps_ifd.jpg                 ok
-        weird_exif/pillow__exif-72dpi-int.jpg                ok
-        weird_exif/pillow__exif-ifd-offset.jpg               ok
-        weird_exif/pillow__exif_gps_typeerror.jpg            ok
-        weird_exif/pillow__hopper_bad_exif.jpg               damaged-pixels
-        weird_exif/pillow__invalid-exif.jpg                  note: bad-metadata
-        weird_exif/pillow__no-dpi-in-exif.jpg                ok
-    """
-    expected = {
-        name: rest.strip() for name, _, rest in (line.strip().partition(" ") for line in table.split("\n")) if name
-    }
-    for prefix, orientations in (
-        ("libvips__", "1 3 5 7"),
-        ("pillow__hopper_orientation_", "2 4 6 8"),
-        ("recurser__Landscape_", "2 4 6 8"),
-        ("recurser__Portrait_", "1 3 5 7"),
-    ):
-        expected |= {f"exif_rotated/{prefix}{orientation}.jpg": "ok" for orientation in orientations.split()}
-    # A knife and a printer are whole. The rest: wrong sampling factors, tables out of range, markers turned into other
-    # bytes, data that ends in the middle. One is also a strip of five rows, which its header says before anything else.
-    whole = ("3976a754ef0aca80e84e2c403d714579", "865db3dd2d380626f16b6f9dc6d62dba")
-    damaged = """
-        138d3b9e0d9fbf641b8135981e597c3a 21a84b8472f6d18f5bb5c0026e97cfaa 28c74d9284d9836017fd519f6932efd8
-        3ea649db8e81a46ca4f92fb3238f78ff 46e5ac4a62d7a445a7c1fb704fafe05c 5482a54657765056f1a94116a8dbffe7
-        59d3b529c78ac722127c41ba75b3355b 6de166ee2a3a60df9017650e2a808408 786b67badc535fc95a4a76c29a0e0146
-        7dbf474f80e466e9e25ee46b84166420 8e5e74dbf9b68a322fbb9512db837329 a17806f32b45d63eea5230e7893e1f15
-        acce3629083f0e348e94fb58f952d3de b5369bcbddca7135a5708c5237ad64e4 c1ca5583e4bfadc73e7fe9418b6e6bf4
-        c8bc97335529d069a753c67475b8c82c ce380515a534e8226209daae00e7b4e8 d3b044a94486cae0224c002800ddd642
-        e6d9eca2c7405e13cfb850b7d0ef7476 ef724193653930f52acffa90e6426fd2 f6419b06a39ff09604343848658b1a41
-        fd44dc63fa7bdd12ee34fc602231ef02
-    """
-    fuzzed = dict.fromkeys(whole, "ok") | dict.fromkeys(damaged.split(), "damaged-pixels")
-    fuzzed["5c67195f6993c9f8d0d32d4ffe0d8e62"] = "too-small"
-    return expected | {f"corrupt_imagetestsuite/jpegdec__{name}.jpg": found for name, found in fuzzed.items()}
 
 
 def test_odd_files_are_judged_by_what_is_seen_of_them(photographs: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import simplejpeg
 import webdataset
 from PIL import Image
-from timm.data import create_dataset
+from timm.data.dataset_factory import create_dataset
 from torch.utils.data import DataLoader
 
 from food101_fast.errors import UserError

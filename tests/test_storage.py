@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pickle
@@ -10,11 +11,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from food101_fast.errors import UserError
-from food101_fast.storage import Folder, LocalFolder, RemoteFolder, open_folder
+from food101_fast.storage import Folder, LocalFolder, RemoteFolder, open_folder, writing
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -82,6 +84,32 @@ def test_a_lock_on_a_disk_ends_with_its_process(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"token": 3}'])
+def test_a_damaged_lock_in_a_bucket_locks_nothing(tmp_path: Path, content: bytes) -> None:
+    folder = RemoteFolder(f"memory://{tmp_path.name}")
+    folder.write("lock", content)
+    with folder.lock("lock"):
+        pass
+    assert folder.files() == {}
+
+
+@pytest.mark.parametrize(
+    ("number", "advice", "sentence"),
+    [
+        (errno.ENOSPC, "or give another --out", "free space there, or give another --out"),
+        (errno.EDQUOT, "then run again", "free space there, then run again"),
+        (errno.EROFS, "or give another --out", "make it writable, or give another --out"),
+        (errno.EACCES, "then run again", "make it writable, then run again"),
+        (errno.EIO, "or give another --out", "give another --out"),
+        (errno.EIO, "then run again", "run again"),
+    ],
+)
+def test_a_disk_that_fails_is_one_sentence(number: int, advice: str, sentence: str) -> None:
+    with pytest.raises(UserError) as caught, writing("shards", advice):
+        raise OSError(number, os.strerror(number))
+    assert str(caught.value) == f"shards could not be written ({os.strerror(number)}); {sentence}"
+
+
 @pytest.mark.parametrize(
     ("holder", "free"),
     [
@@ -91,7 +119,7 @@ def test_a_lock_on_a_disk_ends_with_its_process(tmp_path: Path) -> None:
         ({"host": socket.gethostname(), "process": 2**22 + 1, "age": 10}, True),  # above the highest number there is
     ],
 )
-def test_a_lock_in_a_bucket_is_taken_over_from_the_dead(tmp_path: Path, holder: dict, free: bool) -> None:
+def test_a_lock_in_a_bucket_is_taken_over_from_the_dead(tmp_path: Path, holder: dict[str, Any], free: bool) -> None:
     folder = RemoteFolder(f"memory://{tmp_path.name}")
     lock = {"token": "?", "host": holder["host"], "process": holder["process"], "renewed": time.time() - holder["age"]}
     folder.write("lock", json.dumps(lock).encode())

@@ -1,10 +1,13 @@
 """One image file's bytes in, an RGB picture of the stored size out, or the reason why the file is dropped.
 
-Every file ends in one of three ways: accepted, accepted with a note, or dropped with a reason. The line between them is
-drawn at the pixels: damage to them drops the file, damage beside them is noted.
+A file is accepted, accepted with a note, or dropped with a reason: damaged pixels drop it, damage elsewhere in the file
+is noted.
 
-JPEG is decoded by simplejpeg in strict mode, which reports damage in the pixel data that Pillow passes over, at the
-smallest DCT scale that is not below the stored size. Everything else is Pillow's.
+JPEG is decoded by simplejpeg in strict mode, which reports damaged pixel data that Pillow ignores, at the smallest DCT
+scale that is not below the stored size. Pillow decodes everything else.
+
+- rules.py: which files are accepted; clean.py: `clean`, which all others call.
+- jpeg.py and pillow.py decode; orientation.py has the EXIF orientation.
 """
 
 from food101_fast.images.clean import Scratch, clean

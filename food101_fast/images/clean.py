@@ -16,19 +16,18 @@ from food101_fast.images.rules import Cleaned, Note, RejectedError, Rules, check
 
 _NPY = b"\x93NUMPY"
 
-# Times as tall as wide: made narrow first, such a picture would take more memory between the passes than itself.
+# Ratio of height to width above which resizing the width first would need more memory than the picture itself.
 _FAR_TALLER = 64
 
 
 class Scratch:
-    """Memory that one image after the other is decoded into: to ask the system for it each time takes a tenth of the
-    time of decoding."""
+    """Memory that images are decoded into, one after the other. Fresh memory each time would cost a tenth more time."""
 
     def __init__(self) -> None:
         self._memory = np.empty(0, np.uint8)
 
     def take(self, size: int) -> NDArray[np.uint8]:
-        """At least `size` bytes, of which only those that are written to take room."""
+        """At least `size` bytes; only those that are written to use memory."""
         if size > self._memory.size:
             self._memory = np.empty(size, np.uint8)
         return self._memory
@@ -39,8 +38,8 @@ def clean(data: bytes, rules: Rules, scratch: Scratch | None = None) -> Cleaned:
 
     Args:
         data: the file's bytes, of any format that Pillow reads.
-        rules: what becomes of it.
-        scratch: the result may lie in it, and is valid until it is used again.
+        rules: which files are accepted, and how they are stored.
+        scratch: memory to decode into. The result may be a view of it, valid until the next use of `scratch`.
 
     Raises:
         RejectedError: the file is dropped.
@@ -62,9 +61,9 @@ def _decode(data: bytes, rules: Rules, scratch: Scratch) -> tuple[Image.Image | 
     if data.startswith(b"\xff\xd8"):
         try:
             height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-        except (ValueError, KeyError):  # KeyError: a colour space that simplejpeg has no name for
+        except (ValueError, KeyError):  # KeyError: a color space that simplejpeg does not know
             if essence(data)[1]:
-                # Pillow would say nothing about damage to the pixels, and such a header makes it likely.
+                # Pillow would not report damaged pixels, which are likely with such a header.
                 raise RejectedError("damaged-pixels", "the header of the JPEG is damaged") from None
         else:
             check_size(width, height, rules)
@@ -97,18 +96,18 @@ def _fitted(picture: Image.Image | NDArray[np.uint8], rules: Rules) -> NDArray[n
         left, top = (width - side) / 2, (height - side) / 2
         box = (left, top, left + side, top + side)
     if (box[2] - box[0], box[3] - box[1]) == (rules.size, rules.size) and all(map(float.is_integer, map(float, box))):
-        # The filter would give every pixel back as it is. A DCT scale makes this the case of most photographs whose
-        # sides are round numbers.
+        # The filter would change no pixel. With a DCT scale this happens for most photographs whose sides are round
+        # numbers.
         columns, rows = slice(int(box[0]), int(box[2])), slice(int(box[1]), int(box[3]))
         return np.asarray(picture)[rows, columns]
     if isinstance(picture, np.ndarray):
         picture = Image.fromarray(picture)
-    # One axis at a time, since each rounds to whole numbers and Pillow 13 takes the other one first for tall pictures:
-    # so pixels do not depend on its version, and an exported program can compute the same.
+    # One axis at a time, since each pass rounds to whole numbers and Pillow 13 starts with the other axis for tall
+    # pictures. So pixels do not depend on its version, and an exported program computes the same ones.
     size = rules.size
     passes = [((size, height), (box[0], 0, box[2], height)), ((size, size), (0, box[1], size, box[3]))]
     if height > _FAR_TALLER * width:
         passes = [((width, size), (0, box[1], width, box[3])), ((size, size), (box[0], 0, box[2], size))]
-    for shape, part in passes:
-        picture = picture.resize(shape, Image.Resampling.BILINEAR, box=part)
+    for shape, region in passes:
+        picture = picture.resize(shape, Image.Resampling.BILINEAR, box=region)
     return np.asarray(picture)

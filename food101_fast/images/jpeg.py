@@ -1,4 +1,4 @@
-"""JPEG, decoded by simplejpeg in strict mode, which reports damage in the pixel data that Pillow passes over."""
+"""JPEG, decoded by simplejpeg in strict mode, which reports damaged pixel data that Pillow ignores."""
 
 from __future__ import annotations
 
@@ -26,7 +26,17 @@ _START_OF_SCAN = 0xDA
 def decode_jpeg(
     data: bytes, rules: Rules, colorspace: Literal["RGB", "CMYK"], memory: NDArray[np.uint8]
 ) -> tuple[Image.Image | NDArray[np.uint8], Note | None]:
-    """The picture, upright and not smaller than the stored size unless the file is."""
+    """Decode a JPEG: the picture, upright, at the smallest DCT scale that is not below the stored size.
+
+    Args:
+        data: the file.
+        rules: with the stored size.
+        colorspace: to decode to; the result is RGB.
+        memory: uint8, at least as large as the decoded picture; the result may be a view of it.
+
+    Raises:
+        RejectedError: the file is dropped.
+    """
     note = None
     decode = functools.partial(
         simplejpeg.decode_jpeg,
@@ -39,8 +49,8 @@ def decode_jpeg(
     try:
         pixels = decode(data)
     except ValueError as first:
-        # The decoder stops at what it finds first. What lies beside the pixels is taken out, so that it reports damage
-        # to them or nothing.
+        # The decoder stops at the first problem. Without the segments that are not needed for pixels it reports only
+        # damaged pixels.
         kept, stray = essence(data)
         try:
             pixels = decode(kept)
@@ -48,7 +58,7 @@ def decode_jpeg(
             raise RejectedError(_reason(str(error)), str(error)) from error
         note = Note("stray-bytes" if stray else "bad-metadata", str(first))
     if colorspace == "CMYK":
-        # Inverted, as Adobe's programs write it and Pillow reads it.
+        # Inverted, as Adobe's programs write CMYK and Pillow reads it.
         picture = Image.frombuffer("CMYK", pixels.shape[1::-1], pixels, "raw", "CMYK;I", 0, 1)
         pixels = np.asarray(picture.convert("RGB"))
     orientation, odd = _orientation(data)
@@ -59,13 +69,13 @@ def decode_jpeg(
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, first and last byte of each segment of a JPEG's header, up to and with the start of the scan."""
+    """Marker, offset and end of each segment of a JPEG's header, up to and including the start of the scan."""
     at = 2
     while at + 4 <= len(data):
         marker = data[at + 1]
         if data[at] != 0xFF or marker == 0xFF:
             at += 1
-        elif marker < 0xC0 or 0xD0 <= marker <= 0xD9:  # no segment of a header: stray as well
+        elif marker < 0xC0 or 0xD0 <= marker <= 0xD9:  # not a segment of a header: stray bytes too
             at += 2
         else:
             end = at + 2 + int.from_bytes(data[at + 2 : at + 4])
@@ -76,10 +86,10 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def essence(data: bytes) -> tuple[bytes, bool]:
-    """The JPEG without what its pixels do not need, and whether there were stray bytes between the header's segments.
+    """The JPEG with only the segments that decoding needs, and whether there were stray bytes between segments.
 
-    Such bytes and broken metadata do no harm, but the decoder reports them in the place of damage that comes later. In
-    the scan data stray bytes are damage and stay.
+    Stray bytes and broken metadata are harmless, but the decoder reports them instead of later damage. In the scan data
+    stray bytes are damage, and stay.
     """
     kept = bytearray(data[:2])
     at, stray = 2, False
@@ -92,7 +102,7 @@ def essence(data: bytes) -> tuple[bytes, bool]:
 
 
 def _reason(message: str) -> Reason:
-    """Which kind of damage libjpeg's message is about."""
+    """The kind of damage that libjpeg's message reports."""
     if message.startswith("Premature end of JPEG file"):
         return "truncated"
     unsupported = message.startswith("Unsupported") and "marker" not in message
@@ -100,7 +110,7 @@ def _reason(message: str) -> Reason:
 
 
 def _orientation(data: bytes) -> tuple[int, Note | None]:
-    """The EXIF orientation of a JPEG, upright where there is none that can be read."""
+    """The EXIF orientation of a JPEG; upright if it has none, or one that can't be read."""
     for marker, start, end in _segments(data):
         if marker == _APP1 and data[start + 4 : start + 10] == _EXIF:
             try:
@@ -113,11 +123,11 @@ def _orientation(data: bytes) -> tuple[int, Note | None]:
 def _tiff_orientation(tiff: bytes) -> int:
     """The orientation in the first directory of a TIFF header (TIFF 6.0, section 2), upright if it has none.
 
-    Pillow's reader takes as long as a tenth of the picture's decoding.
+    Pillow's reader takes a tenth of the time of decoding the picture.
     """
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
-        raise ValueError("it does not begin like a TIFF file")
+        raise ValueError("it does not start like a TIFF file")
     (directory,) = struct.unpack_from(order + "I", tiff, 4)
     (entries,) = struct.unpack_from(order + "H", tiff, directory)
     for entry in range(directory + 2, directory + 2 + 12 * entries, 12):

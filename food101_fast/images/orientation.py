@@ -1,4 +1,4 @@
-"""EXIF orientations, and what turns a picture upright."""
+"""EXIF orientations, and how a picture is turned upright."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ TRANSPOSE = {
 
 
 def known_orientation(value: Any) -> tuple[int, Note | None]:
-    """An orientation as it stands in a file, upright where it is none, and a note about one that can't be."""
+    """The orientation for a value in a file: upright for an invalid value, with a note about it."""
     if value == UPRIGHT or value in TRANSPOSE:
         return int(value), None
-    if value == 0:  # what many programs write where they know of none; one photograph of Food-101 in seven has it
+    if value == 0:  # written by many programs that know none; one photograph of Food-101 in seven has it
         return UPRIGHT, None
     return UPRIGHT, Note("bad-metadata", f"EXIF orientation {value!r} is not between 1 and 8 and was ignored")

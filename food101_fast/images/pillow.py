@@ -1,4 +1,4 @@
-"""Every format but JPEG, decoded by Pillow; and what can be seen of a damaged file of any format."""
+"""Every format but JPEG, decoded by Pillow; and damaged files of any format, as far as they can be decoded."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 from food101_fast.images.orientation import EXIF_ORIENTATION, UPRIGHT, known_orientation
 from food101_fast.images.rules import MAX_PIXELS, Note, RejectedError, Rules, check_size
 
-# What Pillow may decode. Left out are formats that run another program (EPS) or hold no single picture.
+# Formats that Pillow may decode: none that runs another program (EPS) or is not a single picture.
 _FORMATS = (
     *("JPEG", "JPEG2000", "PNG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "PPM", "TGA", "PCX", "ICO"),
     *("QOI", "SGI", "SUN", "XBM", "XPM"),
 )
-# How files begin that are damaged images, not something else, when their header can't be read.
+# First bytes of image files: with them a file whose header can't be read is a damaged image.
 _SIGNATURES = (b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
 
 
@@ -39,10 +39,10 @@ def decode_with_pillow(data: bytes, rules: Rules) -> tuple[Image.Image, Note | N
 
 
 def salvage(data: bytes, rules: Rules, damage: RejectedError) -> tuple[Image.Image, Note]:
-    """What can be seen of a damaged picture.
+    """Decode a damaged picture as far as possible.
 
     Raises:
-        RejectedError: nothing can.
+        RejectedError: nothing can be decoded.
     """
     before = ImageFile.LOAD_TRUNCATED_IMAGES
     ImageFile.LOAD_TRUNCATED_IMAGES = True  # Pillow has only this one switch for the whole process
@@ -57,7 +57,7 @@ def salvage(data: bytes, rules: Rules, damage: RejectedError) -> tuple[Image.Ima
 
 @contextmanager
 def _pillow(data: bytes, *, in_threads: bool) -> Iterator[Image.Image]:
-    """The picture as Pillow opens it; whatever Pillow raises becomes the reason to drop the file."""
+    """Open a picture; every exception of Pillow in the context becomes the reason to drop the file."""
     try:
         with nullcontext() if in_threads else warnings.catch_warnings():
             if not in_threads:
@@ -79,9 +79,9 @@ def _pillow(data: bytes, *, in_threads: bool) -> Iterator[Image.Image]:
 
 def _unidentified(data: bytes) -> RejectedError:
     if data.startswith(_SIGNATURES):
-        return RejectedError("damaged-pixels", "it begins like an image, but its header can't be read")
+        return RejectedError("damaged-pixels", "it starts like an image, but its header can't be read")
     try:
-        with Image.open(BytesIO(data)) as picture:  # only looks; a file is decoded when its pixels are asked for
+        with Image.open(BytesIO(data)) as picture:  # reads only the header
             return RejectedError("unsupported", f"format {picture.format}")
     except Exception:
         return RejectedError("not-an-image", "no known image format")
@@ -90,7 +90,7 @@ def _unidentified(data: bytes) -> RejectedError:
 def _is_animated(picture: Image.Image) -> bool:
     try:
         return bool(getattr(picture, "is_animated", False))
-    except Exception:  # what is wrong with the second picture does not concern the first
+    except Exception:  # the second picture is damaged, which does not affect the first
         return True
 
 

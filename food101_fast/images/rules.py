@@ -1,4 +1,4 @@
-"""What a stored image looks like, which files may become one, and how a file is judged."""
+"""Which image files are accepted, how they are stored, and the result for one file."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What a stored image looks like, and which files may become one."""
+    """Which image files are accepted, and how they are stored."""
 
     size: int
     """Height and width of the stored image in pixels."""
     fit: Fit = "crop"
-    """`crop` keeps the proportions and cuts the longer side evenly; `squash` keeps everything."""
+    """`crop` keeps the aspect ratio and cuts both ends of the longer side; `squash` keeps the whole picture."""
     check: Check = "default"
-    """`strict` drops what would carry a note; `tolerant` keeps damaged pixels, with a note."""
+    """`strict` drops images that would have a note; `tolerant` keeps damaged pixels, with a note."""
     min_side: int = 1
     """Images whose shorter side has fewer pixels are dropped."""
     in_threads: bool = False
-    """Leave Python's warnings alone, which belong to the whole process: for images that were accepted before."""
+    """Do not change Python's warning filters, which threads share: for images that were accepted before."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class Cleaned:
 
 @dataclass(frozen=True)
 class Note:
-    """What is odd about an image that is kept."""
+    """Something odd about an image that is kept."""
 
     kind: NoteKind
     detail: str

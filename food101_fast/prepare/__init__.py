@@ -12,7 +12,7 @@ __all__ = ["PrepareSettings", "prepare"]
 
 
 def __getattr__(name: str) -> object:
-    # Worker processes import this package, and the whole job with it would keep them from their work.
+    # Lazily: worker processes import this package and need little of it.
     if name == "prepare":
         from food101_fast.prepare.job import prepare
 

@@ -9,7 +9,7 @@ from food101_fast.cli import exit_with
 
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
-    # Here, since worker processes import this module again, and so that Ctrl-C is heeded from the first moment.
+    # Here, since worker processes import this module too, and so that Ctrl-C works from the first moment.
     from food101_fast.cli import parse
     from food101_fast.prepare.job import is_finished, prepare
     from food101_fast.prepare.settings import PrepareSettings
@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> None:
     before = is_finished(settings.out)
     manifest = prepare(settings)
     if before:
-        print(f"{settings.out} was finished before, with these settings and this source: left as it is")
+        print(f"{settings.out} was already finished with these settings and this source; nothing was changed")
     written = sum(split.samples for split in manifest.splits.values())
     sizes = ", ".join(f"{name} {split.samples:,}" for name, split in manifest.splits.items())
     print(f"{settings.out}: {written:,} images of {len(manifest.classes)} classes ({sizes})")

@@ -1,4 +1,4 @@
-"""Identical files: found before the split is decided, so that no image can stand in two splits.
+"""Identical files, found before the split is decided, so that no image can be in two splits.
 
 Files are compared by XXH3-128 of their bytes (https://xxhash.com): two different files agree with a probability of
 1e-29 among 100,000.
@@ -25,7 +25,7 @@ _NO_BYTES = xxhash.xxh3_128_intdigest(b"")
 
 @dataclass(frozen=True, kw_only=True)
 class FileHasher:
-    """Hashes files of `source`; picklable, so that a worker process can be given one."""
+    """Hashes files of `source`. Picklable, so that it can be sent to worker processes."""
 
     source: Source
 
@@ -42,7 +42,7 @@ class FileHasher:
         return positions, hashes
 
     def store(self, made: tuple[Sequence[int], list[int]]) -> tuple[Sequence[int], list[int]]:
-        """There is nothing to store."""
+        """Return `made`: there is nothing to store."""
         return made
 
 
@@ -51,18 +51,18 @@ def drop_duplicates(
 ) -> tuple[NDArray[np.int64], list[Reject]]:
     """Keep the first of identical files, and none where they carry different labels.
 
-    A group of files with different labels that are no images is left for the check that every file goes through: what
-    is wrong with them is not their labels.
+    Identical files with different labels that are not images are kept here: the check of every file drops them later,
+    with the right reason.
 
     Args:
         source: where the files come from.
         keys: key of each file of the source.
-        positions: the files to look at.
+        positions: (n,) int64, the files to compare.
         hashes: XXH3-128 by position.
-        rules: what makes a file an image.
+        rules: which files are images.
 
     Returns:
-        The positions that are kept, in their order, and a reject for each of the others.
+        The positions that are kept, in the same order, and a reject for each of the others.
     """
     groups: dict[int, list[int]] = {}
     for position in positions.tolist():

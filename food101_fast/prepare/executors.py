@@ -1,7 +1,7 @@
 """Who does the work: a pool of processes on this machine, a Ray cluster, or this process alone.
 
-An executor runs the two halves of a job on each task: `compute`, which keeps a processor busy, and `store`, which waits
-for a disk or a network. What is asked for and what comes back is the same whoever runs it.
+An executor runs both steps of a job on each task: `compute`, which is bound by the processor, and `store`, which waits
+for a disk or a network. Tasks and results are the same for every executor.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ ResultOut = TypeVar("ResultOut", covariant=True)
 
 
 class Job(Protocol[TaskIn, Made, ResultOut]):
-    """What is done with a task; picklable."""
+    """The work on a task. Picklable."""
 
     def compute(self, task: TaskIn, count: Callable[[int], None]) -> Made:
-        """The part that needs a processor; tells `count` of every image that is done."""
+        """The step that needs a processor; calls `count` with the number of images done since the last call."""
         ...
 
     def store(self, made: Made) -> ResultOut:
-        """The part that waits for a disk or a network."""
+        """The step that waits for a disk or a network."""
         ...
 
 
@@ -50,15 +50,15 @@ class Executor(Protocol):
     def run(
         self, job: Job[Task, Made, Result], tasks: Sequence[Task], progress: Callable[[int], None]
     ) -> Iterator[Result]:
-        """Results as they are ready, in any order.
+        """Yield results when they are ready, in any order.
 
         Args:
-            job: what is done with each task.
+            job: the work on each task.
             tasks: started in this order.
-            progress: told the number of images done so far, a few times a second.
+            progress: called with the number of images done so far, a few times a second.
 
         Raises:
-            UserError: what `job` raises, or a worker died. The others finish their task first.
+            UserError: raised by `job`, or a worker died. The other workers finish their task first.
         """
         ...
 
@@ -69,6 +69,7 @@ class InProcess:
     def run(
         self, job: Job[Task, Made, Result], tasks: Sequence[Task], progress: Callable[[int], None]
     ) -> Iterator[Result]:
+        """Compute and store each task in turn; see `Executor.run`."""
         done = 0
 
         def count(images: int) -> None:
@@ -82,7 +83,7 @@ class InProcess:
 
 @dataclass(frozen=True)
 class _Worker:
-    """What a worker process holds."""
+    """The state of a worker process."""
 
     job: Job[Any, Any, Any]
     slots: BoundedSemaphore
@@ -108,7 +109,7 @@ def _start_worker(worker: _Worker) -> None:
 
 
 def _end_with_parent() -> None:
-    """A killed parent can't stop its workers, and they would wait for its next task for ever."""
+    """End when the parent is killed: it can't stop its workers, which would wait for its next task forever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     wait_for([parent.sentinel])
@@ -121,13 +122,14 @@ def _run(task: Sized) -> Any:
 
 @dataclass(frozen=True)
 class LocalPool:
-    """`workers` processes that compute, and one more so that a shard can be stored while they do."""
+    """`workers` processes that compute, and one more so that a shard can be stored meanwhile."""
 
     workers: int
 
     def run(
         self, job: Job[Task, Made, Result], tasks: Sequence[Task], progress: Callable[[int], None]
     ) -> Iterator[Result]:
+        """Run the tasks in worker processes; see `Executor.run`."""
         if not tasks:
             return
         context = _process_context()
@@ -136,7 +138,7 @@ class LocalPool:
         processes = min(self.workers + 1, len(tasks))
         with ProcessPoolExecutor(processes, context, _start_worker, (worker,)) as pool:
             try:
-                with _ctrl_c_for_the_parent_alone():
+                with _ctrl_c_in_parent_only():
                     pending = {pool.submit(_run, task) for task in tasks}
                 while pending:
                     done, pending = wait(pending, timeout=_REFRESH_SECONDS, return_when=FIRST_COMPLETED)
@@ -145,15 +147,15 @@ class LocalPool:
                         yield future.result()
             except BrokenProcessPool as error:
                 raise UserError(
-                    "a worker process died, most likely killed for want of memory; use fewer --workers and run again: "
-                    "what is finished is kept"
+                    "a worker process died, most likely out of memory; run again with fewer --workers: finished shards "
+                    "are kept"
                 ) from error
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _process_context() -> BaseContext:
-    """Processes that inherit no threads or locks of the caller, started from one that has done the imports."""
+    """Processes that inherit no threads or locks of the caller, forked from one that has done the imports."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -162,8 +164,8 @@ def _process_context() -> BaseContext:
 
 
 @contextmanager
-def _ctrl_c_for_the_parent_alone() -> Iterator[None]:
-    """Processes started in here never see Ctrl-C, not even while they import; the parent, which does, ends them."""
+def _ctrl_c_in_parent_only() -> Iterator[None]:
+    """Processes that are started in this context ignore Ctrl-C, even while they import; the parent ends them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -178,23 +180,26 @@ def _ctrl_c_for_the_parent_alone() -> Iterator[None]:
 class RayCluster:
     """Ray tasks of one processor each, on the cluster at `address` or on a local one that is started for the job.
 
-    Every node must see the source and the folder under the same name, and have this package installed.
+    Every node must reach the source and the folder under the same path or URL, and have this package installed.
     """
 
     address: str | None
     workers: int
-    """Processors of a local cluster; a running one has its own number."""
+    """Processors of a local cluster; a cluster that runs already has its own number."""
 
     def run(
         self, job: Job[Task, Made, Result], tasks: Sequence[Task], progress: Callable[[int], None]
     ) -> Iterator[Result]:
+        """Run the tasks on the cluster; see `Executor.run`."""
         ray = _import_ray()
         if not ray.is_initialized():
             local = {} if self.address or os.environ.get("RAY_ADDRESS") else {"num_cpus": self.workers}
             try:
                 ray.init(address=self.address, log_to_driver=False, logging_level="ERROR", **local)
             except (ConnectionError, ValueError, RuntimeError) as error:
-                raise UserError(f"no Ray cluster answers at {self.address} ({error}); start one there") from error
+                raise UserError(
+                    f"no Ray cluster answers at {self.address} ({error}); start one, or correct --ray-address"
+                ) from error
         shared = ray.put(job)
         run = ray.remote(num_cpus=1)(_run_on_ray)
         pending = {run.remote(shared, task): len(task) for task in tasks}
@@ -210,7 +215,7 @@ class RayCluster:
                         raise error.cause if isinstance(error.cause, UserError) else error from None
                     except ray.exceptions.RayError as error:
                         raise UserError(
-                            f"a Ray worker was lost ({type(error).__name__}); run again: what is finished is kept"
+                            f"a Ray worker was lost ({type(error).__name__}); run again: finished shards are kept"
                         ) from error
                     yield result
                 progress(images)

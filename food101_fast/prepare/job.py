@@ -177,7 +177,7 @@ def _decoders() -> str:
 
 def _executor(settings: PrepareSettings, folder: Folder, source: Source) -> Executor:
     if not folder.is_shared or (isinstance(source, FolderSource) and not source.folder.is_shared):
-        return InProcess()  # no other process would see a folder that lies in this one's memory
+        return InProcess()  # other processes do not see a folder in this one's memory
     if settings.executor == "ray":
         return RayCluster(settings.ray_address, settings.workers)
     return LocalPool(settings.workers)

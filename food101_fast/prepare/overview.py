@@ -1,4 +1,4 @@
-"""Pictures of what a folder of shards holds, so that people see at a glance whether it is what they meant."""
+"""Pictures of a folder of shards, so that people see at a glance whether it is what they meant."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ def draw(
     """The pictures as PNG files, by their name in the folder.
 
     Args:
-        manifest: what the folder holds.
-        folder: where its shards lie.
-        source: where the rejected files lie.
-        rejects: all of them; a selection is shown, with something of every reason.
-        positions: place of each reject in the source, by key.
+        manifest: of the folder.
+        folder: with all its shards.
+        source: where the rejected files are read from.
+        rejects: all of them, sorted by key; a selection is shown, with some of every reason.
+        positions: position of each reject in the source, by key.
 
     Raises:
         OSError: a shard can't be read.
-        UserError: a rejected file can't be read any more.
+        UserError: a rejected file can no longer be read.
     """
     counts = {name: split.class_counts for name, split in manifest.splits.items()}
     names = iter(OVERVIEW_NAMES)
@@ -62,7 +62,7 @@ def _png(picture: Image.Image) -> bytes:
 
 
 def _samples_sheet(manifest: Manifest, folder: Folder) -> Image.Image:
-    """A row of each class where there are few, and one picture of each where there are many."""
+    """A row for each class where there are few classes, and one picture for each where there are many."""
     one_row_each = len(manifest.classes) <= _COLUMNS
     wanted = _SAMPLES_PER_CLASS if one_row_each else 1
     shown = np.linspace(0, len(manifest.classes) - 1, min(len(manifest.classes), _MOST_CLASSES)).round().astype(int)
@@ -79,9 +79,9 @@ def _samples_sheet(manifest: Manifest, folder: Folder) -> Image.Image:
     rows = len(found) if one_row_each else -(-len(found) // columns)
     split = f"{len(found)} of {len(manifest.classes)} classes" if len(found) < len(manifest.classes) else "every class"
     sheet = _Sheet(f"Stored images of {split}, train split", columns, rows, _TILE, lines=1)
-    for place, (label, pictures) in enumerate(found.items()):
+    for number, (label, pictures) in enumerate(found.items()):
         for i, picture in enumerate(pictures):
-            column, row = (i, place) if one_row_each else (place % columns, place // columns)
+            column, row = (i, number) if one_row_each else (number % columns, number // columns)
             sheet.put(column, row, picture, [manifest.classes[label].replace("_", " ")])
     return sheet.picture
 
@@ -99,7 +99,7 @@ def _rejects_sheet(
     by_reason: dict[str, list[Reject]] = {}
     for reject in rejects:
         by_reason.setdefault(reject.reason, []).append(reject)
-    in_turn: list[Any] = list(chain.from_iterable(zip_longest(*by_reason.values())))
+    in_turn = chain.from_iterable(zip_longest(*by_reason.values()))
     shown = [reject for reject in in_turn if reject is not None][:_MOST_REJECTS]
     shown.sort(key=lambda reject: (reject.reason, reject.key))
     counts = ", ".join(f"{reason} {count:,}" for reason, count in manifest.rejects.items()) or "none"
@@ -107,15 +107,15 @@ def _rejects_sheet(
     if len(shown) < len(rejects):
         title += f"; {len(shown)} of them are shown"
     sheet = _Sheet(title, _REJECT_COLUMNS, -(-len(shown) // _REJECT_COLUMNS), _REJECT_WIDTH, lines=3)
-    for place, reject in enumerate(shown):
+    for number, reject in enumerate(shown):
         try:
-            # As much of it as can be seen.
+            # Tolerant, to show what can be decoded.
             rules = Rules(size=_TILE, check="tolerant")
             picture = Image.fromarray(clean(source.read(positions[reject.key]), rules).pixels)
         except RejectedError:
             picture = None
         captions = [reject.reason, reject.key, reject.detail]
-        sheet.put(place % _REJECT_COLUMNS, place // _REJECT_COLUMNS, picture, captions)
+        sheet.put(number % _REJECT_COLUMNS, number // _REJECT_COLUMNS, picture, captions)
     return sheet.picture
 
 
@@ -131,7 +131,7 @@ class _Sheet:
         self._text(_MARGIN, _MARGIN, title, size[0] - 2 * _MARGIN, "black", ImageFont.load_default(15))
 
     def put(self, column: int, row: int, picture: Image.Image | None, captions: Sequence[str]) -> None:
-        """Put a picture, or an empty frame for none, into a place of the sheet."""
+        """Draw a picture, or an empty frame if it is None, with lines of text below."""
         left, top = _MARGIN + column * self._width, 2 * _MARGIN + 2 * _LINE + row * self._height
         if picture is None:
             self._draw.rectangle((left, top, left + _TILE - 1, top + _TILE - 1), "#eeeeee", "#bbbbbb")
@@ -139,10 +139,10 @@ class _Sheet:
         else:
             self.picture.paste(picture.resize((_TILE, _TILE), Image.Resampling.BILINEAR), (left, top))
         for line, caption in enumerate(captions):
-            colour = "black" if line == 0 else "#666666"
-            self._text(left, top + _TILE + line * _LINE, caption, self._width - _MARGIN, colour, self._font)
+            color = "black" if line == 0 else "#666666"
+            self._text(left, top + _TILE + line * _LINE, caption, self._width - _MARGIN, color, self._font)
 
-    def _text(self, left: int, top: int, text: str, width: int, colour: str, font: Any) -> None:
+    def _text(self, left: int, top: int, text: str, width: int, color: str, font: Any) -> None:
         while text and font.getlength(text) > width:
             text = text.removesuffix("…")[:-1] + "…" if len(text) > 1 else ""
-        self._draw.text((left, top), text, fill=colour, font=font)
+        self._draw.text((left, top), text, fill=color, font=font)

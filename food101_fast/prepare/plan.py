@@ -1,4 +1,4 @@
-"""Which sample goes into which shard, decided before any image is decoded."""
+"""Which image goes into which shard, decided before any image is decoded."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _FILES_PER_HASH_TASK = 1000
 
 
 class Plan(NamedTuple):
-    """What there is to do: a pure function of the source and the settings."""
+    """All shards to write: a pure function of the source and the settings."""
 
     tasks: list[ShardTask]
     rejects: list[Reject]
-    """Duplicates, which never reach a task."""
+    """Duplicates, which are in no task."""
     keys: list[str]
     """Key of each file of the source."""
     fingerprint: str
-    """Changes with what the source holds: names and sizes, and the contents if duplicates were looked for."""
+    """16 hexadecimal digits that change with the source's names, sizes and, if duplicates are dropped, contents."""
 
 
 def plan(source: Source, settings: PrepareSettings, executor: Executor) -> Plan:
-    """Which sample goes into which shard, at which place.
+    """Decide which image goes into which shard, and in which order.
 
-    The split is decided before any image is decoded, so that a shard depends on no other.
+    The split is decided before any image is decoded, so that no shard depends on another.
 
     Raises:
         UserError: the source can't be read, or has too few images of a class.
@@ -58,11 +58,11 @@ def plan(source: Source, settings: PrepareSettings, executor: Executor) -> Plan:
         fingerprint = digest.hexdigest()
         kept, rejects = drop_duplicates(source, keys, kept, hashes, settings.rules)
         check_counts(source.labels[kept], source.classes, settings.fractions, dropped=len(rejects))
-    parts = stratified_split(source.labels[kept], source.classes, settings.fractions, settings.seed)
+    splits = stratified_split(source.labels[kept], source.classes, settings.fractions, settings.seed)
     tasks = [
-        _task(split, index, part, source, keys, hashes)
-        for split, positions in parts.items()
-        for index, part in enumerate(
+        _task(split, index, of_shard, source, keys, hashes)
+        for split, positions in splits.items()
+        for index, of_shard in enumerate(
             np.array_split(kept[positions], math.ceil(positions.size / settings.samples_per_shard))
         )
     ]
@@ -84,10 +84,10 @@ def _chunks(positions: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
 
 
 def _task(
-    split: str, index: int, part: NDArray[np.int64], source: Source, keys: list[str], hashes: dict[int, int] | None
+    split: str, index: int, positions: NDArray[np.int64], source: Source, keys: list[str], hashes: dict[int, int] | None
 ) -> ShardTask:
-    # The dot makes the order that of the members' names, where it follows the key.
-    ordered = sorted(part.tolist(), key=lambda position: keys[position] + ".")
+    # The order of the members' names: in them a dot follows the key.
+    ordered = sorted(positions.tolist(), key=lambda position: keys[position] + ".")
     return ShardTask(
         split=split,
         name=shard_name(split, index),

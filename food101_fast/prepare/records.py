@@ -1,4 +1,4 @@
-"""What is asked of a worker and what it reports: plain records, some of which outlive the run that wrote them."""
+"""What a worker is asked to do and what it reports. Results are also kept on the disk, for a run that continues."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ import orjson
 from food101_fast.shards.manifest import ShardEntry
 from food101_fast.shards.rejects import NotedImage, Reject
 
-# Holds what an unfinished folder needs to be gone on with; removed when the manifest is in place.
+# Has what is needed to continue an unfinished folder; removed when the manifest is written.
 UNFINISHED = ".unfinished"
 
 
 def record_name(shard: str) -> str:
-    """The file whose presence says that `shard` and its index are stored."""
+    """The file that exists when `shard` and its index are stored."""
     return f"{UNFINISHED}/{shard}.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardTask:
-    """What goes into one shard: positions in the source, with their labels, keys and hashes, in the order of the
-    members."""
+    """The images of one shard, in the order of the tar."""
 
     split: str
     name: str
+    """File name of the tar."""
     positions: tuple[int, ...]
+    """Positions in the source."""
     labels: tuple[int, ...]
     keys: tuple[str, ...]
     hashes: tuple[int, ...] | None
-    """XXH3-128 of each file as it was when duplicates were looked for; None if they were not."""
+    """XXH3-128 of each file, taken when duplicates were dropped; None if they are kept."""
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -37,7 +38,7 @@ class ShardTask:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardResult:
-    """What became of a task."""
+    """A shard that was written."""
 
     entry: ShardEntry
     """How the manifest describes the shard."""

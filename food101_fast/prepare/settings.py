@@ -21,41 +21,41 @@ class PrepareSettings:
     """Decode, check, resize and write every image once, as WebDataset tars with stratified splits."""
 
     out: str | Path
-    """Folder to write the shards into, a path or a URL such as s3://bucket/shards; made if it is not there."""
+    """Folder for the shards, a path or a URL such as s3://bucket/shards; created if needed."""
     source: str = "hub:ethz/food101"
     """hub:ID (a hub id or a local folder that datasets.load_dataset reads), folder:PATH (a path or URL with one
-    folder per class), or demo: (pictures drawn on the spot, a few of them corrupt on purpose)."""
+    folder per class), or demo: (drawn pictures, a few of them corrupt on purpose)."""
     size: Annotated[int, Ge(8), Le(4096)] = 192
     """Height and width of the stored images in pixels."""
     encoding: Literal["raw", "jpeg"] = "raw"
-    """How they are stored: raw pixels, which load fastest, or JPEG, which takes a tenth of the space."""
+    """How images are stored: raw pixels, which load fastest, or JPEG, which takes a tenth of the space."""
     quality: Annotated[int, Ge(1), Le(100)] = 90
     """JPEG quality from 1 to 100, for --encoding jpeg."""
     fit: Fit = "crop"
-    """How an image becomes square: crop cuts the longer side evenly, squash changes its proportions."""
+    """How an image becomes square: crop cuts both ends of the longer side, squash changes the aspect ratio."""
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     """Shares of train, val and test."""
     seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0  # scikit-learn's range
-    """Another seed gives another split, and other pictures from demo:."""
+    """Seed of the split, and of the pictures of demo:."""
     strict: bool = False
-    """Drop also images whose pixels are whole but about which there is something to note."""
+    """Also drop images with intact pixels but with something to note, such as broken metadata."""
     tolerant: bool = False
-    """Keep also images with damaged pixels, as far as they can be decoded."""
+    """Also keep images with damaged pixels, as far as they can be decoded."""
     min_side: Annotated[int, Ge(1)] = 8
     """Drop images whose shorter side has fewer pixels."""
     duplicates: Duplicates = "drop"
-    """Identical files: drop keeps the first, and none where their labels differ; keep keeps all, and reads the source
-    once instead of twice."""
+    """Identical files: drop keeps the first, or none if their labels differ; keep keeps all, and reads the source once
+    instead of twice."""
     workers: Annotated[int, Ge(1)] = field(default_factory=usable_cores)
-    """Processes that decode; their number does not change a byte of the result."""
+    """Processes that decode. Their number does not change the result."""
     executor: Literal["local", "ray"] = "local"
     """Processes on this machine, or a Ray cluster."""
     ray_address: str | None = None
-    """Address of the Ray cluster; without it the one that RAY_ADDRESS names, or one that is started here."""
+    """Address of the Ray cluster; the default is RAY_ADDRESS, or a cluster that is started on this machine."""
     samples_per_shard: Annotated[int, Ge(1)] = 500
-    """Most samples in one tar."""
+    """Maximum number of samples in one tar."""
     limit: Annotated[int, Ge(1)] | None = None
-    """Use only this many images, with every class in proportion."""
+    """Use only this many images, every class in proportion."""
 
     def __post_init__(self) -> None:
         check_fractions(self.fractions)
@@ -65,7 +65,7 @@ class PrepareSettings:
 
     @property
     def rules(self) -> Rules:
-        """Which files are accepted, and what becomes of them."""
+        """Which files are accepted, and how they are stored."""
         check: Check = "strict" if self.strict else "tolerant" if self.tolerant else "default"
         return Rules(size=self.size, fit=self.fit, check=check, min_side=self.min_side)
 

@@ -1,7 +1,7 @@
 """Which image goes to which split: stratified by class, and decided before any image is decoded.
 
-Deciding first makes a shard a pure function of the source and the settings: workers share nothing, and a damaged file
-shortens its own shard by one instead of moving every other image to another place.
+This makes a shard a pure function of the source and the settings: workers share nothing, and a damaged file shortens
+its own shard by one and moves no other image.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from food101_fast.shards.layout import SPLITS
 
 
 def check_fractions(fractions: Sequence[float]) -> None:
-    """Refuse fractions that are not three shares of a whole with something to train on."""
+    """Refuse fractions that are not three shares of 1, the first above 0."""
     if len(fractions) != len(SPLITS) or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or fractions[0] == 0:
         raise UserError(
             f"--fractions {' '.join(map(str, fractions))} should be three numbers for train, val and test, "
@@ -27,7 +27,7 @@ def check_fractions(fractions: Sequence[float]) -> None:
 def check_counts(
     labels: NDArray[np.int64], classes: Sequence[str], fractions: Sequence[float], *, dropped: int = 0
 ) -> None:
-    """Refuse a class that has too few images for one of the splits, once so many duplicates were dropped."""
+    """Refuse a class that has too few images for one of the splits; `dropped` duplicates are already left out."""
     shares = [share for share in fractions if share > 0]
     needed = int(np.ceil(1 / min(shares) - 1e-9))
     counts = np.bincount(labels, minlength=len(classes))
@@ -48,11 +48,11 @@ def stratified_split(
     Args:
         labels: (N,) label of each sample.
         classes: class names, for the error message.
-        fractions: shares of train, val and test, as `check_fractions` takes them; a split with share 0 is left out.
+        fractions: shares of train, val and test, checked by `check_fractions`; a split with share 0 is left out.
         seed: another seed gives another split.
 
     Returns:
-        Positions of the samples of each split, shuffled; every position stands in exactly one.
+        int64 positions in `labels` of the samples of each split, shuffled; every position is in exactly one split.
 
     Raises:
         UserError: a class has too few images for one of the splits.
@@ -62,19 +62,19 @@ def stratified_split(
     check_counts(labels, classes, fractions)
     shares = {name: share for name, share in zip(SPLITS, fractions, strict=True) if share > 0}
     remaining = np.arange(labels.size)
-    parts: dict[str, NDArray[np.int64]] = {}
+    splits: dict[str, NDArray[np.int64]] = {}
     left = 1.0
     for name, share in list(shares.items())[:-1]:
-        parts[name], remaining = train_test_split(
+        splits[name], remaining = train_test_split(
             remaining, train_size=share / left, stratify=labels[remaining], random_state=seed
         )
         left -= share
-    parts[list(shares)[-1]] = np.random.default_rng(seed).permutation(remaining)
-    return parts
+    splits[list(shares)[-1]] = np.random.default_rng(seed).permutation(remaining)
+    return splits
 
 
 def stratified_subset(labels: NDArray[np.int64], limit: int, seed: int) -> NDArray[np.int64]:
-    """Positions of `limit` samples with every class represented by its share, in ascending order."""
+    """Ascending int64 positions of `limit` samples, with every class in proportion."""
     if limit >= labels.size:
         return np.arange(labels.size)
     if limit < np.unique(labels).size:

@@ -37,7 +37,7 @@ class Origin:
 
 
 def is_ours(name: str) -> bool:
-    """Whether prepare may have written this file."""
+    """Whether the name is one that prepare writes."""
     if name.endswith(TEMPORARY_SUFFIX):
         name = name.removesuffix(TEMPORARY_SUFFIX).rpartition(".")[0]
     known = (MANIFEST_NAME, REJECTS_NAME, NOTES_NAME, *OVERVIEW_NAMES)
@@ -123,7 +123,7 @@ def _text(value: object) -> str:
 
 
 def count_records(files: Iterable[str]) -> int:
-    """How many shards are stored whole."""
+    """How many shards are finished."""
     return sum(name.startswith(f"{UNFINISHED}/") and name.endswith(".tar.json") for name in files)
 
 
@@ -147,17 +147,17 @@ def _read_record(folder: Folder, files: Mapping[str, int], shard: str) -> ShardR
     if files.get(shard) != result.entry.bytes or index_name(shard) not in files:
         return None
     if isinstance(folder, LocalFolder) and xxhash.xxh3_64_hexdigest(folder.read(shard)) != result.entry.xxh3_64:
-        return None  # a bucket compares what it is sent by itself, and to read it back may take as long as the job
+        return None  # a bucket checks uploads itself, and reading back may take as long as the job
     index = folder.read(index_name(shard))
     return result if xxhash.xxh3_64_hexdigest(index) == result.entry.index_xxh3_64 else None
 
 
 def remove_temporary(folder: Folder, files: Mapping[str, int]) -> None:
-    """Remove what a killed process was writing."""
+    """Remove files that a killed process had not finished."""
     folder.remove([name for name in files if name.endswith(TEMPORARY_SUFFIX) and is_ours(name)])
 
 
 def remove_records(folder: Folder) -> None:
     """Remove everything that only an unfinished folder needs."""
     names = [name for name in folder.files() if name.startswith(f"{UNFINISHED}/")]
-    folder.remove([*names, LOCK_NAME])  # even if the lock is gone, its folder may be there
+    folder.remove([*names, LOCK_NAME])  # even without the lock its folder may exist

@@ -1,7 +1,7 @@
-"""One shard: a pure function of the source and the rules, whoever runs it.
+"""One shard: a pure function of the source and the rules, whichever process runs it.
 
-A shard is put together in memory and stored whole. So it costs one write, goes to a disk and to a bucket in the same
-way, and its bytes are hashed where they lie.
+A shard is built in memory and written at once. That is one write, the same for a disk and a bucket, and the bytes are
+hashed without being read again.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ ADVICE = "or give another folder for --out; then run the same command again: fin
 
 
 class _Workspace(threading.local):
-    """Memory of one thread that is used again and again: what shards are put together in, and what images are decoded
-    into."""
+    """Memory that a thread reuses: to build shards in, and to decode images into."""
 
     def __init__(self) -> None:
         self.tar = bytearray()
@@ -45,7 +44,7 @@ _workspace = _Workspace()
 
 @dataclass(frozen=True, kw_only=True)
 class MadeShard:
-    """A shard in memory; it has to be stored before its thread makes the next."""
+    """A shard in memory; it must be stored before its thread makes the next one, which reuses the memory."""
 
     tar: memoryview
     index: bytes
@@ -54,7 +53,7 @@ class MadeShard:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardWriter:
-    """Makes shards of `source` and stores them in `folder`; picklable, so that a worker process can be given one."""
+    """Makes shards of `source` and stores them in `folder`. Picklable, so that it can be sent to worker processes."""
 
     source: Source
     folder: Folder
@@ -63,26 +62,21 @@ class ShardWriter:
     """JPEG quality of the stored images; None stores them raw."""
 
     def compute(self, task: ShardTask, count: Callable[[int], None]) -> MadeShard:
-        """Put the shard together.
+        """Build the shard in memory.
 
         Args:
-            task: what goes into it.
-            count: told the number of images done since it was last told, for the progress bar.
+            task: the images that go into it.
+            count: called with the number of images done since the last call, for the progress bar.
 
         Raises:
-            UserError: an image of the source can't be read, or is no longer what it was.
+            UserError: an image of the source can't be read, or has changed since it was hashed.
         """
         tar = _Tar(ENCODINGS["raw" if self.quality is None else "jpeg"], _workspace.tar)
         rejects: list[Reject] = []
         notes: list[NotedImage] = []
         header = npy_header(self.rules.size)
-        for place, (position, label, key) in enumerate(zip(task.positions, task.labels, task.keys, strict=True)):
-            data = self.source.read(position)
-            if task.hashes is not None and xxhash.xxh3_128_intdigest(data) != task.hashes[place]:
-                raise UserError(
-                    f"the image {key} of the source changed while prepare was reading it; "
-                    "run again when nothing writes to the source"
-                )
+        for number, (position, label, key) in enumerate(zip(task.positions, task.labels, task.keys, strict=True)):
+            data = self._read(task, number)
             try:
                 cleaned = clean(data, self.rules, _workspace.scratch)
             except RejectedError as error:
@@ -114,11 +108,20 @@ class ShardWriter:
             ),
         )
 
+    def _read(self, task: ShardTask, number: int) -> bytes:
+        data = self.source.read(task.positions[number])
+        if task.hashes is not None and xxhash.xxh3_128_intdigest(data) != task.hashes[number]:
+            raise UserError(
+                f"the image {task.keys[number]} of the source changed while prepare was reading it; "
+                "run again when nothing writes to the source"
+            )
+        return data
+
     def store(self, shard: MadeShard) -> ShardResult:
-        """Put the shard, its index and the record that it is stored into the folder, in this order.
+        """Write the shard, its index, and the record that both are stored, in this order.
 
         Raises:
-            UserError: the folder can't be written to.
+            UserError: the folder can't be written.
         """
         name = shard.result.entry.name
         with writing(f"{self.folder.url}/{name}", ADVICE):
@@ -136,15 +139,15 @@ class ShardWriter:
 
 
 class _Tar:
-    """A WebDataset tar that is put together in memory, and the index of what is in it.
+    """A WebDataset tar that is built in memory, and its index.
 
-    The headers are tarfile's. webdataset's own writer makes the same bytes, but writes every part of every member out
-    by itself, and importing it imports torch.
+    The headers are tarfile's. webdataset's own writer makes the same bytes, but makes several small writes for each
+    member, and importing it imports torch.
 
     Args:
         suffix: of the images' members.
-        memory: what to put it together in; it grows as needed, and what it held is overwritten. Memory that was used
-            before costs a tenth of what the system's first hand-out of it does.
+        memory: where to build it; grows as needed, and its content is overwritten. Reused memory costs a tenth of
+            what fresh memory from the system does.
     """
 
     def __init__(self, suffix: str, memory: bytearray) -> None:
@@ -153,41 +156,40 @@ class _Tar:
         self._size = 0
         self._rows: list[tuple[int, int, int, int]] = []
 
-    def add(self, key: str, label: int, parts: Sequence[Content]) -> None:
-        """Append the sample's members, in the order of their names; the image is given in parts that follow each
-        other."""
+    def add(self, key: str, label: int, image: Sequence[Content]) -> None:
+        """Append the sample's members, in the order of their names; `image` has the buffers of the image's file."""
         self._member(f"{key}.cls", [str(label).encode()])
-        start = self._member(f"{key}.{self._suffix}", parts)
+        start = self._member(f"{key}.{self._suffix}", image)
         digest = xxhash.xxh3_64()
-        for part in parts:
-            digest.update(part)
-        self._rows.append((start, sum(map(len, parts)), label, digest.intdigest()))
+        for buffer in image:
+            digest.update(buffer)
+        self._rows.append((start, sum(map(len, image)), label, digest.intdigest()))
 
-    def _member(self, name: str, parts: Sequence[Content]) -> int:
-        size = sum(map(len, parts))
+    def _member(self, name: str, content: Sequence[Content]) -> int:
+        size = sum(map(len, content))
         self._append(_header(name, size))
         start = self._size
-        for part in parts:
-            self._append(part)
+        for buffer in content:
+            self._append(buffer)
         self._append(bytes(-size % tarfile.BLOCKSIZE))
         return start
 
-    def _append(self, part: Content) -> None:
-        end = self._size + len(part)
+    def _append(self, buffer: Content) -> None:
+        end = self._size + len(buffer)
         if end > len(self._memory):
             self._memory.extend(bytes(max(end - len(self._memory), len(self._memory) // 2)))
-        self._memory[self._size : end] = part
+        self._memory[self._size : end] = buffer
         self._size = end
 
     def finish(self) -> tuple[memoryview, NDArray[np.void]]:
-        """The whole tar, as long as its memory is not used again, and its index."""
+        """The whole tar, valid until its memory is reused, and its index."""
         self._append(bytes(2 * tarfile.BLOCKSIZE))
         self._append(bytes(-self._size % tarfile.RECORDSIZE))
         return memoryview(self._memory)[: self._size], np.array(self._rows, INDEX_DTYPE)
 
 
 def _header(name: str, size: int) -> bytes:
-    """A USTAR header: tarfile's for a file without a name, with the name put in."""
+    """A USTAR header: tarfile's for a file without a name, with the name filled in."""
     nameless, byte_sum = _nameless_header(size)
     field = name.encode("ascii")
     # Offsets of name and checksum: POSIX.1-1988, as in tar(5).
@@ -197,7 +199,7 @@ def _header(name: str, size: int) -> bytes:
 
 @functools.lru_cache(maxsize=64)
 def _nameless_header(size: int) -> tuple[bytes, int]:
-    """The header of a file of so many bytes, and the sum of its bytes with a checksum of blanks."""
+    """The header of a file of `size` bytes without name, and the sum of its bytes with blanks as checksum."""
     info = tarfile.TarInfo()
     info.size, info.mode = size, 0o444
     header = info.tobuf(tarfile.USTAR_FORMAT)

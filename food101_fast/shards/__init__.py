@@ -1,4 +1,7 @@
-"""The shard format, shared by the program that writes it and those that read it."""
+"""The shard format: its files, how they are written down in a manifest, and how they are read.
+
+`shards/README.md` at the top of the repository is the specification.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ __all__ = ["Manifest", "ShardSet", "Split"]
 
 
 def __getattr__(name: str) -> object:
-    # The reader needs torch, which takes seconds to import and which the processes that write shards do without.
+    # Lazily: the reader needs torch, which takes seconds to import and which the processes that write do without.
     if name == "ShardSet":
         from food101_fast.shards.reader import ShardSet
 

@@ -1,4 +1,4 @@
-"""`python -m food101_fast.shards verify|show DIR | index TAR...`: is it whole, what is in it, and tars of others."""
+"""`python -m food101_fast.shards verify|show DIR | index TAR...`: check shards, list them, index other tars."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _DAMAGED_CODE = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Verify:
-    """Check the manifest, the sizes and hashes of all files, and every sample; name what is wrong (exit code 1)."""
+    """Check the manifest, the sizes and hashes of all files, and every sample. Exit code 1 if there are problems."""
 
     folder: tyro.conf.Positional[str]
     """Folder of shards, a path or a URL."""
@@ -36,7 +36,7 @@ class Verify:
 
 @dataclass(frozen=True, kw_only=True)
 class Show:
-    """Print splits, classes, counts, sizes and what was dropped."""
+    """Print splits, classes, counts, sizes, and how many images were dropped and why."""
 
     folder: tyro.conf.Positional[str]
     """Folder of shards, a path or a URL."""
@@ -44,25 +44,25 @@ class Show:
 
 @dataclass(frozen=True, kw_only=True)
 class Index:
-    """Write an index and a manifest for WebDataset tars that others wrote, so that training runs on them unchanged."""
+    """Write an index and a manifest for WebDataset tars of other programs, to train on them without copying."""
 
     tars: tyro.conf.Positional[tuple[str, ...]]
-    """Tars in one folder, paths or URLs, with braces such as {000000..000009}, and * on a disk. A sample has an image
-    (jpg, jpeg, png, webp or npy) and a label (cls, or json with a field for it)."""
+    """Tars in one folder: paths or URLs, with braces such as {000000..000009}, and on a disk also *. A sample needs an
+    image (jpg, jpeg, png, webp or npy) and a label (cls, or a field of json)."""
     size: Annotated[int, Ge(8), Le(4096)] = 192
-    """Height and width in pixels to which images are fitted when they are read."""
+    """Height and width in pixels that images are resized to when they are read."""
     fit: Fit = "crop"
-    """How an image becomes square: crop cuts the longer side evenly, squash changes its proportions."""
+    """How an image becomes square: crop cuts both ends of the longer side, squash changes the aspect ratio."""
     split: Literal["train", "val", "test"] | None = None
-    """The split of all tars; without it their names say it, as train-000000.tar or set-validation-01.tar do."""
+    """The split of all tars. By default each name tells it, such as train-000000.tar or validation-01.tar."""
     label_field: str = "label"
-    """The field of a sample's json that holds its label, a number or a text."""
+    """The field of a sample's json with its label, a number or a text."""
     classes: Path | None = None
-    """Text file with the names of the classes, a line for each, in the order of their numbers."""
+    """Text file with one class name a line, in the order of the class numbers."""
     min_side: Annotated[int, Ge(1)] = 8
-    """Leave out images whose shorter side has fewer pixels."""
+    """Drop images whose shorter side has fewer pixels."""
     workers: Annotated[int, Ge(1)] = field(default_factory=usable_cores)
-    """Processes that decode the images to see whether they are whole."""
+    """Processes that decode the images to check them."""
 
     def __post_init__(self) -> None:
         if not self.tars:
@@ -80,7 +80,7 @@ Command = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Look into a folder of shards, or make one of tars that others wrote."""
+    """Check or list a folder of shards, or make one from tars of other programs."""
 
     command: Command
 
@@ -131,10 +131,10 @@ def _read_classes(path: Path | None) -> list[str] | None:
     try:
         names = path.read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--classes {path} can't be read ({error}); give a text file with a name per line") from error
+        raise UserError(f"--classes {path} can't be read ({error}); give a text file with one name a line") from error
     names = [name.strip() for name in names if name.strip()]
     if not names or len(set(names)) != len(names):
-        raise UserError(f"--classes {path} is empty or has a name twice; give a name per line, each once")
+        raise UserError(f"--classes {path} is empty or has a name twice; give one name a line, each once")
     return names
 
 

@@ -1,9 +1,9 @@
-"""Shards behind a URL, downloaded into a folder on the disk as they are needed.
+"""Shards behind a URL, downloaded into a folder on the disk when they are needed.
 
-Several processes share the folder: a file is downloaded by one of them, under a lock, into a temporary name, compared
-with its hash in the manifest, and renamed. A file that is there already is compared as well when a process first takes
-it, so that what was damaged since is downloaded anew. When there is no room, the files that nobody asked for for the
-longest time go; on the systems this runs on a process that has one mapped keeps what it maps.
+Several processes share the folder. One of them downloads a file, under a lock, to a temporary name, compares it with
+its hash in the manifest, and renames it. A process also compares an existing file at its first use, so that a damaged
+one is downloaded again. When the cache is full, the least recently used files are removed; a process that has mapped
+one keeps its memory.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ _DOWNLOADS_AT_A_TIME = 4
 _ATTEMPTS = 5
 _FIRST_DELAY = 0.5  # seconds before a failed download is tried again; they double each time
 _DEFAULT_GB = 100.0
-_PIECE_BYTES = 4 * 1024 * 1024
+_CHUNK_BYTES = 4 * 1024 * 1024
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheSettings:
-    """Where downloaded shards lie."""
+    """Where downloaded shards are stored."""
 
     directory: Path
     limit: int
-    """Bytes that all files in it may take."""
+    """Maximum size of all its files in bytes."""
 
 
 def cache_settings(directory: str | Path | None, gigabytes: float | None) -> CacheSettings:
-    """Settings from arguments, from the environment where there are none, and else the defaults.
+    """Settings from the arguments, else from the environment, else the defaults.
 
     Raises:
-        UserError: the size is no positive number.
+        UserError: the size is not a positive number.
     """
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     chosen = directory or os.environ.get("FOOD101_FAST_CACHE") or base / "food101_fast"
@@ -64,15 +64,15 @@ def cache_settings(directory: str | Path | None, gigabytes: float | None) -> Cac
 
 
 class _StoppedError(Exception):
-    """The download is no longer wanted."""
+    """Downloads were stopped."""
 
 
 class ShardCache:
-    """The shards of one data set, from a remote folder through the cache folder. Picklable; safe to use from threads.
+    """Shards of one data set, downloaded from a remote folder. Picklable; safe to use from several threads.
 
     Attributes:
-        verified: every file was compared with its hash before it is given out.
-        settings: where files lie, and how much of them.
+        verified: `hold` compares files with their hashes.
+        settings: the cache's folder and size.
         downloaded: bytes that this process has downloaded.
         progress: whether to show a progress line while downloading.
     """
@@ -90,7 +90,7 @@ class ShardCache:
         self._good: dict[Path, tuple[int, int, int]] = {}
         self._wanted: dict[str, Future[Path]] = {}
         self._needed: set[str] = set()
-        self._held: set[str] = set()
+        self._in_use: set[str] = set()
         self._pool: ThreadPoolExecutor | None = None
         self._stop = threading.Event()
         self._bar: Any | None = None
@@ -100,46 +100,46 @@ class ShardCache:
 
     @property
     def directory(self) -> Path:
-        """Where this data set's files are put: a folder named by the manifest's digest."""
+        """The folder of this data set's files; its name is the manifest's digest."""
         return self.settings.directory / self._digest
 
     @contextmanager
     def hold(self, entry: ShardEntry) -> Iterator[Path]:
-        """The shard on the disk, downloaded if need be; its index lies beside it. Waits for a download under way.
+        """The path of a shard, with its index beside it; downloads it, or waits for its download, if needed.
 
-        This process keeps both while this lasts; another one that has no room may remove them.
+        This process does not remove either while the context lasts; another one whose cache is full may.
 
         Raises:
-            UserError: the service, or the disk, does not do its part.
-            DamagedDataError: the service gives other bytes than the manifest describes.
+            UserError: the download fails, or the disk.
+            DamagedDataError: the downloaded bytes differ from the manifest.
         """
         names = {entry.name, index_name(entry.name)}
-        self._held |= names
+        self._in_use |= names
         try:
             wanted = self._wanted.pop(entry.name, None)
             if wanted is not None:
                 wanted.result()
-            yield self._fetch(entry)  # again, since it may have been pushed out in the meantime
+            yield self._fetch(entry)  # again, since it may have been evicted meanwhile
         finally:
-            self._held -= names
+            self._in_use -= names
 
     def check_space(self, entries: Iterable[ShardEntry]) -> None:
-        """Refuse a limit below what is needed at a time.
+        """Check that the cache is large enough for all these shards at the same time.
 
         Raises:
-            UserError: `entries` do not fit.
+            UserError: it is not.
         """
         need = sum(entry.bytes + index_bytes(entry.samples) for entry in entries)
         if need > self.settings.limit:
             raise UserError(
                 f"the cache is limited to {self.settings.limit / 1e9:.3g} GB and {need / 1e9:.3g} GB of "
-                f"{self._folder.url} are needed at a time; raise the limit (FOOD101_FAST_CACHE_GB), or take a "
+                f"{self._folder.url} are needed at a time; raise the limit (FOOD101_FAST_CACHE_GB), or use a "
                 "smaller window"
             )
 
     @contextmanager
     def downloading(self) -> Iterator[None]:
-        """While this lasts, `prefetch` downloads in the background."""
+        """A context in which `prefetch` downloads in the background."""
         self._pool = ThreadPoolExecutor(_DOWNLOADS_AT_A_TIME, "shard-download")
         try:
             yield
@@ -154,7 +154,7 @@ class ShardCache:
                 self._bar = None
 
     def prefetch(self, entries: Iterable[ShardEntry]) -> None:
-        """Start to download what will be asked for soon; it and nothing else of this data set is sure to be kept."""
+        """Prefetch these shards. Until the next call only they, and shards in use, are protected from eviction."""
         entries = list(entries)
         self._needed = {name for entry in entries for name in (entry.name, index_name(entry.name))}
         for entry in entries:
@@ -182,7 +182,7 @@ class ShardCache:
 
     @contextmanager
     def _locked(self, path: Path) -> Iterator[None]:
-        """Keep other processes, and other threads, from a file; gives up when downloads are no longer wanted."""
+        """Lock a file against other processes and threads; gives up when downloads are stopped."""
         lock = filelock.FileLock(path, thread_local=False)
         while True:
             try:
@@ -197,20 +197,20 @@ class ShardCache:
             lock.release()
 
     def _is_good(self, path: Path, size: int, digest: str) -> bool:
-        """Whether a file is there and has the right hash, which is looked at once in each process."""
+        """Whether a file exists with the right hash, which each process checks once."""
         try:
             status = path.stat()
             if self._good.get(path) != _identity(status):
                 if status.st_size != size or _digest_of(path) != digest:
                     return False
                 self._good[path] = _identity(status)
-            os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))  # the time of access says who goes first
+            os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))  # eviction goes by the time of access
         except FileNotFoundError:
             return False
         return True
 
     def _download(self, path: Path, size: int, digest: str) -> None:
-        for stale in path.parent.glob(f"{path.name}.*{TEMPORARY_SUFFIX}"):  # of a process that was killed
+        for stale in path.parent.glob(f"{path.name}.*{TEMPORARY_SUFFIX}"):  # of a killed process
             stale.unlink(missing_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
         for attempt in range(_ATTEMPTS):
@@ -219,7 +219,7 @@ class ShardCache:
             try:
                 problem = self._transfer(path.name, size, digest, temporary)
                 if problem is None:
-                    identity = _identity(temporary.stat())  # once in its place it may be pushed out at any time
+                    identity = _identity(temporary.stat())  # once renamed it may be evicted at any time
                     temporary.replace(path)
                     self._good[path] = identity
                     return
@@ -228,10 +228,10 @@ class ShardCache:
         raise problem  # type: ignore[misc]  # there was at least one attempt
 
     def _transfer(self, name: str, size: int, digest: str, temporary: Path) -> UserError | None:
-        """Download a file; what went wrong, if it may go better another time.
+        """Download a file. Returns the error if another attempt may succeed.
 
         Raises:
-            OSError: the disk does not do its part.
+            OSError: the disk fails.
         """
         url = f"{self._folder.url}/{name}"
         hashed = xxhash.xxh3_64()
@@ -239,15 +239,15 @@ class ShardCache:
         with temporary.open("wb") as file:
             self._reserve(file.fileno(), size)
 
-            def take(piece: bytes) -> None:
+            def take(chunk: bytes) -> None:
                 nonlocal received
                 if self._stop.is_set():
                     raise _StoppedError
-                hashed.update(piece)
-                received += len(piece)
+                hashed.update(chunk)
+                received += len(chunk)
                 if received <= size:
-                    file.write(piece)
-                self._show(len(piece))
+                    file.write(chunk)
+                self._show(len(chunk))
 
             self._show(0, more=size)
             try:
@@ -260,7 +260,7 @@ class ShardCache:
                 self._show(-received, more=-size)
                 return UserError(
                     f"{url} could not be downloaded in {_ATTEMPTS} attempts ({error.strerror or error}); "
-                    "check the connection and run again: what is downloaded is kept"
+                    "check the connection and run again: downloaded shards are kept"
                 )
         self.downloaded += received
         if received != size or hashed.hexdigest() != digest:
@@ -272,7 +272,7 @@ class ShardCache:
         return None
 
     def _reserve(self, file: int, size: int) -> None:
-        """Give an open, empty file its size, once the files that were used longest ago have made room for it."""
+        """Give an open, empty file its size, after removing the least recently used files if the cache is full."""
         with filelock.FileLock(self.settings.directory / "room.lock"):
             files = []
             for path in self.settings.directory.glob("*/*"):
@@ -282,17 +282,17 @@ class ShardCache:
             for status, path in sorted(files, key=lambda entry: entry[0].st_atime_ns):
                 if taken <= self.settings.limit:
                     break
-                kept = path.parent == self.directory and path.name in self._needed | self._held
-                if not kept and path.suffix in (".tar", ".npy"):
+                protected = path.parent == self.directory and path.name in self._needed | self._in_use
+                if not protected and path.suffix in (".tar", ".npy"):
                     path.unlink(missing_ok=True)
                     taken -= status.st_size
             if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file, 0, size)  # a full disk shows before the download
+                os.posix_fallocate(file, 0, size)  # a full disk is noticed before the download
             else:
                 os.truncate(file, size)
 
     def _show(self, received: int, *, more: int = 0) -> None:
-        """Move the progress line on by `received` bytes, and its end by `more`."""
+        """Advance the progress line by `received` bytes, and its total by `more`."""
         if not self.progress or self._pool is None:
             return
         with self._lock:
@@ -309,6 +309,6 @@ def _identity(status: os.stat_result) -> tuple[int, int, int]:
 def _digest_of(path: Path) -> str:
     hashed = xxhash.xxh3_64()
     with path.open("rb") as file:
-        while piece := file.read(_PIECE_BYTES):
-            hashed.update(piece)
+        while chunk := file.read(_CHUNK_BYTES):
+            hashed.update(chunk)
     return hashed.hexdigest()

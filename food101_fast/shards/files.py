@@ -1,4 +1,4 @@
-"""Where the files of shards are to be had: on a disk, or from a cache of what was downloaded."""
+"""Files of shards on the local disk: in their own folder, or in a cache of downloaded shards."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from food101_fast.shards.manifest import ShardEntry
 
 
 class ShardFiles(Protocol):
-    """Where the files of shards are to be had on a disk."""
+    """Gives paths of shards on the local disk."""
 
     verified: bool
-    """Whether a file has been compared with its hash in the manifest before `hold` gives it out."""
+    """Whether `hold` compares a file with its hash in the manifest."""
     downloaded: int
-    """Bytes that were downloaded so far."""
+    """Bytes downloaded so far."""
 
     def hold(self, entry: ShardEntry) -> AbstractContextManager[Path]:
-        """The shard; its index lies beside it. Both stay there while this lasts.
+        """The path of a shard, with its index beside it. Both are kept while the context lasts.
 
         Raises:
-            UserError: they can't be had.
+            UserError: they can't be read or downloaded.
         """
         ...
 
     def check_space(self, entries: Iterable[ShardEntry]) -> None:
-        """Check that there is space for so many shards at a time.
+        """Check that there is space for all these shards at the same time.
 
         Raises:
-            UserError: there is not.
+            UserError: there is not enough.
         """
         ...
 
     def downloading(self) -> AbstractContextManager[None]:
-        """While this lasts, `prefetch` downloads in the background."""
+        """A context in which `prefetch` downloads in the background."""
         ...
 
     def prefetch(self, entries: Iterable[ShardEntry]) -> None:
-        """Download shards that will be asked for soon."""
+        """Download shards that are needed soon."""
         ...
 
 
 class LocalFiles:
-    """Shards that lie on a disk already."""
+    """Shards in a folder on the disk."""
 
     verified = False
     downloaded = 0
@@ -53,13 +53,15 @@ class LocalFiles:
         self.folder = folder
 
     def hold(self, entry: ShardEntry) -> AbstractContextManager[Path]:
+        """The path of the shard in its folder."""
         return nullcontext(self.folder / entry.name)
 
     def check_space(self, entries: Iterable[ShardEntry]) -> None:
-        pass
+        """Do nothing: the shards are there."""
 
     def downloading(self) -> AbstractContextManager[None]:
+        """Do nothing: there is nothing to download."""
         return nullcontext()
 
     def prefetch(self, entries: Iterable[ShardEntry]) -> None:
-        pass
+        """Do nothing: the system reads ahead by itself."""

@@ -1,8 +1,8 @@
-"""Indexes and a manifest for WebDataset tars that others wrote, so that the loader reads them where they lie.
+"""Indexes and a manifest for WebDataset tars of other programs, so that the loader reads them as they are.
 
-The tars are not changed. Every image is decoded once, as prepare does, so that what does not decode is left out now and
-not found in the middle of a training run. Tars hold their images at any size; they are fitted to the stored size when
-they are read, which gives the pixels that prepare would have stored.
+The tars are not changed. Every image is decoded once, as prepare does, so that damaged ones are left out now and do not
+stop a training run later. Images of any size are resized when they are read, to the pixels that prepare would have
+stored.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from io import BytesIO
 from multiprocessing import get_context
 
 import braceexpand
 import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from food101_fast.errors import UserError
 from food101_fast.images import Rules
@@ -49,6 +49,17 @@ _SPLIT_WORDS = {
 _ADVICE = "or copy or link the tars into another folder: an index is written beside its tar"
 
 
+@dataclass(frozen=True, kw_only=True)
+class _IndexedTar:
+    """A tar whose index is written."""
+
+    split: str
+    found: Found
+    labels: list[int]
+    """Class number of each sample."""
+    entry: ShardEntry
+
+
 def write_index(
     patterns: Sequence[str],
     rules: Rules,
@@ -63,15 +74,15 @@ def write_index(
 
     Args:
         patterns: paths or URLs of tars in one folder, with braces (`{000000..000009}`) and, on a disk, `*`.
-        rules: the size that images are fitted to, and which are accepted.
-        split: of all tars; None takes it from their names.
-        label_field: of samples whose label is in a `.json`.
-        classes: names of the classes, for labels that are numbers.
+        rules: the size that images are resized to, and which are accepted.
+        split: of all tars; None reads it from their names.
+        label_field: the field with the label, in samples with a `.json`.
+        classes: class names, for labels that are numbers.
         workers: processes that decode.
-        progress: told the number of samples that were looked at since it was last told.
+        progress: called with the number of samples done since the last call.
 
     Raises:
-        UserError: the tars are not there, cut off, damaged or of no known kind, or their labels make no sense.
+        UserError: a tar is missing, truncated or damaged, the labels are inconsistent, or the folder can't be written.
     """
     folder, names = _find(patterns)
     splits = {name: split or _split_of(name) for name in names}
@@ -84,15 +95,12 @@ def write_index(
         reasons = Counter(reject.detail for of_tar in found for reject in of_tar.rejects)
         why = f" ({reasons.most_common(1)[0][0]})" if reasons else ""
         raise UserError(
-            f"the tars in {folder.url} hold no sample with an image and a label{why}; a sample needs one of "
+            f"the tars in {folder.url} have no sample with an image and a label{why}; a sample needs one of "
             f"{', '.join(IMAGES)}, and a .cls or a .json with its label"
         )
-    names_of_classes, place = _number_classes(found, classes)
-    entries = []
-    for of_tar in found:
-        rows = [(*span[:2], place[label], span[2]) for span, label in zip(of_tar.spans, of_tar.labels, strict=True)]
-        entries.append(_store(folder, of_tar, np.array(rows, INDEX_DTYPE)))
-    manifest = _manifest(folder, patterns, rules, splits, found, entries, names_of_classes, place)
+    class_names, number_of = _number_classes(found, classes)
+    tars = [_store(folder, of_tar, splits[of_tar.name], number_of) for of_tar in found]
+    manifest = _manifest(patterns, rules, tars, class_names)
     _write(folder, REJECTS_NAME, to_lines(reject for of_tar in found for reject in of_tar.rejects))
     _write(folder, NOTES_NAME, to_lines(note for of_tar in found for note in of_tar.notes))
     _write(folder, MANIFEST_NAME, manifest.to_json())
@@ -100,31 +108,33 @@ def write_index(
 
 
 def _find(patterns: Sequence[str]) -> tuple[Folder, list[str]]:
-    """The folder of all tars, and their names, in the order in which they are given."""
-    places: list[str] = []
+    """The folder of all tars, and their names, in the given order."""
+    tars: list[str] = []
     for pattern in patterns:
-        for place in braceexpand.braceexpand(pattern):
-            is_pattern = "://" not in place and glob.has_magic(place)
-            matches = sorted(glob.glob(place)) if is_pattern else [place]
+        for tar in braceexpand.braceexpand(pattern):
+            is_pattern = "://" not in tar and glob.has_magic(tar)
+            matches = sorted(glob.glob(tar)) if is_pattern else [tar]
             if not matches:
-                raise UserError(f"no file matches {place}; correct the path or the pattern")
-            places += matches
-    for place in places:
-        if os.path.isdir(place):
-            raise UserError(f"{place} is a folder; give its tars: '{os.path.join(place, '*.tar')}'")
-    parents = {os.path.dirname(place) for place in places}
+                raise UserError(f"no file matches {tar}; correct the path or the pattern")
+            tars += matches
+    for tar in tars:
+        if os.path.isdir(tar):
+            raise UserError(f"{tar} is a folder; give its tars: '{os.path.join(tar, '*.tar')}'")
+    parents = {os.path.dirname(tar) for tar in tars}
     if len(parents) != 1:
         raise UserError(
-            f"the tars lie in {len(parents)} folders, such as {' and '.join(sorted(parents)[:2])}; index each folder "
+            f"the tars are in {len(parents)} folders, such as {' and '.join(sorted(parents)[:2])}; index each folder "
             "by itself"
         )
-    names = [os.path.basename(place) for place in places]
+    names = [os.path.basename(tar) for tar in tars]
     if len(set(names)) != len(names):
         raise UserError("a tar is given twice; give each once")
     wrong = [name for name in names if not name.endswith(".tar")]
     if wrong:
-        raise UserError(f"{wrong[0]} does not end in .tar; unpack compressed tars first, since a map can't read them")
-    missing = next((place for place in places if "://" not in place and not os.path.exists(place)), None)
+        raise UserError(
+            f"{wrong[0]} does not end in .tar; unpack compressed tars first, since samples are read by their position"
+        )
+    missing = next((tar for tar in tars if "://" not in tar and not os.path.exists(tar)), None)
     if missing is not None:
         raise UserError(f"there is no file {missing}; correct the path")
     return open_folder(parents.pop() or "."), names
@@ -147,7 +157,7 @@ def _refuse_prepared(folder: Folder) -> None:
     except OSError as error:
         raise UserError(f"{folder.url} can't be listed ({error.strerror or error}); make it readable") from error
     if there and not read_manifest(folder).source.startswith(SOURCE_PREFIX):
-        raise UserError(f"{folder.url} was written by prepare and has its index already; it needs no other")
+        raise UserError(f"{folder.url} was written by prepare and has an index already; give another folder of tars")
 
 
 def _scanned(folder: Folder, names: list[str], rules: Rules, label_field: str, workers: int) -> Iterator[Found]:
@@ -159,11 +169,11 @@ def _scanned(folder: Folder, names: list[str], rules: Rules, label_field: str, w
         with ProcessPoolExecutor(min(workers, len(names)), get_context("spawn")) as pool:
             yield from pool.map(scan, names)
     except BrokenProcessPool as error:
-        raise UserError("a worker process was killed, perhaps for want of memory; try fewer --workers") from error
+        raise UserError("a worker process was killed, most likely out of memory; try fewer --workers") from error
 
 
 def _number_classes(found: Sequence[Found], names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[Label, int]]:
-    """Names of the classes, and the number of each label."""
+    """Class names, and the class number of each label."""
     labels = {label for of_tar in found for label in of_tar.labels}
     texts = sorted(label for label in labels if isinstance(label, str))
     numbers = sorted(label for label in labels if isinstance(label, int))
@@ -183,17 +193,20 @@ def _number_classes(found: Sequence[Found], names: Sequence[str] | None) -> tupl
     return tuple(names or map(str, range(classes))), {number: number for number in numbers}
 
 
-def _store(folder: Folder, of_tar: Found, index: NDArray[np.void]) -> ShardEntry:
+def _store(folder: Folder, found: Found, split: str, number_of: Mapping[Label, int]) -> _IndexedTar:
+    labels = [number_of[label] for label in found.labels]
+    rows = [(*span[:2], label, span[2]) for span, label in zip(found.spans, labels, strict=True)]
     stream = BytesIO()
-    np.save(stream, index, allow_pickle=False)
-    _write(folder, index_name(of_tar.name), stream.getvalue())
-    return ShardEntry(
-        name=of_tar.name,
-        samples=len(index),
-        bytes=of_tar.bytes,
-        xxh3_64=of_tar.xxh3_64,
+    np.save(stream, np.array(rows, INDEX_DTYPE), allow_pickle=False)
+    _write(folder, index_name(found.name), stream.getvalue())
+    entry = ShardEntry(
+        name=found.name,
+        samples=len(rows),
+        bytes=found.bytes,
+        xxh3_64=found.xxh3_64,
         index_xxh3_64=xxhash.xxh3_64_hexdigest(stream.getvalue()),
     )
+    return _IndexedTar(split=split, found=found, labels=labels, entry=entry)
 
 
 def _write(folder: Folder, name: str, content: bytes) -> None:
@@ -201,45 +214,36 @@ def _write(folder: Folder, name: str, content: bytes) -> None:
         folder.write(name, content)
 
 
-def _manifest(
-    folder: Folder,
-    patterns: Sequence[str],
-    rules: Rules,
-    split_of: dict[str, str],
-    found: Sequence[Found],
-    entries: Sequence[ShardEntry],
-    classes: tuple[str, ...],
-    place: dict[Label, int],
-) -> Manifest:
+def _manifest(patterns: Sequence[str], rules: Rules, tars: Sequence[_IndexedTar], classes: tuple[str, ...]) -> Manifest:
     splits: dict[str, SplitEntry] = {}
     for split in SPLITS:
-        mine = [(of_tar, entry) for of_tar, entry in zip(found, entries, strict=True) if split_of[entry.name] == split]
-        labels = [place[label] for of_tar, _ in mine for label in of_tar.labels]
+        of_split = [tar for tar in tars if tar.split == split]
+        labels = [label for tar in of_split for label in tar.labels]
         if labels:
             splits[split] = SplitEntry(
                 samples=len(labels),
                 class_counts=tuple(np.bincount(labels, minlength=len(classes)).tolist()),
-                shards=tuple(entry for _, entry in mine),
+                shards=tuple(tar.entry for tar in of_split),
             )
     shares = [splits[split].samples if split in splits else 0 for split in SPLITS]
-    rejects = count(reject.reason for of_tar in found for reject in of_tar.rejects)
+    rejects = count(reject.reason for tar in tars for reject in tar.found.rejects)
     return Manifest(
         classes=classes,
         image_size=rules.size,
-        encoding="raw" if all(of_tar.raw for of_tar in found) else FOREIGN,
+        encoding="raw" if all(tar.found.raw for tar in tars) else FOREIGN,
         quality=None,
         fit=rules.fit,
         check=rules.check,
         min_side=rules.min_side,
         duplicates="keep",
-        samples_per_shard=max(entry.samples for entry in entries),
+        samples_per_shard=max(tar.entry.samples for tar in tars),
         limit=None,
         seed=0,
         fractions=(shares[0] / sum(shares), shares[1] / sum(shares), shares[2] / sum(shares)),
         source=SOURCE_PREFIX + " ".join(map(os.path.basename, patterns)),
-        fingerprint=xxhash.xxh3_64_hexdigest("".join(entry.xxh3_64 for entry in entries).encode()),
+        fingerprint=xxhash.xxh3_64_hexdigest("".join(tar.entry.xxh3_64 for tar in tars).encode()),
         read=sum(shares) + sum(rejects.values()),
         rejects=rejects,
-        notes=count(note.note for of_tar in found for note in of_tar.notes),
+        notes=count(note.note for tar in tars for note in tar.found.notes),
         splits=splits,
     )

@@ -1,4 +1,4 @@
-"""Names and record types of the shard format: everything that the writer and the readers must agree on.
+"""Names and record types of the shard format, which the writer and the readers share.
 
 The format itself is specified in `shards/README.md` of the repository.
 """
@@ -23,15 +23,15 @@ OVERVIEW_NAMES = ("overview/class_counts.png", "overview/samples.png", "overview
 
 # How a sample's image is stored, and the suffix of its member in the tar.
 ENCODINGS = {"raw": "npy", "jpeg": "jpg"}
-# Shards that others wrote: files of any image format and size, which are decoded and fitted when they are read.
+# In tars of other programs: files of any image format and size, decoded and resized when they are read.
 FOREIGN: Literal["any"] = "any"
 SOURCE_PREFIX = "index:"
-"""How the source of a data set begins that `shards index` made."""
+"""The `source` in a manifest of `shards index` starts with it."""
 
-# One row per sample: where its payload lies in the tar, its label, and the XXH3-64 of the payload.
+# One row per sample: offset and length of its payload in the tar, its label, and the XXH3-64 of the payload.
 INDEX_DTYPE = np.dtype([("offset", "<u8"), ("length", "<u8"), ("label", "<i8"), ("xxh3_64", "<u8")])
 
-# A USTAR name holds 100 bytes; past that tar adds extra headers and rows would no longer have one stride.
+# A USTAR name has at most 100 bytes. For longer ones tar adds headers, and rows would not have one stride.
 _CLASS_CHARACTERS = 40
 _SAMPLE_CHARACTERS = 44
 
@@ -47,7 +47,7 @@ def index_name(shard: str) -> str:
 
 
 def index_bytes(samples: int) -> int:
-    """Size of the index file of a shard with so many samples."""
+    """Size in bytes of the index file of a shard with `samples` samples."""
     stream = io.BytesIO()
     description = np.lib.format.dtype_to_descr(INDEX_DTYPE)
     np.lib.format.write_array_header_1_0(stream, {"descr": description, "fortran_order": False, "shape": (samples,)})
@@ -77,7 +77,7 @@ def sample_keys(classes: tuple[str, ...], labels: NDArray[np.int64], names: list
         names: N names of the samples in their source, not necessarily unique.
 
     Returns:
-        N keys. Where two would be equal, the later one carries its position in the source.
+        N keys. Where two would be equal, the later one ends in its position in the source.
     """
     folders: list[str] = []
     for position, name in enumerate(classes):

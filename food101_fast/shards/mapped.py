@@ -1,4 +1,4 @@
-"""One shard in memory: its map and its index, both checked when they are opened, and rows copied out of maps."""
+"""One shard in memory: its map and its index, both checked when they are opened, and copies of rows."""
 
 from __future__ import annotations
 
@@ -22,21 +22,24 @@ _WORD, _BYTE = np.dtype(np.int64), np.dtype(np.uint8)
 
 @dataclass(frozen=True, eq=False)
 class OpenShard:
-    """A shard in memory; its memory is valid as long as somebody holds it."""
+    """A shard in memory, which stays valid while this object exists."""
 
     path: Path
+    """Of the tar."""
     content: torch.Tensor
+    """The tar as a memory map: uint8 (bytes,), on the CPU."""
     view: memoryview
-    """The same as `content`."""
+    """The same memory as `content`."""
     index: NDArray[np.void]
+    """(N,) of `INDEX_DTYPE`."""
 
 
 def open_shard(path: Path, entry: ShardEntry, manifest: Manifest) -> OpenShard:
     """Map a shard, and read and check the index beside it.
 
     Args:
-        path: of the tar.
-        entry: what the manifest says of it.
+        path: of the tar; its index is beside it.
+        entry: the shard in the manifest.
         manifest: of the data set.
 
     Raises:
@@ -45,7 +48,7 @@ def open_shard(path: Path, entry: ShardEntry, manifest: Manifest) -> OpenShard:
     index = _read_index(path.with_name(index_name(entry.name)), entry, len(manifest.classes))
     _check_index(path, entry, index, manifest)
     try:
-        # Unlike mmap and NumPy's memmap this keeps no descriptor of the file, of which a process has 1,024.
+        # Unlike mmap and NumPy's memmap this keeps no file descriptor, of which a process has 1,024.
         content = torch.from_file(str(path), shared=False, size=entry.bytes, dtype=torch.uint8)
     except (OSError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
@@ -64,16 +67,16 @@ def _read_index(path: Path, entry: ShardEntry, classes: int) -> NDArray[np.void]
     try:
         index: NDArray[np.void] = np.load(BytesIO(content), allow_pickle=False)
     except ValueError as error:
-        raise damaged(f"{path} is no NumPy file ({error})") from error
+        raise damaged(f"{path} is not a NumPy file ({error})") from error
     if index.dtype != INDEX_DTYPE or index.shape != (entry.samples,):
-        raise damaged(f"{path} does not hold {entry.samples} samples")
+        raise damaged(f"{path} does not have {entry.samples} samples")
     if not 0 <= index["label"].min() <= index["label"].max() < classes:
         raise damaged(f"{path} has labels outside the {classes} classes")
     return index
 
 
 def _check_index(path: Path, entry: ShardEntry, index: NDArray[np.void], manifest: Manifest) -> None:
-    """Payloads lie inside the shard, where tar puts members, one after the other."""
+    """Check that payloads are inside the shard, on tar's blocks, and do not overlap."""
     offsets, lengths = index["offset"], index["length"]
     inside = np.all(offsets <= entry.bytes) and np.all(lengths <= entry.bytes - offsets)
     if not inside:
@@ -89,19 +92,19 @@ def _check_index(path: Path, entry: ShardEntry, index: NDArray[np.void], manifes
 
 
 def damaged(what: str) -> DamagedDataError:
-    """An error that says what is damaged, and what to do."""
+    """The error that says what is damaged, and what to do."""
     return DamagedDataError(f"{what}; restore the folder from a copy, or remove it and make it again")
 
 
 def damaged_sample(shard: OpenShard, offset: int, what: str) -> DamagedDataError:
-    """An error that names the sample whose file begins at byte `offset`."""
-    place = int(np.searchsorted(shard.index["offset"], offset))
-    where = f"sample {place} ({_key(shard.view, offset)}) at byte {offset:,}"
-    return damaged(f"{shard.path}: {where}, {shard.index['length'][place]:,} bytes long: {what}")
+    """The error about the sample whose payload starts at byte `offset` of a shard."""
+    sample = int(np.searchsorted(shard.index["offset"], offset))
+    where = f"sample {sample} ({_key(shard.view, offset)}) at byte {offset:,}"
+    return damaged(f"{shard.path}: {where}, {shard.index['length'][sample]:,} bytes long: {what}")
 
 
 def _key(content: memoryview, payload: int) -> str:
-    """The sample's key, from the tar header before its payload."""
+    """The sample's key, read from the tar header before its payload."""
     try:
         header = bytes(content[payload - tarfile.BLOCKSIZE : payload])
         name = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").name
@@ -112,7 +115,7 @@ def _key(content: memoryview, payload: int) -> str:
 
 
 class _Described:
-    """What NumPy's array interface asks of an object that has memory."""
+    """Memory in the form of NumPy's array interface."""
 
     __slots__ = ("__array_interface__",)
 
@@ -121,31 +124,30 @@ class _Described:
 
 
 def _view(address: int, shape: tuple[int, ...], strides: tuple[int, ...], kind: np.dtype[Any]) -> NDArray[Any]:
-    """Memory of this process as an array. `as_strided` on an array from ctypes does the same, in more steps."""
+    """Memory of this process as an array. `as_strided` on an array from ctypes does the same, but slower."""
     interface = {"version": 3, "data": (address, False), "shape": shape, "strides": strides, "typestr": kind.str}
     return np.asarray(_Described(interface))
 
 
 def read_records(addresses: NDArray[np.int64], kind: np.dtype[np.void]) -> NDArray[np.void]:
-    """Copies of the records of type `kind` that begin at `addresses` (n,), which differ by multiples of a word."""
+    """Copies of the records of type `kind` at `addresses`, int64 (n,), which differ by multiples of 8 bytes."""
     if not addresses.size:
         return np.empty(0, kind)
     lowest = int(addresses.min())
     steps = (addresses - lowest) // _WORD.itemsize
-    opaque = np.dtype((np.void, kind.itemsize))  # NumPy copies it as a whole, and a record field by field
+    opaque = np.dtype((np.void, kind.itemsize))  # NumPy copies it at once, but a record field by field
     return _view(lowest, (int(steps.max()) + 1,), (_WORD.itemsize,), opaque)[steps].view(kind)
 
 
 def copy_rows(addresses: NDArray[np.int64], out: torch.Tensor) -> None:
-    """Copy the rows that begin at `addresses` (n,) into `out` (n, bytes), uint8.
+    """Copy the rows at `addresses`, int64 (n,), into `out`, uint8 (n, bytes).
 
-    The source is a strided view over the address range that holds all rows: row i begins at word i, so rows overlap.
-    Only the requested rows are read; the gaps may be unmapped. So a batch is one call of `index_select`, one loop that
-    never takes the interpreter's lock. With a call for each row, two threads spend a fifth of their time waiting for
-    it.
+    The source is a strided view over the address range that has all rows: row i starts at word i, so rows overlap. Only
+    the requested rows are read; the gaps may be unmapped. A batch is one call of `index_select`, a loop without the
+    GIL. With one call for each row, two threads spend a fifth of their time waiting for the GIL.
 
-    Words are as wide as rows and addresses allow: into memory that begins at a cache line torch copies numbers of eight
-    bytes a third faster than single ones, which is the speed of memcpy.
+    A word has 8 bytes where rows and addresses are multiples of 8, else 1. With 8 bytes torch copies into memory that
+    is aligned to a cache line a third faster, at the speed of memcpy.
     """
     if not addresses.size:
         return

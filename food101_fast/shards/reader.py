@@ -17,12 +17,12 @@ from food101_fast.storage import Folder, LocalFolder, open_folder
 class ShardSet:
     """A finished folder of shards, on a disk or behind a URL.
 
-    Picklable: what is sent to another process opens the files there anew.
+    Picklable: a copy in another process opens the files there.
 
     Attributes:
-        folder: where they lie.
-        manifest: what they hold.
-        cache: where they are kept if that is behind a URL.
+        folder: with the shards.
+        manifest: of the folder.
+        cache: where shards are stored when the folder is behind a URL.
     """
 
     def __init__(self, folder: Folder, manifest: Manifest, cache: CacheSettings) -> None:
@@ -32,26 +32,26 @@ class ShardSet:
 
     @classmethod
     def open(
-        cls, place: str | os.PathLike[str], *, cache_dir: str | Path | None = None, cache_gb: float | None = None
+        cls, location: str | os.PathLike[str], *, cache_dir: str | Path | None = None, cache_gb: float | None = None
     ) -> ShardSet:
         """Open a folder.
 
         Args:
-            place: a path, or a URL of any kind that fsspec knows, from where shards are downloaded as they are needed.
+            location: a path, or a URL that fsspec knows, from where shards are downloaded when they are needed.
             cache_dir: folder for downloaded shards; default: the environment variable FOOD101_FAST_CACHE, or
                 `food101_fast` in the user's cache folder.
-            cache_gb: size that the cache is kept below, in GB (1e9 bytes); default: the environment variable
+            cache_gb: maximum size of the cache in GB (1e9 bytes); default: the environment variable
                 FOOD101_FAST_CACHE_GB, or 100.
 
         Raises:
             UserError: the folder is missing, unfinished, damaged or of another format version.
         """
-        folder = open_folder(place)
+        folder = open_folder(location)
         return cls(folder, read_manifest(folder), cache_settings(cache_dir, cache_gb))
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names; a label is a position in them."""
+        """Class names; a label is an index into them."""
         return self.manifest.classes
 
     @property
@@ -64,32 +64,32 @@ class ShardSet:
 
         Args:
             name: of the split.
-            verify: when a sample's bytes are compared with their checksum: the first time that the split reads them,
-                every time, or never.
+            verify: when a sample's bytes are compared with their checksum: at the first read of this split, at every
+                read, or never.
 
         Raises:
             UserError: there is no such split, or one of its files is missing or of another size.
         """
         if name not in self.manifest.splits:
-            there = ", ".join(self.manifest.splits)
-            raise UserError(f"{self.folder.url} has no split {name!r}; it has {there}: choose one of them, or add it")
+            names = ", ".join(self.manifest.splits)
+            raise UserError(f"{self.folder.url} has no split {name!r}; it has {names}: choose one of them")
         return Split(self, name, verify)
 
     def webdataset(self, split: str, *, shuffle: bool = False, decode: Decode | None = "pil", seed: int = 0) -> Any:
-        """The samples of a split as a `webdataset.WebDataset`, for programs that are written for that library.
+        """The samples of a split as a `webdataset.WebDataset`, an IterableDataset for torch's DataLoader.
 
-        Shards are divided among ranks and DataLoader workers, so that each sample comes once in all of them together.
-        It is an IterableDataset of torch: give it to a DataLoader. `ShardLoader` reads the same shards many times as
-        fast, and in an order that does not depend on the number of ranks.
+        Shards are divided among ranks and DataLoader workers, so that each sample comes once over all of them.
+        `ShardLoader` reads the same shards many times as fast, and in an order that does not depend on the number of
+        ranks.
 
         Args:
             split: name of the split.
-            shuffle: shuffle the shards, and samples among a thousand of each other.
-            decode: `pil` gives pairs of a PIL image and a label, `rgb8` of uint8 (H, W, 3) and a label; None gives
-                samples as webdataset has them: dicts of bytes.
-            seed: of the order.
+            shuffle: shuffle the shards, and samples in a buffer of a thousand.
+            decode: `pil` gives pairs of PIL image and label, `rgb8` pairs of uint8 (H, W, 3) and label; None gives
+                webdataset's own samples, dicts of bytes.
+            seed: of the shuffling.
 
         Raises:
-            UserError: there is no such split, or the tars were written by others.
+            UserError: there is no such split, or another program wrote the tars.
         """
         return as_webdataset(self, split, shuffle=shuffle, decode=decode, seed=seed)

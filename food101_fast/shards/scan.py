@@ -1,4 +1,4 @@
-"""What is in a WebDataset tar that others wrote: its samples, each decoded once."""
+"""Samples of a WebDataset tar that another program wrote, each decoded once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from food101_fast.storage import Folder, LocalFolder
 
 INCOMPLETE = "incomplete"
 IMAGES = ("jpg", "jpeg", "png", "webp", "npy")
-"""Suffixes of the members that hold an image, the first one that a sample has."""
+"""Suffixes of members that are images; of several in a sample the first in this order is used."""
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 
 _BROKEN = "fetch or write it again"
@@ -30,7 +30,7 @@ Label = int | str
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What a tar holds."""
+    """The samples of a tar."""
 
     name: str
     bytes: int
@@ -41,20 +41,22 @@ class Found:
     rejects: list[Reject]
     notes: list[NotedImage]
     raw: bool
-    """Whether every image is an array of just the stored size."""
+    """Whether every image is a NumPy array of exactly the stored size."""
 
 
 def scan_tar(folder: Folder, name: str, *, rules: Rules, label_field: str) -> Found:
     """Find the samples of one tar and decode each of them.
 
     Raises:
-        UserError: the tar can't be read, is cut off or damaged, or a label is missing from its `.json`.
+        UserError: the tar can't be read, is truncated or damaged, or a label is missing from its `.json`.
     """
     where = f"{folder.url}/{name}"
     file = _content(folder, name)
     content = memoryview(file) if isinstance(file, mmap.mmap) else file.getbuffer()
     if bytes(content[:6]).startswith(_COMPRESSED):
-        raise UserError(f"{where} is compressed; unpack it first, since samples in it have no address")
+        raise UserError(
+            f"{where} is compressed; unpack it first, since samples are read from the tar by their position"
+        )
     header = npy_header(rules.size)
     scratch = Scratch()
     spans, labels, rejects, notes = [], [], [], []
@@ -91,7 +93,7 @@ def scan_tar(folder: Folder, name: str, *, rules: Rules, label_field: str) -> Fo
 
 
 def _content(folder: Folder, name: str) -> mmap.mmap | BytesIO:
-    """A tar as a file in memory."""
+    """A tar as a file in memory, mapped if it is on a disk."""
     try:
         if not isinstance(folder, LocalFolder):
             return BytesIO(folder.read(name))
@@ -104,8 +106,10 @@ def _content(folder: Folder, name: str) -> mmap.mmap | BytesIO:
 
 
 def _samples(file: mmap.mmap | BytesIO, size: int, where: str) -> Iterator[tuple[str, dict[str, tuple[int, int]]]]:
-    """Key, and offset and length by suffix, of each run of members that share a key, as WebDataset defines it: the
-    key ends at the first dot of the file name."""
+    """Key, and offset and length by suffix, of each run of members that share a key.
+
+    As WebDataset defines it, the key ends at the first dot of the file name.
+    """
     current: str | None = None
     members: dict[str, tuple[int, int]] = {}
     for info in _members(file, size, where):
@@ -124,7 +128,7 @@ def _samples(file: mmap.mmap | BytesIO, size: int, where: str) -> Iterator[tuple
 
 
 def _members(file: mmap.mmap | BytesIO, size: int, where: str) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar that is whole. tarfile takes a damaged header, or a missing end, for the end."""
+    """The members of a complete tar. tarfile itself takes a damaged header, or a missing end, for the end."""
     if not size:
         raise UserError(f"{where} is empty; {_BROKEN}")
     try:
@@ -134,7 +138,9 @@ def _members(file: mmap.mmap | BytesIO, size: int, where: str) -> Iterator[tarfi
     except (tarfile.TarError, EOFError, ValueError) as error:  # ValueError: mmap's for a seek past the end
         raise UserError(f"{where} is not a complete tar ({error}); {_BROKEN}") from error
     if end >= size:
-        raise UserError(f"{where} ends after byte {size:,} without the mark of a tar's end: cut off; {_BROKEN}")
+        raise UserError(
+            f"{where} ends after byte {size:,} without the mark of a tar's end, so it is truncated; {_BROKEN}"
+        )
     file.seek(end)
     if any(file.read(tarfile.BLOCKSIZE)):
         raise UserError(f"{where} has a damaged header at byte {end:,}; {_BROKEN}")

@@ -9,17 +9,17 @@ from food101_fast.shards.manifest import Manifest
 _CLASS_WIDTH = 32
 
 
-def describe(manifest: Manifest, place: str) -> str:
+def describe(manifest: Manifest, location: str) -> str:
     """Splits, classes, counts, sizes and rejects, as lines of text.
 
     Args:
         manifest: of the folder.
-        place: the folder, as the reader knows it.
+        location: path or URL of the folder, as the user gave it.
     """
     written = sum(split.samples for split in manifest.splits.values())
     stored = manifest.encoding + (f" (quality {manifest.quality})" if manifest.quality is not None else "")
     lines = [
-        f"{place}: {written:,} images of {len(manifest.classes)} classes",
+        f"{location}: {written:,} images of {len(manifest.classes)} classes",
         f"{manifest.image_size} px, {stored}, {manifest.fit}, from {manifest.source} with seed {manifest.seed}",
         "",
         *_table(

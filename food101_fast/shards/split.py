@@ -1,7 +1,7 @@
-"""Shards as arrays: every sample of a split by its global id, straight out of the memory map.
+"""Shards as arrays: every sample of a split by its global id, read from memory maps.
 
-Nothing is parsed when a sample is read: the index says where its payload lies. A batch of raw images, from any number
-of shards, is one loop of memcpy. Other encodings are decoded out of the map into the rows that are asked for.
+Nothing is parsed when a sample is read: the index has the offset of its payload. A batch of raw images, from any number
+of shards, is one loop of memcpy. Other encodings are decoded from the map into the requested rows.
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ Verify = Literal["first-epoch", "always", "never"]
 
 _ATTEMPTS = 5
 
-# Raw rows that are copied before their checksums are compared. Comparing holds the interpreter's lock, for 2 ms of this
-# many rows of 192 px; with fewer, two threads were slower, since they waited more often for each other.
+# Raw rows that are copied before their checksums are compared. Comparing keeps the GIL, for 2 ms for this many rows of
+# 192 px; with fewer rows two threads were slower, since they waited for each other more often.
 _CHECKED_AT_A_TIME = 256
 
-# To open a shard again costs as much as to read it: its pages are mapped one after the other as they are touched. The
-# system allows 65,530 maps (vm.max_map_count).
+# Opening a shard again costs as much as reading it: its pages are mapped one by one when they are touched. Linux allows
+# 65,530 maps (vm.max_map_count).
 _MOST_OPEN = 2000
 
 
 class Split:
-    """The samples of one split, numbered from 0 in the order in which they lie in its shards.
+    """The samples of one split, numbered from 0 in the order of its shards.
 
-    Shards are opened when a sample of theirs is first asked for, and the ones that were used longest ago are closed
-    when there are more than `most_open`. Safe to use from several threads, and after a fork.
+    A shard is opened at the first read of one of its samples; above `most_open` shards the least recently used are
+    closed. Safe to use from several threads, and after a fork.
 
-    A file that shrinks or a disk that fails under a memory map ends the process (SIGBUS): no program can catch that.
+    A file that shrinks or a disk that fails under a memory map ends the process (SIGBUS): a program can't catch that.
 
     Attributes:
         name: the split's name.
         image_size: height and width of every image, in pixels.
         encoding: how the images are stored.
-        entries: the shards that have samples.
-        shard_samples: (S,) int64, how many each of them has.
-        files: where they are read.
-        most_open: shards that are kept open; None for all.
+        entries: the S shards that have samples.
+        shard_samples: (S,) int64, samples of each shard.
+        files: where shards are read.
+        most_open: maximum number of open shards; None for all.
     """
 
     def __init__(self, shard_set: ShardSet, name: str, verify: Verify) -> None:
@@ -68,7 +68,7 @@ class Split:
         self.image_size = manifest.image_size
         self.encoding = manifest.encoding
         self.most_open: int | None = None
-        # A shard whose images were all dropped has no rows, and so no place in memory.
+        # A shard whose images were all dropped has no rows to map.
         self.entries = [entry for entry in manifest.splits[name].shards if entry.samples]
         _check_files(shard_set.folder, self.entries)
         self.shard_samples = np.array([entry.samples for entry in self.entries], np.int64)
@@ -107,7 +107,7 @@ class Split:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """(N,) int64, the label of each sample; opens all shards."""
+        """(N,) int64, the label of each sample. Opens all shards."""
         self.open_all()
         return np.concatenate([self._open[shard].index["label"] for shard in range(len(self.entries))])
 
@@ -121,7 +121,7 @@ class Split:
 
     @property
     def unchecked(self) -> int:
-        """How many samples will be compared with their checksums when they are read next."""
+        """Number of samples that are compared with their checksums at their next read."""
         if self._verify == "always":
             return len(self)
         verified = self._verify == "never" or self.files.verified
@@ -129,34 +129,34 @@ class Split:
 
     @property
     def is_local(self) -> bool:
-        """Whether the files lie on a disk already."""
+        """Whether the files are on the disk and need no download."""
         return isinstance(self.files, LocalFiles)
 
     @property
     def shard_bytes(self) -> NDArray[np.int64]:
-        """(S,) int64, the size of each shard."""
+        """(S,) int64, the size of each shard in bytes."""
         return np.array([entry.bytes for entry in self.entries], np.int64)
 
     def prefetch(self, shards: NDArray[np.int64]) -> None:
-        """Get these shards ready in the background; others may be closed, and leave the cache of a remote folder."""
-        # What is mapped keeps its room on the disk, so that a cache can't afford more than is needed.
+        """Download these shards (S',) in the background if needed; others may be closed and evicted from the cache."""
+        # A mapped file keeps its space on the disk, so a cache can't keep more open than is needed.
         needed = max(len(shards), _MOST_OPEN if self.is_local else 0)
         self.most_open = max(self.most_open or 0, needed) if needed < len(self.entries) else None
         self.files.prefetch([self.entries[shard] for shard in shards])
 
     def open_all(self) -> None:
-        """Open every shard now, so that what is wrong with an index is found now.
+        """Open every shard now, so that a damaged index is found now.
 
         Raises:
-            UserError: a file can't be read or is not what the manifest says.
+            UserError: a file can't be read or differs from the manifest.
         """
-        self._hold(np.arange(len(self.entries)))
+        self._open_shards(np.arange(len(self.entries)))
 
     def gather(self, ids: NDArray[np.int64], out: torch.Tensor) -> NDArray[np.int64]:
-        """Copy images into `out`: raw ones at memory speed, others at the speed of the decoder, without the GIL.
+        """Copy images into `out`, without the GIL: raw ones at memory speed, others at the speed of the decoder.
 
-        The copying runs in the calling thread alone if that has one OpenMP thread. With more, torch's gather from rows
-        that are not packed falls back to a path that was seven times slower.
+        Call it from a thread with one OpenMP thread: with more, torch's gather of rows that are not packed takes a path
+        that was seven times slower.
 
         Args:
             ids: int64 (n,), ids of samples.
@@ -166,58 +166,63 @@ class Split:
             int64 (n,), the samples' labels.
 
         Raises:
-            IndexError: an id is not below the number of samples.
+            IndexError: an id is below 0 or not below the number of samples.
             DamagedDataError: the bytes of a sample, or of its shard, are not those that were written.
-            UserError: a shard can't be had.
+            UserError: a shard can't be read or downloaded.
         """
-        shards, records, held, contents = self._find(ids)
+        shards, records, opened, contents = self._find(ids)
         if self.encoding == "raw":
             addresses = contents + records["offset"].astype(np.int64) + len(npy_header(self.image_size))
             at_a_time = _CHECKED_AT_A_TIME if self._due(ids).size else ids.size
             for first in range(0, ids.size, at_a_time or 1):
                 some = slice(first, first + at_a_time)
                 copy_rows(addresses[some], out[some])
-                # Not before: then this would touch every page first, and hold the interpreter's lock meanwhile.
-                self._check(ids[some], shards[some], records[some], held)
+                # After the copy: before it, this would be the first to touch every page, while it keeps the GIL.
+                self._check(ids[some], shards[some], records[some], opened)
         else:
-            self._check(ids, shards, records, held)
+            self._check(ids, shards, records, opened)
             spans = zip(shards.tolist(), records["offset"].tolist(), records["length"].tolist(), strict=True)
             for (shard, offset, length), row in zip(spans, out.numpy(), strict=True):
-                self._decode(held[shard], offset, length, row)
+                self._decode(opened[shard], offset, length, row)
         return records["label"].astype(np.int64)
 
     def payloads(self, ids: NDArray[np.int64]) -> tuple[list[torch.Tensor], NDArray[np.int64]]:
-        """The samples' files as they lie in the shards, uint8 (length,) each, in place; and their labels (n,).
+        """The samples' files, uint8 (length,) views into the shards on the CPU; and their labels, int64 (n,).
 
         Raises:
             As `gather`.
         """
-        shards, records, held, _ = self._find(ids)
-        self._check(ids, shards, records, held)
+        shards, records, opened, _ = self._find(ids)
+        self._check(ids, shards, records, opened)
         spans = zip(shards.tolist(), records["offset"].tolist(), records["length"].tolist(), strict=True)
-        files = [held[shard].content[offset : offset + length] for shard, offset, length in spans]
+        files = [opened[shard].content[offset : offset + length] for shard, offset, length in spans]
         return files, records["label"].astype(np.int64)
 
     def _find(
         self, ids: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.void], dict[int, OpenShard], NDArray[np.int64]]:
-        """For each id its shard and index record; the open shards; for each id the address of its shard's content."""
+        """For each id its shard and index record; the open shards by number; for each id its shard's address."""
         if ids.size and not 0 <= ids.min() <= ids.max() < len(self):
             raise IndexError(f"ids from {ids.min()} to {ids.max()} of split {self.name!r}, which has {len(self)}")
         shards = np.searchsorted(self._first_ids, ids, side="right") - 1
-        held, contents, indexes = self._hold(shards)
-        places = ids - self._first_ids[shards]
-        records = read_records(indexes + places * INDEX_DTYPE.itemsize, INDEX_DTYPE)
-        return shards, records, held, contents
+        opened, contents, indexes = self._open_shards(shards)
+        rows = ids - self._first_ids[shards]
+        records = read_records(indexes + rows * INDEX_DTYPE.itemsize, INDEX_DTYPE)
+        return shards, records, opened, contents
 
-    def _hold(self, shards: NDArray[np.int64]) -> tuple[dict[int, OpenShard], NDArray[np.int64], NDArray[np.int64]]:
-        """Open what is not open; the shards' memory stays where the addresses say while the first result is held."""
+    def _open_shards(
+        self, shards: NDArray[np.int64]
+    ) -> tuple[dict[int, OpenShard], NDArray[np.int64], NDArray[np.int64]]:
+        """Open shards that are closed; returns them, and the addresses of content and index for each of `shards`.
+
+        The addresses are valid while the caller keeps the first result.
+        """
         everything = self._all_open
         if everything is not None and self.most_open is None:
-            held, contents, indexes = everything
-            return held, contents[shards], indexes[shards]
+            opened, contents, indexes = everything
+            return opened, contents[shards], indexes[shards]
         needed = np.unique(shards).tolist()
-        if self._process != os.getpid():  # a thread of the parent's may have held the lock when this process forked
+        if self._process != os.getpid():  # a thread of the parent may have had the lock at the fork
             self._lock, self._process = threading.Lock(), os.getpid()
         with self._lock:
             for shard in needed:
@@ -227,8 +232,8 @@ class Split:
                 self._uses += 1
                 self._last_use[needed] = self._uses
                 self._close_unused(len(needed))
-            held = {shard: self._open[shard] for shard in needed}
-            return held, self._contents[shards], self._indexes[shards]
+            opened = {shard: self._open[shard] for shard in needed}
+            return opened, self._contents[shards], self._indexes[shards]
 
     def _add(self, shard: int) -> None:
         entry, files = self.entries[shard], self.files
@@ -240,7 +245,7 @@ class Split:
                 except DamagedDataError:
                     gone = not path.exists() or not path.with_name(index_name(entry.name)).exists()
                     if not files.verified or not gone or attempt == _ATTEMPTS - 1:
-                        raise  # else another process has pushed it out of the cache in this moment
+                        raise  # else another process has just evicted it from the cache
         self._open[shard] = opened
         self._contents[shard] = opened.content.data_ptr()
         self._indexes[shard] = opened.index.ctypes.data
@@ -248,7 +253,7 @@ class Split:
             first = self._first_ids[shard]
             self._checked[first : first + entry.samples] = True
         if len(self._open) == len(self.entries):
-            # Copies, so that they fit each other, and a batch that has them keeps what is closed meanwhile.
+            # Copies, so that all three agree, and a batch that uses them keeps shards that are closed meanwhile.
             self._all_open = self._open.copy(), self._contents.copy(), self._indexes.copy()
 
     def _close_unused(self, needed: int) -> None:
@@ -264,9 +269,9 @@ class Split:
         ids: NDArray[np.int64],
         shards: NDArray[np.int64],
         records: NDArray[np.void],
-        held: dict[int, OpenShard],
+        opened: dict[int, OpenShard],
     ) -> None:
-        """Compare the bytes of samples with their checksums, if that is due.
+        """Compare the bytes of samples with their checksums, where that is due.
 
         Raises:
             DamagedDataError: those of a sample differ.
@@ -276,17 +281,17 @@ class Split:
             return
         where, records = shards[due].tolist(), records[due]
         spans = zip(where, records["offset"].tolist(), records["length"].tolist(), strict=True)
-        payloads = [held[shard].view[offset : offset + length] for shard, offset, length in spans]
-        # In a loop of C: beside a copy that fills the caches the interpreter's own work would cost as much.
+        payloads = [opened[shard].view[offset : offset + length] for shard, offset, length in spans]
+        # `map` loops in C: while other threads copy, a loop in Python would cost as much as the checksums.
         found = np.array(list(map(xxhash.xxh3_64_intdigest, payloads)), np.uint64)
         if np.any(differs := found != records["xxh3_64"]):
             wrong = int(np.argmax(differs))
             changed = "its bytes were changed after they were written"
-            raise damaged_sample(held[where[wrong]], int(records["offset"][wrong]), changed)
+            raise damaged_sample(opened[where[wrong]], int(records["offset"][wrong]), changed)
         self._checked[ids[due]] = True
 
     def _due(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Which of the samples have to be compared with their checksums now, as positions in `ids`."""
+        """Positions in `ids` of the samples to compare with their checksums now."""
         if self._verify == "never":
             return np.empty(0, np.int64)
         return np.arange(ids.size) if self._verify == "always" else np.flatnonzero(~self._checked[ids])
@@ -310,7 +315,7 @@ class Split:
 def _check_files(folder: Folder, entries: Sequence[ShardEntry]) -> None:
     """Compare the size of every shard, and the number of samples in its index, with the manifest."""
     if not folder.can_list:
-        return  # then they are found out when they are downloaded
+        return  # then problems are found at the download
     try:
         sizes = folder.files()
     except OSError as error:

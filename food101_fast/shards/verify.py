@@ -1,4 +1,4 @@
-"""Is a folder of shards what its manifest says? Every file, every hash and every sample is looked at."""
+"""Compare a folder of shards with its manifest: every file, every hash and every sample."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from food101_fast.storage import Folder
 
 
 def verify(folder: Folder, progress: Callable[[int], None] = lambda samples: None) -> Iterator[str]:
-    """Everything that is wrong with a folder, a sentence for each; nothing if all is well.
+    """Yield a sentence for each problem of a folder; nothing if all is well.
 
-    A shard at a time is held in memory.
+    One shard at a time is in memory.
 
     Args:
         folder: a finished folder of shards.
-        progress: told the number of samples that were looked at since it was last told.
+        progress: called with the number of samples done since the last call.
 
     Raises:
         UserError: there is no manifest, or it can't be read.
     """
     manifest = read_manifest(folder)
-    # Of a plain web server nobody can say what else there is.
+    # A plain web server does not list its files.
     files = folder.files() if folder.can_list else {}
     known = {MANIFEST_NAME, REJECTS_NAME, NOTES_NAME, *OVERVIEW_NAMES}
     for split, entry in manifest.splits.items():
@@ -61,7 +61,9 @@ def verify(folder: Folder, progress: Callable[[int], None] = lambda samples: Non
     yield from _list_problems(folder, REJECTS_NAME, "reason", manifest.rejects)
     yield from _list_problems(folder, NOTES_NAME, "note", manifest.notes)
     for name in files:
-        if name not in known and not manifest.source.startswith(SOURCE_PREFIX):  # beside others' tars may lie anything
+        if name not in known and not manifest.source.startswith(
+            SOURCE_PREFIX
+        ):  # other programs' tars may have any files beside them
             yield f"{name}: does not belong to the set of shards"
 
 
@@ -76,9 +78,9 @@ def _read_index(folder: Folder, shard: ShardEntry) -> tuple[NDArray[np.void] | N
     try:
         index = np.load(io.BytesIO(content), allow_pickle=False)
     except ValueError as error:
-        return None, [f"{name}: is no NumPy file ({error})"]
+        return None, [f"{name}: is not a NumPy file ({error})"]
     if index.dtype != INDEX_DTYPE or index.shape != (shard.samples,):
-        return None, [f"{name}: does not hold {shard.samples} samples"]
+        return None, [f"{name}: does not have {shard.samples} samples"]
     return index, []
 
 
@@ -100,7 +102,7 @@ def _shard_problems(
 
 
 def _sample_problems(content: bytes, index: NDArray[np.void], manifest: Manifest) -> Iterator[str]:
-    """What is wrong with the samples, each told by its key and place."""
+    """Problems of samples, each with the sample's key and position."""
     if manifest.source.startswith(SOURCE_PREFIX):
         yield from _foreign_problems(content, index)
         return
@@ -134,7 +136,7 @@ def _sample_problems(content: bytes, index: NDArray[np.void], manifest: Manifest
 
 
 def _foreign_problems(content: bytes, index: NDArray[np.void]) -> Iterator[str]:
-    """As for our own samples, but for the members' names and order, which are others' business."""
+    """Problems of samples in other programs' tars, whose members have any names and order."""
     for number, (offset, length, _, digest) in enumerate(index.tolist()):
         if xxhash.xxh3_64_intdigest(content[offset : offset + length]) != digest:
             yield f"sample {number} at byte {offset:,}: its bytes were changed since they were indexed"
@@ -143,7 +145,7 @@ def _foreign_problems(content: bytes, index: NDArray[np.void]) -> Iterator[str]:
 def _read_label(content: bytes, at: int) -> tuple[str, bytes, int]:
     name, start, size, end = _read_header(content, at)
     if not name.endswith(".cls"):
-        raise ValueError(f"{name!r} is no label")
+        raise ValueError(f"{name!r} is not a label")
     return name.removesuffix(".cls"), content[start : start + size], end
 
 
@@ -159,7 +161,7 @@ def _payload_problem(payload: bytes, manifest: Manifest) -> str | None:
     if manifest.encoding == "raw":
         header = npy_header(size)
         whole = payload.startswith(header) and len(payload) == len(header) + size * size * 3
-        return None if whole else f"is no uint8 array of shape ({size}, {size}, 3)"
+        return None if whole else f"is not a uint8 array of shape ({size}, {size}, 3)"
     try:
         shape = simplejpeg.decode_jpeg(payload, "RGB", strict=True).shape
     except ValueError as error:

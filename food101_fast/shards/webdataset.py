@@ -1,4 +1,4 @@
-"""Shards as a dataset of the webdataset library, for programs that are written for it."""
+"""Shards as a dataset of the webdataset library."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def as_webdataset(shards: ShardSet, split: str, *, shuffle: bool, decode: Decode
 
     if shards.manifest.source.startswith(SOURCE_PREFIX):
         raise UserError(
-            f"{shards.folder.url} was made by `shards index`, and its tars name their images in their own way; give "
-            "the tars to webdataset.WebDataset itself"
+            f"{shards.folder.url} was made by `shards index`, and its tars may name their images in any way; give "
+            "the tars to webdataset.WebDataset directly"
         )
     urls = [f"{shards.location}/{entry.name}" for entry in shards.split(split).entries]
     dataset = webdataset.WebDataset(
@@ -44,7 +44,7 @@ def as_webdataset(shards: ShardSet, split: str, *, shuffle: bool, decode: Decode
 
 
 def _as_picture(image: Any) -> Any:
-    """What webdataset decodes of raw shards is an array."""
+    """The image as a PIL image; webdataset decodes raw shards to arrays."""
     from PIL import Image
 
     return image if isinstance(image, Image.Image) else Image.fromarray(image)

@@ -6,7 +6,7 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import orjson
@@ -18,6 +18,7 @@ from food101_fast.loader import ShardLoader
 from food101_fast.prepare import PrepareSettings, prepare
 from food101_fast.shards import ShardSet
 from food101_fast.shards.layout import INDEX_DTYPE
+from food101_fast.shards.split import Verify
 from food101_fast.shards.verify import verify
 from food101_fast.storage import LocalFolder
 from tests.conftest import flip, write_folder
@@ -28,9 +29,9 @@ INDEX = "train-000002.index.npy"
 
 @pytest.fixture(scope="module", params=["raw", "jpeg"])
 def whole(request: pytest.FixtureRequest, tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("whole") / request.param
-    settings = PrepareSettings(source=f"folder:{tiny_folder}", out=out, size=32, encoding=request.param)
-    prepare(PrepareSettings(**{**vars(settings), "samples_per_shard": 9}))
+    out: Path = tmp_path_factory.mktemp("whole") / request.param
+    encoding: Literal["raw", "jpeg"] = request.param
+    prepare(PrepareSettings(source=f"folder:{tiny_folder}", out=out, size=32, encoding=encoding, samples_per_shard=9))
     return out
 
 
@@ -39,10 +40,10 @@ def copy(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "copy"))
 
 
-def epoch(folder: Path, verify: str = "first-epoch", loader: ShardLoader | None = None) -> dict[int, bytes]:
+def epoch(folder: Path, verify: Verify = "first-epoch", loader: ShardLoader | None = None) -> dict[int, bytes]:
     """Every sample of an epoch, with its label."""
     if loader is None:
-        loader = ShardLoader(folder, split="train", batch_size=8, drop_last=False, verify=verify)  # type: ignore[arg-type]
+        loader = ShardLoader(folder, split="train", batch_size=8, drop_last=False, verify=verify)
     rows = {}
     for batch in loader:
         for image, label, sample in zip(batch.images, batch.labels.tolist(), batch.ids.tolist(), strict=True):
@@ -61,7 +62,7 @@ def cut(folder: Path, at: int) -> None:
     path.write_bytes(path.read_bytes()[:at])
 
 
-def edit_index(folder: Path, change: Callable[[np.ndarray], None]) -> None:
+def edit_index(folder: Path, change: Callable[[np.ndarray], object]) -> None:
     """Change an index, and let the manifest agree, so that only what it says gives it away."""
     index = np.load(folder / INDEX)
     change(index)
@@ -149,7 +150,7 @@ def test_damage_has_a_name(copy: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("where", [0, 100, -1])
 @pytest.mark.parametrize("verify", ["first-epoch", "always"])
-def test_a_flipped_bit_of_a_payload_names_its_sample(copy: Path, where: int, verify: str) -> None:
+def test_a_flipped_bit_of_a_payload_names_its_sample(copy: Path, where: int, verify: Verify) -> None:
     member = members(copy)[11]
     flip(copy / SHARD, member.offset_data + (where if where >= 0 else member.size - 1))
     key = member.name.rpartition(".")[0]
@@ -183,10 +184,11 @@ def test_every_byte_that_a_sample_is_made_of_is_checked(copy: Path, whole: Path)
     assert epoch(copy) == expected
 
 
-def test_what_is_damaged_later_is_found_if_always_is_asked_for(copy: Path, whole: Path) -> None:
+def test_later_damage_is_found_with_verify_always(copy: Path, whole: Path) -> None:
     record = np.load(copy / INDEX)[4]
-    for setting, found in (("first-epoch", False), ("always", True)):
-        loader = ShardLoader(copy, split="train", batch_size=8, drop_last=False, verify=setting)  # type: ignore[arg-type]
+    settings: tuple[tuple[Verify, bool], ...] = (("first-epoch", False), ("always", True))
+    for setting, found in settings:
+        loader = ShardLoader(copy, split="train", batch_size=8, drop_last=False, verify=setting)
         assert epoch(copy, loader=loader) == epoch(whole)
         with (copy / SHARD).open("r+b") as file:  # in place, under the map
             file.seek(int(record["offset"]) + int(record["length"]) - 1)
@@ -212,9 +214,12 @@ def test_nothing_is_checked_if_never_is_asked_for(whole: Path, monkeypatch: pyte
 def test_each_sample_is_checked_once(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = xxhash.xxh3_64_intdigest
     checked: list[int] = []
-    monkeypatch.setattr(
-        "food101_fast.shards.split.xxhash.xxh3_64_intdigest", lambda data: (checked.append(len(data)), digest(data))[1]
-    )
+
+    def counted(data: memoryview) -> int:
+        checked.append(len(data))
+        return digest(data)
+
+    monkeypatch.setattr("food101_fast.shards.split.xxhash.xxh3_64_intdigest", counted)
     loader = ShardLoader(whole, split="train", batch_size=8, drop_last=False)
     for _ in range(3):
         epoch(whole, loader=loader)

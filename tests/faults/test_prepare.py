@@ -1,4 +1,4 @@
-"""Prepare is broken off in every way there is, and goes on as if nothing had been."""
+"""Prepare is interrupted in every way, continues, and the result is the same, byte for byte."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from food101_fast.errors import UserError
 from food101_fast.prepare import PrepareSettings, prepare, unfinished
 from food101_fast.prepare.executors import InProcess
 from food101_fast.shards.verify import verify
-from food101_fast.storage import LocalFolder
+from food101_fast.storage import Folder, LocalFolder
 from tests.conftest import contents, encoded, picture, write_folder
 
 INJECT = Path(__file__).parent / "inject"
@@ -67,14 +67,14 @@ def run_with_kill(
 
 
 def shards_with_records(out: Path) -> dict[str, int]:
-    """The inode of each shard that is stored: another one means that it was written anew."""
+    """The inode of each shard that is stored: another one means that it was written again."""
     records = out.glob(".unfinished/*.tar.json")
     names = [record.name.removesuffix(".json") for record in records]
     return {name: (out / name).stat().st_ino for name in names}
 
 
-def kill_and_go_on(source: Path, whole: dict[str, bytes], folder: Path, kills: int) -> int:
-    """Break runs off `kills` times, starting over where one got through; the number of shards that were kept."""
+def kill_and_continue(source: Path, whole: dict[str, bytes], folder: Path, kills: int) -> int:
+    """Kill runs `kills` times, with a new folder when one finished; the number of shards that were reused."""
     rng = random.Random(folder.name)
     kept = 0
     for number in itertools.count():
@@ -101,11 +101,11 @@ def kill_and_go_on(source: Path, whole: dict[str, bytes], folder: Path, kills: i
 
 
 @pytest.mark.parametrize("kills", [8, pytest.param(40, marks=pytest.mark.slow)])
-def test_killed_anywhere_it_goes_on_and_ends_the_same(
+def test_killed_anywhere_it_continues_and_ends_the_same(
     source: Path, whole: dict[str, bytes], tmp_path: Path, kills: int
 ) -> None:
     with ThreadPoolExecutor(2) as pool:
-        rounds = [pool.submit(kill_and_go_on, source, whole, tmp_path / name, kills // 2) for name in ("a", "b")]
+        rounds = [pool.submit(kill_and_continue, source, whole, tmp_path / name, kills // 2) for name in ("a", "b")]
         assert sum(each.result() for each in rounds) > 0
 
 
@@ -135,7 +135,7 @@ def test_ctrl_c_keeps_what_is_finished(source: Path, whole: dict[str, bytes], tm
         os.killpg(process.pid, signal.SIGINT)
         shown = process.stderr.read().decode()
     assert b"Traceback" not in shown.encode()
-    if process.returncode != 0:  # it may have been as good as done
+    if process.returncode != 0:  # it may have finished
         assert process.returncode == 130
         assert "run the same command again to continue" in shown
     subprocess.run(arguments(source, out), check=True, capture_output=True)
@@ -288,13 +288,13 @@ def test_a_source_file_that_is_lost_on_the_way(
     lost = own_source / "ramen" / "007.jpg"
     data = lost.read_bytes()
     with monkeypatch.context() as patch:
-        begin = unfinished.write_settings
+        start = unfinished.write_origin
 
-        def begin_then_lose(*arguments: object) -> None:
-            begin(*arguments)  # type: ignore[arg-type]
+        def start_then_lose(folder: Folder, origin: unfinished.Origin) -> None:
+            start(folder, origin)
             accident(lost)
 
-        patch.setattr(unfinished, "write_settings", begin_then_lose)
+        patch.setattr(unfinished, "write_origin", start_then_lose)
         with pytest.raises(UserError, match=message):
             prepare(settings)
     assert not (tmp_path / "out" / "manifest.json").exists()

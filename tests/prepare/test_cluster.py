@@ -81,11 +81,11 @@ class Bucket:
     """A real S3 protocol server on loopback, and a hook that sees each upload before its body is read."""
 
     def __init__(self) -> None:
-        from moto.server import DomainDispatcherApplication, create_backend_app
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
         from werkzeug.serving import make_server
 
         self.before_upload: Callable[[str], None] = lambda path: None
-        application = DomainDispatcherApplication(create_backend_app)
+        application: Callable[..., Iterable[bytes]] = DomainDispatcherApplication(create_backend_app)
 
         def watched(environ: dict[str, str], start_response: Respond) -> Iterable[bytes]:
             if environ["REQUEST_METHOD"] == "PUT":
@@ -153,7 +153,7 @@ def prepare_until(bucket: Bucket, moment: int | str, command: list[str]) -> str:
     ],
     ids=len,
 )
-def test_a_bucket_is_prepared_broken_off_and_completed(
+def test_a_bucket_is_prepared_interrupted_and_completed(
     bucket: Bucket,
     source: Path,
     whole: dict[str, bytes],
@@ -193,8 +193,8 @@ def test_images_are_read_from_a_bucket(bucket: Bucket, source: Path, whole: dict
     assert all((tmp_path / "out" / name).read_bytes() == whole[name] for name in tars)
 
 
-def test_a_bucket_that_is_held_is_refused(bucket: Bucket, source: Path) -> None:
-    url = "s3://shards/held"
+def test_a_locked_bucket_is_refused(bucket: Bucket, source: Path) -> None:
+    url = "s3://shards/locked"
     with (
         open_folder(url).lock(".unfinished/lock"),
         pytest.raises(UserError, match=r"process \d+ on .* is writing into"),

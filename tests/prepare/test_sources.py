@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
@@ -12,7 +13,7 @@ import pytest
 
 from food101_fast.errors import UserError
 from food101_fast.images import RejectedError, Rules, clean
-from food101_fast.prepare.sources import open_source
+from food101_fast.prepare.sources import KINDS, open_source
 from tests.conftest import encoded, picture, write_folder
 
 
@@ -50,8 +51,8 @@ def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
         (lambda path: write_folder(path, {"train": 1, "test": 1}), "are splits, not classes"),
     ],
 )
-def test_a_folder_without_images_is_refused(tmp_path: Path, make: object, message: str) -> None:
-    make(tmp_path / "images")  # type: ignore[operator]
+def test_a_folder_without_images_is_refused(tmp_path: Path, make: Callable[[Path], object], message: str) -> None:
+    make(tmp_path / "images")
     with pytest.raises(UserError, match=message):
         open_source(f"folder:{tmp_path / 'images'}")
 
@@ -62,10 +63,15 @@ def test_an_unknown_source_is_refused(text: str) -> None:
         open_source(text)
 
 
+def test_the_help_names_every_kind(command: Callable[..., tuple[int, str, str]]) -> None:
+    _, out, _ = command("prepare", "--help")
+    assert all(f"{kind}:" in out for kind in KINDS)
+
+
 def test_the_demo_has_three_corrupt_files() -> None:
     source = open_source("demo:")
     assert np.bincount(source.labels).sum() == 1003
-    reasons = Counter()
+    reasons: Counter[str] = Counter()
     for position in [0, 500, 999, 1000, 1001, 1002]:
         try:
             clean(source.read(position), Rules(size=32))

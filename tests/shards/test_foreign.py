@@ -207,7 +207,7 @@ def test_what_makes_no_sense_is_one_sentence(
 
 def test_other_folders_patterns_and_sets_are_refused(tiny_path: Path, tmp_path: Path) -> None:
     for patterns, message in (
-        ([f"{tmp_path}/a/train.tar", f"{tmp_path}/b/train.tar"], "lie in 2 folders"),
+        ([f"{tmp_path}/a/train.tar", f"{tmp_path}/b/train.tar"], "are in 2 folders"),
         ([f"{tmp_path}/train-*.tar"], "no file matches"),
         ([f"{tmp_path}/train.tar.gz"], "does not end in"),
         ([f"{tmp_path}/train.tar"] * 2, "given twice"),

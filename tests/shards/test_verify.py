@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -42,7 +43,7 @@ def change(path: Path, at: int, value: bytes) -> None:
     path.write_bytes(content)
 
 
-def edit_manifest(folder: Path, edit: Callable[[dict], None]) -> None:
+def edit_manifest(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
     manifest = orjson.loads((folder / "manifest.json").read_bytes())
     edit(manifest)
     del manifest["digest"]
@@ -53,7 +54,7 @@ def edit_manifest(folder: Path, edit: Callable[[dict], None]) -> None:
 def vouch(folder: Path, name: str) -> None:
     """Make the manifest agree with a shard or index that was changed, so that only its contents give it away."""
 
-    def put_hash(manifest: dict) -> None:
+    def put_hash(manifest: dict[str, Any]) -> None:
         for split in manifest["splits"].values():
             for shard in split["shards"]:
                 for field, file in (("xxh3_64", shard["name"]), ("index_xxh3_64", index_of(shard["name"]))):
@@ -80,7 +81,7 @@ def first_payload(folder: Path) -> tuple[int, int]:
     return int(index["offset"][0]), int(index["length"][0])
 
 
-def test_a_changed_byte_is_named_by_sample_and_place(folder: Path) -> None:
+def test_a_changed_byte_is_named_by_sample_and_offset(folder: Path) -> None:
     offset, length = first_payload(folder)
     shard = folder / "train-000001.tar"
     middle = offset + length // 2
@@ -129,7 +130,7 @@ def test_a_wrong_index_is_found_though_every_hash_is_right(folder: Path) -> None
 
 
 def test_wrong_class_counts_are_found(folder: Path) -> None:
-    def swap(manifest: dict) -> None:
+    def swap(manifest: dict[str, Any]) -> None:
         counts = manifest["splits"]["train"]["class_counts"]
         counts[0], counts[1] = counts[1], counts[0]
 

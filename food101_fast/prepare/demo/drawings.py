@@ -51,7 +51,7 @@ def _cube(s: Scene, u: float, v: float, half: float, color: Color) -> None:
     angle = s.uniform(0, math.tau)
     corners = [(u + half * math.cos(angle + i * math.pi / 2), v + half * math.sin(angle + i * math.pi / 2))
                for i in range(4)]  # fmt: skip
-    side = s.place(corners)
+    side = s.to_picture(corners)
     depth = half * s.radius
     s.pen.polygon([(x + 1, y + depth * 0.8) for x, y in side], fill=shade(color, 0.55))
     s.pen.polygon([(x, y + depth * 0.4) for x, y in side], fill=shade(color, 0.7))
@@ -87,7 +87,7 @@ def _stick(s: Scene, u: float, v: float, angle: float, length: float, color: Col
     du, dv = length / 2 * math.cos(angle), length / 2 * math.sin(angle)
     half = s.uniform(0.045, 0.065)
     nu, nv = -half * math.sin(angle), half * math.cos(angle)
-    body = s.place([(u - du - nu, v - dv - nv), (u + du - nu, v + dv - nv),
+    body = s.to_picture([(u - du - nu, v - dv - nv), (u + du - nu, v + dv - nv),
                     (u + du + nu, v + dv + nv), (u - du + nu, v - dv + nv)])  # fmt: skip
     s.glaze.polygon([(x - 2 * s.light[0], y - 3 * s.light[1]) for x, y in body], fill=(50, 25, 5, 110))
     s.pen.polygon(body, fill=shade(color, 0.78))
@@ -112,7 +112,7 @@ def _french_fries(s: Scene) -> None:
     if carton:
         paper = s.jitter(s.pick(WARES + TABLES), 20)
         box = [(-0.72, -0.1), (-0.3, 0.05), (0.3, 0.05), (0.72, -0.1), (0.5, 1.0), (-0.5, 1.0)]
-        s.mold(s.place(box), paper, 0.15, 2)
+        s.mold(s.to_picture(box), paper, 0.15, 2)
     elif s.chance(0.4):
         u, v = s.scatter(0.8)
         s.lump(u, v, 0.26, 0.26, (236, 232, 224), wobble=0)
@@ -124,8 +124,8 @@ def _guacamole(s: Scene) -> None:
         angle, reach, turn = s.uniform(0, math.tau), s.uniform(1.05, 1.35), s.uniform(0, math.tau)
         u, v = reach * math.cos(angle), reach * math.sin(angle)
         chip = [(u + 0.34 * math.cos(turn + i * 2.1), v + 0.34 * math.sin(turn + i * 2.1)) for i in range(3)]
-        s.shadow(s.place(chip), 1)
-        s.mold(s.place(chip), s.jitter((222, 172, 92), 18), 0.2, 2)
+        s.shadow(s.to_picture(chip), 1)
+        s.mold(s.to_picture(chip), s.jitter((222, 172, 92), 18), 0.2, 2)
     if s.chance(0.8):
         place_bowl(s)
     base = s.jitter((134, 144, 48), 12)
@@ -155,8 +155,8 @@ def _hamburger(s: Scene) -> None:
         v -= s.uniform(0.1, 0.16)
     height = s.uniform(0.55, 0.8)
     rim = [(0.94 * cos, v + (height if sin < 0 else 0.24) * sin) for cos, sin in TURNS]
-    s.glaze.polygon([(x, y + 3) for x, y in s.place(rim)], fill=(30, 15, 5, 110))
-    s.mold(s.place(rim), bun, 0.3, 6)
+    s.glaze.polygon([(x, y + 3) for x, y in s.to_picture(rim)], fill=(30, 15, 5, 110))
+    s.mold(s.to_picture(rim), bun, 0.3, 6)
     if s.chance(0.65):
         for _ in range(s.count(10, 30)):
             u = s.uniform(-0.65, 0.65)
@@ -178,13 +178,13 @@ def _ice_cream(s: Scene) -> None:
     size = (0.0, 0.62, 0.5, 0.44)[amount]
     if s.chance(0.5):
         tan = s.jitter((206, 150, 84), 16)
-        s.mold(s.place([(-0.56, 0.05), (0.56, 0.05), (0.06, 1.25), (-0.06, 1.25)]), tan, 0.15, 2)
+        s.mold(s.to_picture([(-0.56, 0.05), (0.56, 0.05), (0.06, 1.25), (-0.06, 1.25)]), tan, 0.15, 2)
         for i in range(-3, 4):
             s.stroke([(i * 0.16, 0.05), (i * 0.02 + 0.1, 0.9)], 0.02, shade(tan, 0.72))
             s.stroke([(i * 0.16, 0.05), (i * 0.02 - 0.1, 0.9)], 0.02, shade(tan, 0.72))
     else:
         cup = s.jitter(s.pick(WARES), 20)
-        s.mold(s.place([(-0.8, 0.0), (0.8, 0.0), (0.5, 0.85), (-0.5, 0.85)]), cup, 0.2)
+        s.mold(s.to_picture([(-0.8, 0.0), (0.8, 0.0), (0.5, 0.85), (-0.5, 0.85)]), cup, 0.2)
         s.patch(0, 0.0, 0.8, 0.16, shade(cup, 0.7), wobble=0)
     spots = {
         1: [(0.0, -0.3)],
@@ -260,7 +260,7 @@ def _pizza(s: Scene) -> None:
         _leaf(s, *s.scatter(0.6), 0.14)
     for i in range(s.pick((0, 3, 4))):
         cos, sin = math.cos(i * 0.8), math.sin(i * 0.8)
-        s.glaze.line(s.place([(-cos, -sin), (cos, sin)]), fill=(70, 30, 12, 190), width=2)
+        s.glaze.line(s.to_picture([(-cos, -sin), (cos, sin)]), fill=(70, 30, 12, 190), width=2)
 
 
 def _spaghetti_bolognese(s: Scene) -> None:

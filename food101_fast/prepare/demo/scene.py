@@ -37,11 +37,13 @@ def _endless(rng: np.random.Generator) -> Iterator[float]:
 
 
 def shade(color: Color, factor: float) -> Color:
+    """The color times a factor; above 1 brighter."""
     red, green, blue = color
     return min(255, int(red * factor)), min(255, int(green * factor)), min(255, int(blue * factor))
 
 
 def mix(a: Color, b: Color, share: float) -> Color:
+    """A color between two; share 0 is `a`, 1 is `b`."""
     red, green, blue = (int(x + (y - x) * share) for x, y in zip(a, b, strict=True))
     return red, green, blue
 
@@ -107,8 +109,8 @@ class Scene:
         distance, angle = reach * math.sqrt(next(self._rolls)), self.uniform(0, math.tau)
         return distance * math.cos(angle), distance * math.sin(angle)
 
-    def place(self, points: Sequence[Point]) -> list[Point]:
-        """Carry points from food coordinates into the picture."""
+    def to_picture(self, points: Sequence[Point]) -> list[Point]:
+        """Convert points from food coordinates to pixels of the picture."""
         r, flat, cos, sin = self.radius, self.radius * self.squash, self._cos, self._sin
         x, y = self.x, self.y - self.lift * r
         return [(x + r * (u * cos - v * sin), y + flat * (u * sin + v * cos)) for u, v in points]
@@ -121,11 +123,11 @@ class Scene:
         knots = [1 + wobble * (2 * next(rolls) - 1) for _ in range(10)]
         points = []
         for i in range(0, 40, step):
-            part = (i % 4) / 4
-            swell = knots[i // 4] * (1 - part) + knots[(i // 4 + 1) % 10] * part
+            between = (i % 4) / 4
+            swell = knots[i // 4] * (1 - between) + knots[(i // 4 + 1) % 10] * between
             a, b = TURNS[i][0] * ru * swell, TURNS[i][1] * rv * swell
             points.append((u + a * cos - b * sin, v + a * sin + b * cos))
-        return self.place(points)
+        return self.to_picture(points)
 
     def mold(self, points: Sequence[Point], color: Color, relief: float = 0.3, steps: int = 3) -> None:
         """Fill an outline as a rounded body: dark away from the light, brighter towards it."""
@@ -133,11 +135,11 @@ class Scene:
         middle_x, middle_y = sum(xs) / len(xs), sum(ys) / len(ys)
         reach = max(max(xs) - middle_x, max(ys) - middle_y)
         for i in range(steps):
-            part = i / (steps - 1)
-            scale, shift = 1 - 0.55 * part, reach * 0.3 * part
+            height = i / (steps - 1)
+            scale, shift = 1 - 0.55 * height, reach * 0.3 * height
             x, y = middle_x + self.light[0] * shift, middle_y + self.light[1] * shift
             layer = [(x + (px - middle_x) * scale, y + (py - middle_y) * scale) for px, py in points]
-            self.pen.polygon(layer, fill=shade(color, 1 - relief + 1.5 * relief * part))
+            self.pen.polygon(layer, fill=shade(color, 1 - relief + 1.5 * relief * height))
 
     def shadow(self, points: Sequence[Point], depth: float) -> None:
         """Darken the ground softly beside an outline, on the side away from the light."""
@@ -162,7 +164,7 @@ class Scene:
 
     def stroke(self, points: Sequence[Point], width: float, color: Color, rim: float = 0.7) -> None:
         """Draw a rounded cord along points, its far side darker."""
-        placed, pixels = self.place(points), max(1, round(width * self.radius))
+        placed, pixels = self.to_picture(points), max(1, round(width * self.radius))
         below = [(x - self.light[0], y - self.light[1] + 1) for x, y in placed]
         self.pen.line(below, fill=shade(color, rim), width=pixels + 1)
         self.pen.line(placed, fill=color, width=pixels)
@@ -214,12 +216,13 @@ def _prop(s: Scene, pen: ImageDraw.ImageDraw, width: int, height: int) -> None:
 
 
 def lay_plate(s: Scene) -> None:
+    """Draw a round or square plate, or none."""
     kind, color, size = s.uniform(0, 1), s.jitter(s.pick(WARES), 12), s.uniform(1.15, 1.5)
     if kind < 0.18:
         return
     if kind < 0.4:
         half = size * s.uniform(0.7, 0.9)
-        points = s.place([(-size, -half), (size, -half), (size, half), (-size, half)])
+        points = s.to_picture([(-size, -half), (size, -half), (size, half), (-size, half)])
         s.shadow(points, 1.5)
         s.pen.polygon(points, fill=color)
     else:
@@ -233,6 +236,7 @@ def lay_plate(s: Scene) -> None:
 
 
 def place_bowl(s: Scene) -> None:
+    """Draw a bowl."""
     color = s.jitter(s.pick(WARES), 15)
     points = s.outline(0, 0, 1.12, 1.12)
     s.shadow(points, 2.5)
@@ -241,6 +245,7 @@ def place_bowl(s: Scene) -> None:
 
 
 def photograph(s: Scene) -> Image.Image:
+    """Finish the picture like a photograph: light, color cast, blur and noise."""
     rng, (width, height) = s.rng, s.size
     ys, xs = np.mgrid[-1:1:24j, -1:1:24j]
     light = 1 + s.uniform(-0.2, 0.2) * xs + s.uniform(-0.2, 0.2) * ys - s.uniform(0, 0.15) * (xs * xs + ys * ys)

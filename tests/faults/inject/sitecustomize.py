@@ -1,7 +1,6 @@
-"""Kills processes at a chosen point of their work with files; every Python process that has this folder on its path
-loads it.
+"""Kills processes at a chosen file operation; every Python process with this folder on its path loads it.
 
-`KILL_AFTER` counts the times that a process opens for writing, renames, makes or removes something below `KILL_BELOW`.
+`KILL_AFTER` counts how often a process opens for writing, renames, creates or removes something below `KILL_BELOW`.
 `KILL_ROLE` says who counts: the `parent`, a `worker`, or `any`. Then `KILL_WHOM` is killed: the `group` of processes,
 as when a machine goes down, or the process `self`.
 """
