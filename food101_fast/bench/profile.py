@@ -54,13 +54,13 @@ class Profile:
     lanes: dict[str, float]
     """Seconds that each lane of the timeline was busy; lanes in which nothing happened are left out."""
     kernel_gap_share: float | None
-    """Share of the time between the first and the last kernel in which none ran, from 0 to 1; None without a GPU."""
+    """Share of the time between the first and the last kernel in which no kernel ran; None without a GPU."""
     memory: list[tuple[float, float]]
     """Points in time, in seconds, and the bytes in use then, on the GPU if there is one."""
 
 
 class EventArguments(msgspec.Struct, frozen=True, kw_only=True):
-    """What an event of a trace says besides; these two belong to events of memory."""
+    """The arguments of an event that are read; only memory events have them."""
 
     device_type: int = msgspec.field(name="Device Type", default=0)
     """0 is the CPU, 1 CUDA."""
@@ -75,9 +75,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     cat: str = ""
     """Category."""
     ts: float = 0.0
-    """When it begins, in microseconds."""
+    """Begin, in microseconds."""
     dur: float = 0.0
-    """How long it takes, in microseconds."""
+    """Duration, in microseconds."""
     args: EventArguments = EventArguments()
 
 
@@ -88,18 +88,18 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Recorder:
-    """Notes spans of time by lane; an `Observer` of the loader, whose threads the profiler does not see."""
+    """Records spans of time by lane; also observes the loader, whose threads the profiler does not see."""
 
     def __init__(self) -> None:
         self._spans: dict[str, list[Span]] = {lane: [] for lane in LANES}
 
     def gathered(self, begin: float, end: float) -> None:
-        """Note when a thread of the loader gathered or decoded."""
+        """Record when a thread of the loader gathered or decoded."""
         self._spans[LOADER].append((begin, end))
 
     @contextlib.contextmanager
-    def noting(self, lane: str) -> Iterator[None]:
-        """Note how long the block takes, here and in the profiler's trace."""
+    def recording(self, lane: str) -> Iterator[None]:
+        """Record how long the block takes, here and in the profiler's trace."""
         start = time.perf_counter()
         with record_function(lane):
             yield
@@ -159,7 +159,7 @@ def profile_steps(settings: BenchSettings, folder: Path) -> Profile:
 
 
 def _recorded(subject: Subject) -> tuple[profile, dict[str, list[Span]], float]:
-    """Ten steps under the profiler; the spans of the host and the seconds from the first step's begin to the end."""
+    """Run ten steps under the profiler; returns it, the host's spans, and the seconds that the steps took."""
     activities = [ProfilerActivity.CPU]
     if subject.device.type == "cuda":
         activities.append(ProfilerActivity.CUDA)
@@ -180,13 +180,13 @@ def _recorded(subject: Subject) -> tuple[profile, dict[str, list[Span]], float]:
 
 
 def _step(subject: Subject, batches: Iterator[Batch], recorder: _Recorder) -> None:
-    with recorder.noting(WAIT):
+    with recorder.recording(WAIT):
         batch = next(batches)
-    with recorder.noting(TRANSFORMS):
+    with recorder.recording(TRANSFORMS):
         images, labels = subject.step.augment(batch, 0)
-    with recorder.noting(BACKWARD):
+    with recorder.recording(BACKWARD):
         subject.step.backward(images, labels)
-    with recorder.noting(OPTIMIZER):
+    with recorder.recording(OPTIMIZER):
         subject.step.apply()
 
 

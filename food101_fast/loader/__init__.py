@@ -1,4 +1,8 @@
-"""Shards in, device batches out."""
+"""Loads shards as batches on a device.
+
+`config` has the settings, `order` the sequence of sample ids, `batches` the loader itself, `pipeline` its threads,
+`buffers` the memory that they fill, `residence` rows that stay in memory, `nvjpeg` the decoder on the GPU.
+"""
 
 from food101_fast.loader.batches import Batch, ShardLoader
 from food101_fast.loader.config import LoaderConfig, LoaderOptions

@@ -33,17 +33,14 @@ _RAW_CHUNK, _ENCODED_CHUNK = 1024, 32
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """One step's samples on one rank.
-
-    Attributes:
-        images: uint8 (N, 3, H, W), channels_last memory, on the loader's device.
-        labels: int64 (N,), on the loader's device.
-        ids: int64 (N,), global sample ids within the split, on the loader's device.
-    """
+    """One step's samples on one rank, on the loader's device."""
 
     images: Tensor
+    """uint8 (N, 3, H, W), channels_last memory."""
     labels: Tensor
+    """int64 (N,)."""
     ids: Tensor
+    """int64 (N,), global sample ids within the split."""
 
 
 class ShardLoader:
@@ -66,15 +63,15 @@ class ShardLoader:
     Attributes:
         config: the arguments.
         shards: the data set.
-        split: its split that is loaded.
+        split: the split that is loaded.
         batch_size: samples per batch on this rank.
         device: where batches go.
         window: samples that are shuffled together; None for all.
-        counters: what was done since the loader was made: batches, images, bytes, waiting of either side.
+        counters: batches, images, bytes and waiting times since the loader was made.
         residence: where rows are after the first epoch: `stream`, `host` or `device`.
-        residence_reason: why it is that.
+        residence_reason: why, in one line.
         threads: background threads that make batches, without the one that helps in the first epoch.
-        observer: is told what the threads do in iterations that start from now on; None for nobody.
+        observer: is told what the threads do, in every iteration that starts after it is set; None for no observer.
 
     Raises:
         UserError: the folder or the device can't be used, or there are too few samples for one global batch.

@@ -15,7 +15,7 @@ from food101_fast.shards.split import Verify
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderOptions:
-    """How a loader works. No option changes a sample or the order of samples; the commands pass them on."""
+    """How a loader works. No option changes samples or their order. The commands pass these options on."""
 
     residence: Residence = "auto"
     """Where images are after the first epoch: stream reads them from their files, host keeps them decoded in RAM,
@@ -25,8 +25,8 @@ class LoaderOptions:
     decode: Literal["cpu", "gpu"] = "cpu"
     """What decodes JPEG shards: the CPU, or the GPU (nvJPEG; needs the extra gpu-decode)."""
     threads: Annotated[int, Ge(1)] | None = None
-    """Threads that load. By default one per core if images must be decoded, and one for raw shards (two in the first
-    epoch and while most checksums are not compared yet, if there are two cores)."""
+    """Threads that load. By default one per core if images must be decoded, and one for raw shards (two while most rows
+    were not read yet)."""
     prefetch: Annotated[int, Ge(1)] = 4
     """Batches that are loaded ahead."""
 

@@ -30,7 +30,7 @@ _DEVICE_SHARE = 0.25
 _HOST_SHARE = 0.5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Choice:
     """Where rows are kept, and why."""
 
@@ -65,14 +65,14 @@ def choose_residence(
             "use 'auto' or 'stream', or store smaller images"
         )
     if asked == "stream" or asked == "host" or asked == "device":
-        return Choice(asked, f"{why}; the rows take {_gb(need)}")
+        return Choice(residence=asked, reason=f"{why}; the rows take {_gb(need)}")
     if free_device is not None and need <= _DEVICE_SHARE * free_device:
-        return Choice("device", f"the rows take {_gb(need)} of {_gb(free_device)} free on {device}")
+        return Choice(residence="device", reason=f"the rows take {_gb(need)} of {_gb(free_device)} free on {device}")
     if encoding == "raw":
-        return Choice("stream", f"raw rows are read as fast from their files as from RAM ({_gb(need)})")
+        return Choice(residence="stream", reason=f"raw rows ({_gb(need)}) are read as fast from files as from RAM")
     if need <= _HOST_SHARE * free_host:
-        return Choice("host", f"decoded rows take {_gb(need)} of {_gb(free_host)} free RAM")
-    return Choice("stream", f"decoded rows would take {_gb(need)}, and {_gb(free_host)} of RAM are free")
+        return Choice(residence="host", reason=f"decoded rows take {_gb(need)} of {_gb(free_host)} free RAM")
+    return Choice(residence="stream", reason=f"decoded rows take {_gb(need)}, and {_gb(free_host)} of RAM are free")
 
 
 def _gb(size: int) -> str:

@@ -1,4 +1,4 @@
-"""`python -m food101_fast.transforms`: a picture of samples before and after a preset, as they are trained on."""
+"""`python -m food101_fast.transforms`: a picture of samples before and after a preset, as the model sees them."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class TransformsSettings:
     out: Path
     """Picture to write (.png or .jpg)."""
     preset: str = "baseline"
-    """Which augmentation: baseline, strong or trivial."""
+    """Augmentation: baseline, strong or trivial."""
     image_size: Annotated[int, Ge(1)] | None = None
-    """Height and width that the model sees, in pixels; by default what the shards store, 160 at the most."""
+    """Height and width that the model sees, in pixels; by default the size in the shards, at most 160."""
     samples: Annotated[int, Ge(1)] = 6
     """Rows of the picture."""
     epochs: Annotated[int, Ge(1)] = 7
-    """Columns of the picture, beside the one of the stored images."""
+    """Columns of the picture, besides the stored images."""
     seed: Annotated[int, Ge(0)] = 0
     """Decides which samples are shown, and their augmentation."""
 
@@ -52,7 +52,7 @@ class TransformsSettings:
 
 
 def augmented(settings: TransformsSettings) -> tuple[Tensor, list[Tensor]]:
-    """Stored images, and for each epoch what the model sees of them: uint8 (N, 3, H, W)."""
+    """Stored images, and for each epoch what the model sees, all uint8 (N, 3, H, W)."""
     shards = ShardSet.open(settings.shards)
     split = shards.split("train")
     chosen = np.random.default_rng(settings.seed).permutation(len(split))[: settings.samples]
@@ -94,7 +94,7 @@ def main(argv: Sequence[str]) -> None:
     sheet = draw([("stored", stored), *((f"epoch {epoch}", images) for epoch, images in enumerate(seen))])
     stream = BytesIO()
     sheet.save(stream, Image.registered_extensions()[settings.out.suffix.lower()])
-    with writing(settings.out, "or name another file"):
+    with writing(settings.out, "or choose another file"):
         write_atomically(settings.out, stream.getvalue())
     print(settings.out)
 

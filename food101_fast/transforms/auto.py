@@ -1,7 +1,7 @@
-"""TrivialAugmentWide and RandAugment with operations and magnitudes of each sample's own.
+"""TrivialAugmentWide and RandAugment, with operations and magnitudes drawn for each sample.
 
-AugMix is not here: its three chains of up to three operations would compute, for a batch at once, nine times everything
-that there is, to use a ninth of a fourteenth of it.
+AugMix is missing on purpose: for a whole batch at once, its three chains of up to three operations would compute all
+14 operations nine times, and use one result of 14 each time.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ OPERATIONS = (
     *("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast"),
     *("Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize"),
 )
-"""Names of the operations, torchvision's; `transform_id` is a position here."""
+"""Torchvision's names of the operations; `transform_id` is an index into them."""
 
 _WARPS, _BLENDS = slice(1, 6), slice(6, 10)
-_SIGNED = slice(1, 10)  # those whose magnitude is negated in half of the cases
+_SIGNED = slice(1, 10)  # operations whose magnitude is negated with probability 1/2
 _INDEX = {name: index for index, name in enumerate(OPERATIONS)}
 
 Ranges = dict[str, tuple[float, float]]
-"""By operation the magnitudes of the first and of the last bin, between which the others lie evenly."""
+"""For each operation the magnitudes of the first and the last bin; those between are evenly spaced."""
 
 
 class _AutomaticTransform(PerSampleTransform):
-    """Operations that were drawn for each sample, one after the other."""
+    """Applies operations that were drawn for each sample, one after the other."""
 
     num_magnitude_bins: int
     interpolation: Interpolation
@@ -53,16 +53,17 @@ class _AutomaticTransform(PerSampleTransform):
 
     @abstractmethod
     def ranges(self, height: int, width: int) -> Ranges:
-        """What the magnitudes mean for images of this size."""
+        """Ranges of the magnitudes for images of this size."""
 
     def _drawn(self, operation: Tensor, position: Tensor, sign: Tensor, height: int, width: int) -> Params:
-        """Parameters from uniform numbers.
+        """Compute parameters from uniform numbers.
 
         Args:
-            operation: which operation, uniform (N, K).
-            position: of the magnitude, from 0 for the first bin to 1 for the last; (N, K), or one number for all.
-            sign: of the magnitude, uniform (N, K).
-            height, width: of the images, in pixels.
+            operation: decides the operations, uniform (N, K).
+            position: of the magnitudes, from 0 for the first bin to 1 for the last; (N, K).
+            sign: decides the signs of the magnitudes, uniform (N, K).
+            height: of the images, in pixels.
+            width: of the images, in pixels.
         """
         which = integer_below(operation, len(OPERATIONS))
         is_of = _one_hot(which)
@@ -73,17 +74,17 @@ class _AutomaticTransform(PerSampleTransform):
                 values[low, high] = between(position, low, high)
             value = values[low, high].round() if name == "Posterize" else values[low, high]
             magnitude = torch.where(is_of[..., _INDEX[name]], value, magnitude)
-        is_turned = is_of[..., _SIGNED].any(dim=-1) & (sign <= 0.5)
-        return {"transform_id": which, "magnitude": torch.where(is_turned, -magnitude, magnitude)}
+        is_negative = is_of[..., _SIGNED].any(dim=-1) & (sign <= 0.5)
+        return {"transform_id": which, "magnitude": torch.where(is_negative, -magnitude, magnitude)}
 
     def batched(self, images: Tensor, params: Params) -> Tensor:
-        """One operation of each sample after the other; each computes all that there are."""
+        """Apply one operation of each sample after the other; each computes all 14 and selects."""
         for which, magnitude in zip(params["transform_id"].unbind(1), params["magnitude"].unbind(1), strict=True):
             images = apply_operation(images, which, magnitude, self._mode, self.fill)
         return images
 
     def single(self, image: Tensor, params: SampleParams) -> Tensor:
-        """torchvision's operations."""
+        """Apply torchvision's operations."""
         for index, magnitude in zip(params["transform_id"], params["magnitude"], strict=True):
             # In torchvision every automatic augmentation has this method.
             image = self._apply_image_or_video_transform(
@@ -93,16 +94,16 @@ class _AutomaticTransform(PerSampleTransform):
 
 
 class TrivialAugmentWide(_AutomaticTransform, v2.TrivialAugmentWide):
-    """One random operation of random magnitude for each sample, as torchvision's does for one image.
+    """One random operation of random magnitude for each sample, as torchvision's transform does for one image.
 
     Source: Müller and Hutter, "TrivialAugment: Tuning-free yet state-of-the-art data augmentation", ICCV 2021.
 
     Args:
-        num_magnitude_bins: how many magnitudes there are.
+        num_magnitude_bins: number of different magnitudes.
         interpolation: nearest or bilinear.
         fill: value of the pixels outside the image; a number, or one for each channel; None for 0.
 
-    Parameters made: `transform_id`, int64 (N, 1), a position in `OPERATIONS`, and `magnitude`, float32 (N, 1).
+    Parameters: `transform_id`, int64 (N, 1), an index into `OPERATIONS`, and `magnitude`, float32 (N, 1).
     """
 
     draws = 3
@@ -119,7 +120,7 @@ class TrivialAugmentWide(_AutomaticTransform, v2.TrivialAugmentWide):
         self._set_up()
 
     def ranges(self, height: int, width: int) -> Ranges:
-        """The wide ranges of the paper's table."""
+        """The wide ranges in the paper's table."""
         return {
             **dict.fromkeys(("ShearX", "ShearY", "Brightness", "Color", "Contrast", "Sharpness"), (0.0, 0.99)),
             **dict.fromkeys(("TranslateX", "TranslateY"), (0.0, 32.0)),
@@ -129,26 +130,26 @@ class TrivialAugmentWide(_AutomaticTransform, v2.TrivialAugmentWide):
         }
 
     def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
-        """See the base class."""
+        """Draw an operation, a magnitude and a sign for each sample."""
         operation, magnitude, sign = uniform[:, 0:1], uniform[:, 1:2], uniform[:, 2:3]
         position = integer_below(magnitude, self.num_magnitude_bins) / (self.num_magnitude_bins - 1)
         return self._drawn(operation, position, sign, height, width)
 
 
 class RandAugment(_AutomaticTransform, v2.RandAugment):
-    """A number of random operations of one magnitude for each sample, as torchvision's does for one image.
+    """Several random operations of one magnitude for each sample, as torchvision's transform does for one image.
 
     Source: Cubuk et al., "RandAugment: Practical automated data augmentation with a reduced search space", NeurIPS
     2020.
 
     Args:
-        num_ops: operations, one after the other.
-        magnitude: of all of them, a number below `num_magnitude_bins`.
-        num_magnitude_bins: how many magnitudes there are.
+        num_ops: number of operations for each sample.
+        magnitude: of all operations, below `num_magnitude_bins`.
+        num_magnitude_bins: number of different magnitudes.
         interpolation: nearest or bilinear.
         fill: value of the pixels outside the image; a number, or one for each channel; None for 0.
 
-    Parameters made: `transform_id`, int64 (N, num_ops), positions in `OPERATIONS`, and `magnitude`, float32
+    Parameters: `transform_id`, int64 (N, num_ops), indices into `OPERATIONS`, and `magnitude`, float32
     (N, num_ops).
     """
 
@@ -170,7 +171,7 @@ class RandAugment(_AutomaticTransform, v2.RandAugment):
         self._set_up()
 
     def ranges(self, height: int, width: int) -> Ranges:
-        """Those of the paper, as torchvision has them."""
+        """The ranges of the paper, as in torchvision."""
         return {
             **dict.fromkeys(("ShearX", "ShearY"), (0.0, 0.3)),
             "TranslateX": (0.0, 150.0 / 331.0 * width),
@@ -182,26 +183,25 @@ class RandAugment(_AutomaticTransform, v2.RandAugment):
         }
 
     def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
-        """See the base class."""
+        """Draw operations and signs for each sample."""
         operation, sign = uniform[:, : self.num_ops], uniform[:, self.num_ops :]
         position = torch.full_like(operation, self.magnitude / (self.num_magnitude_bins - 1))
         return self._drawn(operation, position, sign, height, width)
 
 
 def apply_operation(images: Tensor, which: Tensor, magnitude: Tensor, mode: str, fill: Fill) -> Tensor:
-    """Apply to each image the operation that is its own.
+    """Apply its own operation to each image.
 
     Args:
         images: (N, C, H, W), uint8 or floating.
-        which: int64 (N,), positions in `OPERATIONS`.
+        which: int64 (N,), indices into `OPERATIONS`.
         magnitude: float32 (N,), in torchvision's units.
         mode: `nearest` or `bilinear`.
         fill: value of the pixels outside the image.
 
     Returns:
-        Like `images`.
+        (N, C, H, W), in the dtype of `images`.
     """
-
     is_of = _one_hot(which)
 
     def take(out: Tensor, of: Tensor | float, name: str) -> Tensor:
@@ -224,12 +224,12 @@ def apply_operation(images: Tensor, which: Tensor, magnitude: Tensor, mode: str,
 
 
 def _one_hot(which: Tensor) -> Tensor:
-    """Which operation it is: bool (..., 14) of int64 (...)."""
+    """Indices of operations, int64 (...), as one-hot vectors: bool (..., 14)."""
     return which[..., None] == torch.arange(len(OPERATIONS), device=which.device)
 
 
 def warp_matrices(which: Tensor, magnitude: Tensor, images: Tensor) -> Tensor:
-    """As of `inverse_affine` the shear, shift or rotation of each image, and else nothing: float64 (N, 2, 3)."""
+    """Matrices as of `inverse_affine`, for each image's shear, shift or rotation, else identity: float64 (N, 2, 3)."""
     is_of = _one_hot(which)
 
     def of(name: str, value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Color, grayscale and blur with one draw per sample, in the order that was drawn for each."""
+"""Color, grayscale and blur with one draw per sample."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ _GRAY = (0.2989, 0.587, 0.114)  # torchvision's
 
 
 class ColorJitter(PerSampleTransform, v2.ColorJitter):
-    """Change brightness, contrast, saturation and hue of each sample, in an order of its own.
+    """Change brightness, contrast, saturation and hue of each sample, in a random order for each.
 
-    As `torchvision.transforms.v2.ColorJitter` does one image; 8-bit images are cut off to whole numbers after each of
-    the four steps, as there.
+    Does to each sample what `torchvision.transforms.v2.ColorJitter` does to one image; as there, 8-bit images are
+    rounded down after each of the four steps.
 
     Args:
         brightness, contrast, saturation: range of the factor, (low, high), or a number x for (max(0, 1 - x), 1 + x).
         hue: range of the shift, from -0.5 to 0.5, or a number x for (-x, x).
 
-    Parameters made: `fn_idx`, int64 (N, 4), the order of brightness 0, contrast 1, saturation 2 and hue 3; and of what
-    is asked for `brightness_factor`, `contrast_factor`, `saturation_factor`, `hue_factor`, float32 (N,).
+    Parameters: `fn_idx`, int64 (N, 4), the order of brightness 0, contrast 1, saturation 2 and hue 3; and of
+    `brightness_factor`, `contrast_factor`, `saturation_factor`, `hue_factor`, float32 (N,), those that have a range.
     """
 
     draws = 8
 
     def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
-        """See the base class."""
+        """Draw the order and the factors."""
         params = {"fn_idx": uniform[:, :4].argsort(dim=1)}
         ranges = (self.brightness, self.contrast, self.saturation, self.hue)
         for index, (name, limits) in enumerate(zip(_FACTORS, ranges, strict=True)):
@@ -53,44 +53,44 @@ class ColorJitter(PerSampleTransform, v2.ColorJitter):
         return params
 
     def batched(self, images: Tensor, params: Params) -> Tensor:
-        """Blends before the change of hue, the hue once, and blends after it.
+        """Blend, change the hue once, and blend again.
 
-        Brightness, contrast and saturation mix an image with black, its mean and its gray, so that one blend serves
-        whichever a sample's turn it is; a ratio of 1 leaves a sample as it is.
+        Brightness, contrast and saturation blend an image with black, with its mean and with its gray image. So each
+        step is one blend, in which every sample has its own second image; a ratio of 1 leaves a sample unchanged.
         """
         _require_color(images)
         order = params["fn_idx"]
         hue = params.get("hue_factor")
         values = images if images.is_floating_point() else images.float()
-        # A ratio for each turn, which is 1 for the hue and for what is not asked for.
+        # A ratio for each step, 1 for the hue and for what has no range.
         one = torch.ones(len(order), device=order.device)
         factors = [params.get(name, one) for name in _FACTORS[:_HUE]]
         ratios = torch.stack([*factors, one], dim=1).double().gather(1, order)
         kinds = (order == _CONTRAST, order == _SATURATION)
-        turns = range(4) if any(name in params for name in _FACTORS[:_HUE]) else ()
+        steps = range(4) if any(name in params for name in _FACTORS[:_HUE]) else ()
         if hue is None:
-            return self._blends(values, images, turns, ratios, kinds).to(images.dtype)
+            return self._blends(values, images, steps, ratios, kinds).to(images.dtype)
         is_before = torch.arange(4, device=order.device) < (order == _HUE).float().argmax(dim=1, keepdim=True)
-        values = self._blends(values, images, turns[:3], torch.where(is_before, ratios, 1.0), kinds)
+        values = self._blends(values, images, steps[:3], torch.where(is_before, ratios, 1.0), kinds)
         values = shift_hue(values, hue, images)
-        values = self._blends(values, images, turns[1:], torch.where(is_before, 1.0, ratios), kinds)
+        values = self._blends(values, images, steps[1:], torch.where(is_before, 1.0, ratios), kinds)
         return values.to(images.dtype)
 
     def _blends(
-        self, values: Tensor, images: Tensor, turns: Sequence[int], ratios: Tensor, kinds: tuple[Tensor, Tensor]
+        self, values: Tensor, images: Tensor, steps: Sequence[int], ratios: Tensor, kinds: tuple[Tensor, Tensor]
     ) -> Tensor:
-        """One blend after the other: of each sample with black, or its mean or its gray where `kinds` (N, 4) say so."""
+        """Blend each sample in each step with its mean or gray image where `kinds` (N, 4) are set, else with black."""
         mine, others = (share.to(values.dtype) for share in (ratios, 1.0 - ratios))
-        for turn in turns:
+        for step in steps:
             gray = grayscale(values, images)
-            is_contrast, is_saturation = (of_images(kind[:, turn]) for kind in kinds)
+            is_contrast, is_saturation = (of_images(kind[:, step]) for kind in kinds)
             other = torch.where(is_saturation, gray, 0.0)
             other = torch.where(is_contrast, gray.mean(dim=(-3, -2, -1), keepdim=True), other)
-            values = mix(values, other, of_images(mine[:, turn]), of_images(others[:, turn]), images)
+            values = mix(values, other, of_images(mine[:, step]), of_images(others[:, step]), images)
         return values
 
     def single(self, image: Tensor, params: SampleParams) -> Tensor:
-        """torchvision's four functionals."""
+        """Apply torchvision's four functionals in the drawn order."""
         adjust = (F.adjust_brightness_image, F.adjust_contrast_image, F.adjust_saturation_image, F.adjust_hue_image)
         for index in params["fn_idx"]:
             factor = params.get(_FACTORS[index])
@@ -100,36 +100,36 @@ class ColorJitter(PerSampleTransform, v2.ColorJitter):
 
 
 class RandomGrayscale(CoinToss, v2.RandomGrayscale):
-    """Take the color out of each sample with probability `p`, as torchvision's does one image.
+    """Make each sample gray with probability `p`, as `torchvision.transforms.v2.RandomGrayscale` does for one image.
 
-    Parameters made: `apply`, bool (N,).
+    Parameters: `apply`, bool (N,).
     """
 
     is_cheap = True
 
     def batched(self, images: Tensor, params: Params) -> Tensor:
-        """All of them."""
+        """Make all images gray."""
         if images.shape[1] == 1:
             return images
         _require_color(images)
         return quantized(weighted_gray(images), images, rounded=False).expand_as(images)
 
     def single(self, image: Tensor, params: SampleParams) -> Tensor:
-        """torchvision's `rgb_to_grayscale`."""
+        """Apply torchvision's `rgb_to_grayscale`."""
         return F.rgb_to_grayscale_image(image, num_output_channels=image.shape[0])
 
 
 class GaussianBlur(PerSampleTransform, v2.GaussianBlur):
-    """Blur each sample with a width of its own, as `torchvision.transforms.v2.GaussianBlur` does one image.
+    """Blur each sample with its own sigma, as `torchvision.transforms.v2.GaussianBlur` does one image.
 
     Args:
         kernel_size: odd number of pixels, or a pair (x, y).
         sigma: range of the standard deviation in pixels, or a number.
 
-    Parameters made: `sigma`, float32 (N,), in pixels.
+    Parameters: `sigma`, float32 (N,), in pixels.
 
     Raises:
-        ValueError: half of the kernel is not smaller than the image, which is mirrored at its border.
+        ValueError: the image, which is mirrored at its border, is not larger than half of the kernel.
     """
 
     draws = 1
@@ -138,7 +138,7 @@ class GaussianBlur(PerSampleTransform, v2.GaussianBlur):
         v2.GaussianBlur.__init__(self, kernel_size, sigma)
 
     def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
-        """See the base class."""
+        """Draw the standard deviations."""
         if self.kernel_size[0] // 2 >= width or self.kernel_size[1] // 2 >= height:
             raise ValueError(
                 f"images of {height} x {width} pixels are too small for a kernel of {tuple(self.kernel_size)}"
@@ -146,7 +146,7 @@ class GaussianBlur(PerSampleTransform, v2.GaussianBlur):
         return {"sigma": between(uniform[:, 0], *self.sigma)}
 
     def batched(self, images: Tensor, params: Params) -> Tensor:
-        """Two matrix products."""
+        """Blur rows and columns with one matrix product each."""
         columns, rows = (
             blur_weights(gaussian_kernel(size, params["sigma"]), length)
             for size, length in zip(self.kernel_size, (images.shape[-1], images.shape[-2]), strict=True)
@@ -154,35 +154,35 @@ class GaussianBlur(PerSampleTransform, v2.GaussianBlur):
         return separable(images, rows, columns)
 
     def single(self, image: Tensor, params: SampleParams) -> Tensor:
-        """torchvision's `gaussian_blur`."""
+        """Apply torchvision's `gaussian_blur`."""
         return F.gaussian_blur_image(image, list(self.kernel_size), [params["sigma"]])
 
 
 def gaussian_kernel(size: int, sigma: Tensor) -> Tensor:
-    """torchvision's kernels: float32 (N, size), each adds up to 1. Its distances are those of a diagonal."""
+    """Kernels as in torchvision: float32 (N, size), each with sum 1. Distances are along a diagonal, as there."""
     limit = (size - 1) / (2.0 * math.sqrt(2.0))
     distance = torch.linspace(-limit, limit, size, device=sigma.device)
     return torch.softmax(-((distance / sigma[:, None]) ** 2), dim=1)
 
 
 def blend(values: Tensor, other: Tensor, ratio: Tensor, images: Tensor) -> Tensor:
-    """ratio * values + (1 - ratio) * other, within bounds, and whole where the images are.
+    """Compute ratio * values + (1 - ratio) * other, clamped, and rounded down if the images are uint8.
 
     Args:
         values: floating (N, C, H, W).
         other: floating, broadcasts to `values`.
         ratio: (N,).
-        images: what the values come from; their dtype decides.
+        images: where the values come from; their dtype decides.
 
     Returns:
-        Floating, like `values`.
+        Floating, with the shape of `values`.
     """
     ratio = of_images(ratio.double())
     return mix(values, other, ratio.to(values.dtype), (1.0 - ratio).to(values.dtype), images)
 
 
 def mix(values: Tensor, other: Tensor, mine: Tensor, others: Tensor, images: Tensor) -> Tensor:
-    """`blend` with both shares, (N, 1, 1, 1), in the dtype of `values`."""
+    """As `blend`, with both shares given, (N, 1, 1, 1), in the dtype of `values`."""
     mixed = (values * mine + other * others).clamp(0, max_value(images))
     return mixed if images.is_floating_point() else mixed.floor()
 
@@ -194,7 +194,7 @@ def weighted_gray(values: Tensor) -> Tensor:
 
 
 def grayscale(values: Tensor, images: Tensor) -> Tensor:
-    """Luma as torchvision's contrast and saturation use it: whole where the images are; (N, 1, H, W)."""
+    """Luma for contrast and saturation, as in torchvision: rounded down if the images are uint8; (N, 1, H, W)."""
     if values.shape[1] == 1:
         return values
     gray = weighted_gray(values)
@@ -202,17 +202,17 @@ def grayscale(values: Tensor, images: Tensor) -> Tensor:
 
 
 def shift_hue(values: Tensor, shift: Tensor, images: Tensor) -> Tensor:
-    """Turn the hue of RGB images.
+    """Shift the hue of RGB images.
 
-    Hue to RGB is v - v * s * clamp(min(k, 4 - k), 0, 1) with k = (n + 6 h) mod 6 and n = 5, 3, 1, which needs no table.
+    Converts hue to RGB without a table: v - v * s * clamp(min(k, 4 - k), 0, 1), k = (n + 6 h) mod 6, n = 5, 3, 1.
 
     Args:
         values: floating (N, 3, H, W), from 0 to the largest value of `images`.
         shift: (N,), in turns.
-        images: what the values come from; their dtype decides.
+        images: where the values come from; their dtype decides.
 
     Returns:
-        Floating, like `values`; whole where the images are.
+        Floating, with the shape of `values`; whole numbers if the images are uint8.
     """
     if values.shape[1] == 1:
         return values
@@ -236,11 +236,11 @@ def shift_hue(values: Tensor, shift: Tensor, images: Tensor) -> Tensor:
     out = torch.stack(channels, dim=-3)
     if images.is_floating_point():
         return out
-    return (out * (256 - 1e-3)).floor().clamp(0, 255)  # as torchvision turns floating images into bytes
+    return (out * (256 - 1e-3)).floor().clamp(0, 255)  # as torchvision converts floating images to uint8
 
 
 def sharpness_reference(values: Tensor, images: Tensor) -> Tensor:
-    """The smoothed image that sharpness is measured from; its border is the image's own. Floating (N, C, H, W)."""
+    """The smoothed image that sharpness blends with; border pixels are not smoothed. Floating (N, C, H, W)."""
     if min(values.shape[-2:]) <= 2:
         return values
     channels = values.shape[1]

@@ -28,18 +28,18 @@ _KEY = "v_key"
 class RandomErasing(PerSampleTransform, v2.RandomErasing):
     """Erase a rectangle of each sample with probability `p`, as `torchvision.transforms.v2.RandomErasing` of one image.
 
-    The same distribution as there: the first of ten tries that fits, or nothing.
+    The same distribution as there: the first of ten tries that fits is erased, or else nothing.
 
     Args:
         p: probability that a sample is changed.
         scale: range of the erased share of the image.
         ratio: range of the rectangle's height over its width.
-        value: what it is filled with: a number, one for each channel, or "random" for normal noise of every pixel,
+        value: of the erased pixels: a number, one for each channel, or "random" for normal noise in every pixel,
             which needs floating images.
         inplace: must be False.
 
-    Parameters made: `i`, `j`, `h`, `w`, int64 (N,), in pixels; `apply`, bool (N,); and `v`, float32 (N, C or 1, 1, 1),
-    or, for noise, `v_key`, int64 (N,), from which the noise of each pixel follows.
+    Parameters: `i`, `j`, `h`, `w`, int64 (N,), in pixels; `apply`, bool (N,); and `v`, float32 (N, C or 1, 1, 1),
+    or, for noise, `v_key`, int64 (N,), which decides the noise of each pixel.
     """
 
     draws = 2 * TRIES + 5
@@ -58,7 +58,7 @@ class RandomErasing(PerSampleTransform, v2.RandomErasing):
         self.is_cheap = self.value is not None  # noise is not
 
     def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
-        """See the base class."""
+        """Draw the rectangles, what fills them, and which samples are changed."""
         h, w = tried_sides(uniform, height * width, self.scale, self.ratio)
         fits = (h < height) & (w < width)
         h, w = first_fitting(fits, h, height), first_fitting(fits, w, width)
@@ -79,7 +79,7 @@ class RandomErasing(PerSampleTransform, v2.RandomErasing):
         return params
 
     def batched(self, images: Tensor, params: Params) -> Tensor:
-        """Everywhere where the rectangle is."""
+        """Erase the rectangle of every image."""
         y = torch.arange(images.shape[-2], device=images.device)[:, None]
         x = torch.arange(images.shape[-1], device=images.device)
         top, left, height, width = (of_images(params[name]) for name in "ijhw")
@@ -96,7 +96,7 @@ class RandomErasing(PerSampleTransform, v2.RandomErasing):
         return normal_noise(params[_KEY], tuple(images.shape[1:]))
 
     def single(self, image: Tensor, params: SampleParams) -> Tensor:
-        """torchvision's `erase`."""
+        """Apply torchvision's `erase`."""
         i, j, h, w = (params[name] for name in "ijhw")
         per_sample = {name: torch.as_tensor(params[name])[None] for name in ("v", _KEY) if name in params}
         filling = self._filling(image[None], per_sample)[0]

@@ -1,9 +1,9 @@
 """Crops and flips with one draw per sample and torchvision's pixels.
 
-A crop and antialiased resize is, on CUDA, two batched matrix products, one for each axis, with the same filter as in
+On CUDA, a crop with an antialiased resize is two batched matrix products, one for each axis, with the same filter as
 torchvision's kernel. On the CPU a loop over torchvision's own kernel is fastest: about ten times the rate of the
-products, for uint8 from 192 to 160 px on two cores. Both come from the same parameters. A flip that follows a crop is
-part of either: mirrored weights, or a mirrored row.
+products, for uint8 from 192 to 160 px on two cores. Both use the same parameters, and both include a flip that follows
+the crop: the weights or the rows are mirrored.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ _FLIP = "flip"
 class RandomResizedCrop(PerSampleTransform, v2.RandomResizedCrop):
     """A crop of random area and proportions for each sample, resized to `size`, antialiased.
 
-    The same distribution as `torchvision.transforms.v2.RandomResizedCrop`: the first of ten tries that fits, or
-    the largest central crop of allowed proportions.
+    The same distribution as `torchvision.transforms.v2.RandomResizedCrop`: the first of ten tries that fits, or else
+    the largest central crop with allowed proportions.
 
     Args:
         size: height and width of the output in pixels, one number for both or a pair.
         scale: lower and upper bound of the crop's area as a share of the image's.
         ratio: lower and upper bound of the crop's width over its height.
         interpolation: bilinear or bicubic.
-        antialias: must be True, torchvision's default; without it the result of a tensor differs from a PIL image's.
+        antialias: must be True, torchvision's default; without it tensors and PIL images give different results.
 
-    Parameters made: `top`, `left`, `height`, `width`, int64 (N,), in pixels.
+    Parameters: `top`, `left`, `height`, `width`, int64 (N,), in pixels.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -71,7 +71,7 @@ class RandomResizedCrop(PerSampleTransform, v2.RandomResizedCrop):
             raise ValueError(f"interpolation should be {' or '.join(FILTERS)} with antialias=True")
 
     def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
-        """See the base class; the parameters name the crop in pixels."""
+        """Draw the crops, in pixels."""
         w, h = tried_sides(uniform, height * width, self.scale, self.ratio)
         fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
         any_fits = fits.any(dim=1)
@@ -91,18 +91,18 @@ class RandomResizedCrop(PerSampleTransform, v2.RandomResizedCrop):
         return height, width
 
     def batched(self, images: Tensor, params: Params) -> Tensor:
-        """See `resized_crop_products`."""
+        """Crop and resize with two matrix products, see `resized_crop_products`."""
         return self._products(images, params, None)
 
     def single(self, image: Tensor, params: SampleParams) -> Tensor:
-        """torchvision's resize of a view, mirrored if that is asked for."""
+        """Apply torchvision's resize to a view of the image; mirror the result if `flip` is set."""
         rows = slice(params["top"], params["top"] + params["height"])
         columns = slice(params["left"], params["left"] + params["width"])
         out = F.resize_image(image[:, rows, columns], list(self.size), self.interpolation, antialias=True)
         return out.flip(-1) if params.get(_FLIP, False) else out
 
     def transform_and_flip(self, images: Tensor, params: Params, flip: Tensor) -> Tensor:
-        """`transform`, and then mirror the images whose `flip`, bool (N,), is set; at the cost of the first alone."""
+        """As `transform`, and mirror the images whose `flip`, bool (N,), is set, at no extra cost."""
         if not goes_one_by_one(images):
             return self._products(images, params, flip)
         return self.one_by_one(images, {**params, _FLIP: flip})
@@ -115,34 +115,34 @@ class RandomResizedCrop(PerSampleTransform, v2.RandomResizedCrop):
 class RandomHorizontalFlip(CoinToss, v2.RandomHorizontalFlip):
     """Mirror each sample with probability `p`, as `torchvision.transforms.v2.RandomHorizontalFlip` does one image.
 
-    Parameters made: `apply`, bool (N,).
+    Parameters: `apply`, bool (N,).
     """
 
     is_cheap = True
 
     def batched(self, images: Tensor, params: Params) -> Tensor:
-        """Mirror all."""
+        """Mirror all images."""
         return images.flip(-1)
 
     def single(self, image: Tensor, params: SampleParams) -> Tensor:
-        """Mirror one."""
+        """Mirror the image."""
         return image.flip(-1)
 
 
 class RandomVerticalFlip(CoinToss, v2.RandomVerticalFlip):
-    """Turn each sample upside down with probability `p`, as torchvision's does one image.
+    """Turn each sample upside down with probability `p`, as torchvision's transform does one image.
 
-    Parameters made: `apply`, bool (N,).
+    Parameters: `apply`, bool (N,).
     """
 
     is_cheap = True
 
     def batched(self, images: Tensor, params: Params) -> Tensor:
-        """Turn all."""
+        """Turn all images upside down."""
         return images.flip(-2)
 
     def single(self, image: Tensor, params: SampleParams) -> Tensor:
-        """Turn one."""
+        """Turn the image upside down."""
         return image.flip(-2)
 
 
@@ -161,11 +161,14 @@ def resized_crop_products(
 
     Args:
         images: (N, C, H, W), uint8 or floating, on any device.
-        top, left, height, width: int64 (N,), the crops in pixels.
-        size: height and width of the output.
+        top: of the crops, int64 (N,), in pixels.
+        left: of the crops, int64 (N,), in pixels.
+        height: of the crops, int64 (N,), in pixels.
+        width: of the crops, int64 (N,), in pixels.
+        size: height and width of the output, in pixels.
         interpolation: `bilinear` or `bicubic`.
-        flip: bool (N,), images to mirror; None for none.
-        compute: see `separable`.
+        flip: which images to mirror, bool (N,); None for no image.
+        compute: dtype of the factors, see `separable`.
 
     Returns:
         (N, C, *size), dtype and memory format of `images`.

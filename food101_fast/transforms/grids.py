@@ -19,7 +19,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 def mode_of(interpolation: Interpolation) -> str:
-    """`nearest` or `bilinear`.
+    """The name of an interpolation: `nearest` or `bilinear`.
 
     Raises:
         ValueError: it is another one; torchvision warps tensors with these two only.
@@ -31,17 +31,17 @@ def mode_of(interpolation: Interpolation) -> str:
 
 
 def center_of(center: Sequence[float] | None, images: Tensor) -> tuple[float, float]:
-    """A center in pixels from the upper left corner as (x, y) from the middle of the image."""
+    """Convert a center in pixels from the upper left corner to (x, y) from the middle of the image."""
     if center is None:
         return 0.0, 0.0
     return center[0] - images.shape[-1] * 0.5, center[1] - images.shape[-2] * 0.5
 
 
 def inverse_rotation(angle: Tensor, center: tuple[float, float]) -> Tensor:
-    """The matrices that lead from output to input pixels of a rotation.
+    """The matrices of rotations that map output pixels to input pixels.
 
     Args:
-        angle: (N,), in degrees, counter-clockwise; torchvision's affine maps turn in the opposite direction.
+        angle: (N,), in degrees, counter-clockwise; torchvision's affine maps rotate the other way.
         center: x and y in pixels from the middle of the image.
 
     Returns:
@@ -55,15 +55,15 @@ def inverse_rotation(angle: Tensor, center: tuple[float, float]) -> Tensor:
 def inverse_affine(
     angle: Tensor, translate: Pair, scale: Tensor | float, shear: Pair, center: tuple[float, float] | Pair
 ) -> Tensor:
-    """The matrices that lead from output to input pixels, as torchvision computes one of them.
+    """The matrices of affine maps that map output pixels to input pixels, as torchvision computes one of them.
 
     The affine map is translation * center * rotation * scale * shear y * shear x * center^-1; this is its inverse.
 
     Args:
         angle: (N,), in degrees.
-        translate: two of (N,), x and y in pixels.
+        translate: a pair of (N,), x and y in pixels.
         scale: (N,), or one number for all.
-        shear: two of (N,), x and y in degrees.
+        shear: a pair of (N,), x and y in degrees.
         center: x and y in pixels from the middle of the image, numbers or (N,).
 
     Returns:
@@ -76,26 +76,26 @@ def inverse_affine(
     c = torch.sin(turned) / along_y
     d = torch.cos(rotation) - c * along_x
     moved = (center[0] + translate[0].double(), center[1] + translate[1].double())
-    # Without the scale the determinant is 1, so that the inverse is only a rearrangement.
+    # Without the scale the determinant is 1, so the inverse only rearranges the entries.
     return _matrices(d / scale, b / scale, -c / scale, a / scale, center, moved)
 
 
 def _matrices(
     a: Tensor, b: Tensor, c: Tensor, d: Tensor, center: tuple[float, float] | Pair, moved: tuple[float, float] | Pair
 ) -> Tensor:
-    """Matrices (N, 2, 3) of the linear map [[a, b], [c, d]], each (N,), that takes the point `moved` to `center`."""
+    """Matrices (N, 2, 3) of the linear map [[a, b], [c, d]], each (N,), that maps the point `moved` to `center`."""
     x = center[0] - a * moved[0] - b * moved[1]
     y = center[1] - c * moved[0] - d * moved[1]
     return torch.stack([a, b, x, c, d, y], dim=1).view(-1, 2, 3)
 
 
 def compute_dtype(images: Tensor) -> torch.dtype:
-    """What grids and samples are computed in: float64 if the images are, else float32."""
+    """The dtype of grids and samples: float64 if the images are, else float32."""
     return torch.float64 if images.dtype == torch.float64 else torch.float32
 
 
 def affine_grid(theta: Tensor, images: Tensor) -> Tensor:
-    """Where each output pixel comes from, in the coordinates of `grid_sample`: (N, H, W, 2), see `compute_dtype`."""
+    """The input position of each output pixel, in `grid_sample` coordinates: (N, H, W, 2), see `compute_dtype`."""
     height, width = images.shape[-2:]
     theta = theta.to(compute_dtype(images))
     x, y = (
@@ -107,22 +107,23 @@ def affine_grid(theta: Tensor, images: Tensor) -> Tensor:
 
 
 def _plane(weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """weights[:, 0] * x + weights[:, 1] * y + weights[:, 2], (N, H, W)."""
+    """Compute weights[:, 0] * x + weights[:, 1] * y + weights[:, 2]: (N, H, W)."""
     return weights[:, 0, None, None] * x + weights[:, 1, None, None] * y[:, None] + weights[:, 2, None, None]
 
 
 def perspective_coefficients(x: Tensor, y: Tensor, height: int, width: int) -> Tensor:
-    """The map that leads from output to input pixels, where the corners of the image go to (x, y).
+    """The perspective map from output to input pixels, when the corners of the image move to (x, y).
 
-    In closed form, which needs no solver: the unit square is mapped to the four points, that map is inverted by its
-    adjugate, and the square is stretched to the image.
+    In closed form, without a solver: map the unit square to the four points, invert that map by its adjugate, and
+    scale the square to the image.
 
     Source: P. Heckbert, "Fundamentals of texture mapping and image warping", UC Berkeley (1989), section 2.2.3.
 
     Args:
-        x, y: (N, 4), in the order upper left, upper right, lower right, lower left.
-        height: of the image.
-        width: of the image.
+        x: (N, 4), in pixels, in the order upper left, upper right, lower right, lower left.
+        y: (N, 4), in pixels, in the same order.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
 
     Returns:
         float32 (N, 8), in torchvision's order.
@@ -143,7 +144,7 @@ def perspective_coefficients(x: Tensor, y: Tensor, height: int, width: int) -> T
 
 
 def perspective_grid(coefficients: Tensor, images: Tensor) -> Tensor:
-    """Where each output pixel comes from, in the coordinates of `grid_sample`: (N, H, W, 2), see `compute_dtype`."""
+    """The input position of each output pixel, in `grid_sample` coordinates: (N, H, W, 2), see `compute_dtype`."""
     height, width = images.shape[-2:]
     coefficients = coefficients.to(compute_dtype(images))
     x, y = (
@@ -156,17 +157,17 @@ def perspective_grid(coefficients: Tensor, images: Tensor) -> Tensor:
 
 
 def warp(images: Tensor, grid: Tensor, mode: str, fill: Fill) -> Tensor:
-    """Sample images (N, C, H, W) at `grid`, and fill what lies outside, as torchvision does.
+    """Sample images (N, C, H, W) at `grid`, and fill pixels from outside the image, as torchvision does.
 
-    torchvision samples a channel of ones along with the image to see what lies outside. That channel is computed here
-    from the grid, which costs no copy of the image.
+    To find those pixels, torchvision samples a channel of ones along with the image. Here that channel is computed
+    from the grid, without a copy of the image.
     """
-    values = images.to(grid.dtype, memory_format=torch.contiguous_format)  # in which grid_sample is twice as fast
+    values = images.to(grid.dtype, memory_format=torch.contiguous_format)  # twice as fast in grid_sample
     out = grid_sample(values, grid, mode=mode, padding_mode="zeros", align_corners=False)
     if fill is None or (mode == "nearest" and fill == 0):
         return quantized(out, images, rounded=True)
     inside = _inside(grid, images.shape[-2], images.shape[-1], mode)[:, None]
-    # What is sampled is already mixed with zeros at the border; torchvision mixes it once more, and so do we.
+    # At the border the samples are already blended with zeros; torchvision blends once more, and so do we.
     if fill == 0:
         return quantized(out * inside, images, rounded=True)
     # A tuple, since torch 2.9 cannot compile a union of types.
@@ -176,13 +177,13 @@ def warp(images: Tensor, grid: Tensor, mode: str, fill: Fill) -> Tensor:
 
 
 def _channels(numbers: Sequence[float], values: Tensor) -> Tensor:
-    """A number for each channel, (1, C, 1, 1), like `values`; made on the device, without a copy from the host."""
+    """A number for each channel: (1, C, 1, 1), with dtype and device of `values`; without a copy from the host."""
     each = [torch.full((), number, dtype=values.dtype, device=values.device) for number in numbers]
     return torch.stack(each).view(1, -1, 1, 1)
 
 
 def _inside(grid: Tensor, height: int, width: int, mode: str) -> Tensor:
-    """The share of each output pixel that comes from inside of the image: (N, H, W)."""
+    """The share of each output pixel that comes from inside the image: (N, H, W)."""
     shares = []
     for axis, size in ((0, width), (1, height)):
         pixel = ((grid[..., axis] + 1) * size - 1) / 2

@@ -1,8 +1,8 @@
 """Random numbers that are a pure function of (seed, epoch, sample id, index of the transform): Philox4x32-10.
 
-A counter-based generator has no state to save, gives a sample the same draw in any batch, on any rank and on any
-device, and is nothing but integer arithmetic on tensors, so it compiles. (An explicit `torch.Generator` breaks a
-compiled graph.)
+A counter-based generator has no state to save. A sample gets the same numbers in any batch, on any rank and on any
+device. It is only integer arithmetic on tensors, so it compiles. (An explicit `torch.Generator` breaks a compiled
+graph.)
 
 Source: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011, with its constants.
 """
@@ -18,19 +18,19 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _MASK = 0xFFFFFFFF
-_NOISE_SEED = 0x6E6F697365  # "noise": another stream than that of any sensible seed
+_NOISE_SEED = 0x6E6F697365  # "noise" in ASCII: a stream that no usual seed has
 
 PER_BLOCK = 4
-"""Numbers that one call of Philox gives for one counter."""
+"""Numbers that one call of Philox returns for one counter."""
 
 Words = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def _multiply(constant: int, word: Tensor) -> tuple[Tensor, Tensor]:
-    """High and low 32 bits of a product of two 32-bit numbers held in int64, without overflow.
+    """High and low 32 bits of a product of two 32-bit numbers in int64, without overflow.
 
-    Both multipliers lie between 3 / 4 * 2**32 and 2**32. `constant - 2**32` is therefore above -2**30, and its product
-    with a word fits into int64. What is missing, word * 2**32, belongs to the high half alone.
+    Both multipliers are between 3 / 4 * 2**32 and 2**32. So `constant - 2**32` is above -2**30, and its product with a
+    word fits into int64. The rest of the product, word * 2**32, only changes the high half.
     """
     product = word * (constant - (1 << 32))
     return (product >> 32) + word, product & _MASK
@@ -57,7 +57,7 @@ def philox4x32(counter: Words, key: tuple[int, int]) -> Words:
 
 
 def blocks_of(draws: int, index: int, device: torch.device | None = None) -> Tensor:
-    """The last words of the counters of `draws` numbers for the transform at index `index`: int64 (blocks,)."""
+    """The last words of the counters for `draws` numbers of transform number `index`: int64 (blocks,)."""
     first = index << 16
     return torch.arange(first, first - (-draws // PER_BLOCK), device=device)
 
@@ -65,7 +65,7 @@ def blocks_of(draws: int, index: int, device: torch.device | None = None) -> Ten
 def uniform_of_blocks(ids: Tensor, blocks: Tensor, *, seed: int, epoch: int | Tensor) -> Tensor:
     """Uniform numbers for each sample and block, all from one call of Philox.
 
-    A number depends on nothing but the seed, the epoch, the sample's id and the block.
+    A number depends only on the seed, the epoch, the sample's id and the block.
 
     Args:
         ids: (N,) int64 global sample ids, not negative.
@@ -84,11 +84,11 @@ def uniform_of_blocks(ids: Tensor, blocks: Tensor, *, seed: int, epoch: int | Te
 
 
 def keyed_uniform(ids: Tensor, draws: int, *, seed: int, epoch: int | Tensor, index: int) -> Tensor:
-    """Uniform numbers for each sample that depend on nothing but the arguments and the sample's own id.
+    """Uniform numbers for each sample that depend only on the sample's id and the other arguments.
 
     Args:
         ids: (N,) int64 global sample ids, not negative.
-        draws: how many numbers each sample needs.
+        draws: numbers for each sample.
         seed: the run's seed, below 2**64.
         epoch: epoch number, below 2**32; a number, or an integer tensor () on the device of `ids`.
         index: the transform's index in its preset, below 2**16.
@@ -100,7 +100,7 @@ def keyed_uniform(ids: Tensor, draws: int, *, seed: int, epoch: int | Tensor, in
 
 
 def normal_noise(keys: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Standard normal numbers that follow from a key of each sample's own.
+    """Standard normal numbers that are a function of each sample's key.
 
     Source: G. Box and M. Muller, "A note on the generation of random normal deviates", Ann. Math. Stat. 29 (1958).
 
@@ -113,6 +113,6 @@ def normal_noise(keys: Tensor, shape: tuple[int, ...]) -> Tensor:
     """
     count = math.prod(shape)
     uniform = keyed_uniform(keys, 2 * count, seed=_NOISE_SEED, epoch=0, index=0)
-    # 1 - u is never 0, whose logarithm is not finite.
+    # 1 - u is never 0, so the logarithm is finite.
     radius = torch.sqrt(-2.0 * torch.log(1.0 - uniform[:, :count]))
     return (radius * torch.cos(2.0 * math.pi * uniform[:, count:])).view(-1, *shape)

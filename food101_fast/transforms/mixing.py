@@ -1,4 +1,4 @@
-"""MixUp and CutMix with one lambda, one rectangle and one partner for each sample."""
+"""MixUp and CutMix, with a lambda, a rectangle and a partner for each sample."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from food101_fast.transforms.base import (
     of_images,
 )
 
-_QUANTILES = 4097  # the distribution is off by less than half of 1 / 4096 anywhere
+_QUANTILES = 4097  # the error of the distribution function is below 1 / 8192 everywhere
 
 
 class MixingTransform(PerSampleTransform):
-    """What mixes each sample with another one of its batch, and its label too."""
+    """Mixes each sample, and its label, with another sample of the batch."""
 
     is_mixing = True
     num_classes: int | None
 
     def _set_up(self, alpha: float) -> None:
         quantiles = betaincinv(alpha, alpha, np.linspace(0.0, 1.0, _QUANTILES))
-        # Moved to the images' device once, when it is first needed there.
+        # Moved to the images' device when it is first needed there.
         self.register_buffer("_quantiles", torch.from_numpy(quantiles).float(), persistent=False)
 
     def beta(self, uniform: Tensor) -> Tensor:
-        """Numbers of the distribution Beta(alpha, alpha), from uniform ones, by the inverse of its function."""
+        """Convert uniform numbers to the distribution Beta(alpha, alpha), by its inverse distribution function."""
         if self._quantiles.device != uniform.device:
             self.to(uniform.device)
         position = uniform * (_QUANTILES - 1)
@@ -51,15 +51,15 @@ class MixingTransform(PerSampleTransform):
         Args:
             images: floating; for CutMix also uint8.
             labels: int64 (N,), or floating (N, num_classes).
-            params: of `make_params`.
+            params: from `make_params`.
 
         Returns:
-            Images like `images`, and labels as float32 (N, num_classes), each adding up to 1.
+            Images with shape and dtype of `images`; labels, float32 (N, num_classes), each with sum 1.
         """
         return self.mix_images(images, params), mixed(self.soft(labels), self.share(params), params["partner"])
 
     def soft(self, labels: Tensor) -> Tensor:
-        """Labels as shares of classes: float32 (N, num_classes)."""
+        """Convert labels to shares of classes: float32 (N, num_classes)."""
         if labels.ndim == 2:
             return labels if labels.is_floating_point() else labels.float()
         if self.num_classes is None:
@@ -68,14 +68,14 @@ class MixingTransform(PerSampleTransform):
 
     @abstractmethod
     def mix_images(self, images: Tensor, params: Params) -> Tensor:
-        """The images alone."""
+        """Mix the images alone: (N, C, H, W), in the dtype of `images`."""
 
     @abstractmethod
     def share(self, params: Params) -> Tensor:
-        """How much of each sample is its own: float32 (N,)."""
+        """The share of each sample that stays: float32 (N,)."""
 
     def transform(self, inpt: Tensor, params: Params) -> Tensor:
-        """Called by torchvision's `forward` for the images and for the labels, which are among the parameters."""
+        """Mix images or labels; torchvision's `forward` calls this for both, and puts the labels into `params`."""
         if inpt is params["labels"]:
             return mixed(self.soft(inpt), self.share(params), params["partner"])
         self._check_image_or_video(inpt, batch_size=params["batch_size"])
@@ -83,26 +83,26 @@ class MixingTransform(PerSampleTransform):
         return tv_tensors.wrap(out, like=inpt) if isinstance(inpt, tv_tensors.Image) else out
 
     def batched(self, images: Tensor, params: Params) -> Tensor:
-        """See `mix_images`."""
+        """Mix the images, see `mix_images`."""
         return self.mix_images(images, params)
 
     def single(self, image: Tensor, params: SampleParams) -> Tensor:
-        """There is nothing to mix one image with."""
+        """Raise a TypeError: one image cannot be mixed."""
         raise TypeError(f"{type(self).__name__} mixes the samples of a batch")
 
 
 class MixUp(MixingTransform, v2.MixUp):
-    """Mix each sample with another one, as `torchvision.transforms.v2.MixUp`, but with a share of its own for each.
+    """Blend each sample with another one, as `torchvision.transforms.v2.MixUp`, but with its own lambda for each.
 
     Called with images and labels. Source: Zhang et al., "mixup: Beyond empirical risk minimization", ICLR 2018.
 
     Args:
-        alpha: of the distribution Beta(alpha, alpha) of the shares.
-        num_classes: classes, needed if the labels are numbers.
+        alpha: of the distribution Beta(alpha, alpha) of lambda.
+        num_classes: number of classes, needed if the labels are indices.
         labels_getter: finds the labels among the inputs; by default the second input.
 
-    Parameters made: `lam`, float32 (N,), and `partner`, int64 (N,), the sample that each is mixed with: never itself,
-    if there is another one, and each sample once.
+    Parameters: `lam`, float32 (N,), and `partner`, int64 (N,), the sample that each is mixed with: each sample
+    is the partner of exactly one, never of itself if there is another one.
     """
 
     draws = 2
@@ -114,33 +114,33 @@ class MixUp(MixingTransform, v2.MixUp):
         self._set_up(alpha)
 
     def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
-        """See the base class."""
+        """Draw lambdas and partners."""
         return {"lam": self.beta(uniform[:, 0]), "partner": partners(uniform[:, 1])}
 
     def share(self, params: Params) -> Tensor:
-        """Lambda."""
+        """The share of each sample that stays: lambda, float32 (N,)."""
         return params["lam"]
 
     def mix_images(self, images: Tensor, params: Params) -> Tensor:
-        """lam * image + (1 - lam) * partner."""
+        """Compute lam * image + (1 - lam) * partner."""
         if not images.is_floating_point():
             raise TypeError("MixUp needs floating images: mix after ToDtype")
         return mixed(images, params["lam"], params["partner"]).contiguous(memory_format=memory_format(images))
 
 
 class CutMix(MixingTransform, v2.CutMix):
-    """Put a rectangle of another sample into each, as `torchvision.transforms.v2.CutMix`, but each one of its own.
+    """Paste a rectangle of another sample into each, as `torchvision.transforms.v2.CutMix`, but drawn for each sample.
 
     Called with images and labels. Source: Yun et al., "CutMix: Regularization strategy to train strong classifiers with
     localizable features", ICCV 2019.
 
     Args:
-        alpha: of the distribution Beta(alpha, alpha) of the share that stays, before a rectangle is cut at the border.
-        num_classes: classes, needed if the labels are numbers.
+        alpha: of the distribution Beta(alpha, alpha) of the share that stays, before the border cuts rectangles.
+        num_classes: number of classes, needed if the labels are indices.
         labels_getter: finds the labels among the inputs; by default the second input.
 
-    Parameters made: `box`, int64 (N, 4), left, upper, right and lower edge in pixels; `lam_adjusted`, float32 (N,), the
-    share of a sample's own pixels; `partner` as of MixUp.
+    Parameters: `box`, int64 (N, 4), left, upper, right and lower edge in pixels; `lam_adjusted`, float32 (N,), the
+    share of a sample's own pixels; `partner` as for MixUp.
     """
 
     draws = 4
@@ -152,7 +152,7 @@ class CutMix(MixingTransform, v2.CutMix):
         self._set_up(alpha)
 
     def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
-        """See the base class."""
+        """Draw boxes and partners."""
         half = 0.5 * torch.sqrt(1.0 - self.beta(uniform[:, 0]))
         edges = []
         for column, size in ((2, width), (3, height)):
@@ -166,11 +166,11 @@ class CutMix(MixingTransform, v2.CutMix):
         }
 
     def share(self, params: Params) -> Tensor:
-        """Lambda, adjusted to the rectangle that was cut at the border."""
+        """The share of each sample that stays, with rectangles cut at the border: float32 (N,)."""
         return params["lam_adjusted"]
 
     def mix_images(self, images: Tensor, params: Params) -> Tensor:
-        """The partner's pixels inside the box."""
+        """Take the partner's pixels inside the box."""
         x1, y1, x2, y2 = (of_images(edge) for edge in params["box"].unbind(1))
         y = torch.arange(images.shape[-2], device=images.device)[:, None]
         x = torch.arange(images.shape[-1], device=images.device)
@@ -187,12 +187,12 @@ def _check(alpha: float, num_classes: int | None) -> None:
 
 
 def partners(uniform: Tensor) -> Tensor:
-    """The samples in one random circle; each one's partner is the next: int64 (N,)."""
+    """Arrange the samples in a random circle; the partner of each is the next one: int64 (N,)."""
     circle = uniform.argsort()
     return torch.empty_like(circle).scatter_(0, circle, circle.roll(-1))
 
 
 def mixed(values: Tensor, share: Tensor, partner: Tensor) -> Tensor:
-    """share * values + (1 - share) * those of the partners: (N, ...)."""
+    """Compute share * values + (1 - share) * values[partner]: (N, ...)."""
     share = share.view(-1, *([1] * (values.ndim - 1))).to(values.dtype)
     return values * share + values[partner] * (1.0 - share)

@@ -1,4 +1,4 @@
-"""The chains that recipes train and evaluate with: uint8 batches from the loader in, normalized floating ones out."""
+"""The chains that recipes train and evaluate with: from the loader's uint8 batches to normalized floating ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from food101_fast.transforms.mixing import CutMix, MixingTransform, MixUp
 from food101_fast.transforms.resize import SquareResize
 from food101_fast.transforms.warp import RandomAffine, RandomRotation
 
-# Of ImageNet's training images, as all of torchvision's pretrained classification weights expect.
+# Of ImageNet's training images; all pretrained classification weights of torchvision expect them.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
@@ -30,12 +30,12 @@ _CROP_SHARE = 0.875
 
 
 class ToNormalized(v2.Transform):
-    """From 0 to 255 as uint8 to floating numbers around 0: `v2.ToDtype(dtype, scale=True)` and `v2.Normalize` in one.
+    """Convert uint8 to normalized floating numbers: `v2.ToDtype(dtype, scale=True)` and `v2.Normalize` in one.
 
-    Unlike torchvision's it keeps its numbers on the device, so that it needs no copy from the host in each batch.
+    Unlike torchvision's, it keeps mean and standard deviation on the device, without a copy from the host per batch.
 
     Args:
-        dtype: floating, of the result.
+        dtype: of the result, floating.
     """
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
@@ -45,7 +45,7 @@ class ToNormalized(v2.Transform):
         self.register_buffer("_std", torch.tensor(STD)[:, None, None], persistent=False)
 
     def transform(self, inpt: Tensor, params: Params) -> Tensor:
-        """uint8 (..., 3, H, W) to `dtype`; shape and memory format kept."""
+        """Convert uint8 (..., 3, H, W) to `dtype`; keeps shape and memory format."""
         if self._mean.device != inpt.device:
             self.to(inpt.device)
         return inpt.to(torch.float32).mul_(1.0 / 255.0).sub_(self._mean).div_(self._std).to(self.dtype)
@@ -55,12 +55,12 @@ class Preset(nn.Module):
     """A chain of transforms in which every draw is keyed by (seed, epoch, sample id, index of the transform).
 
     Called as `preset(images, seed=..., epoch=..., ids=...)`, or with labels as the second argument. A sample's
-    augmentation is then a pure function of the key: it does not depend on the batch, the rank or the device, and there
-    is no generator state to save. (MixUp and CutMix take another sample of the same batch, and so depend on it.)
+    augmentation is a pure function of the key: it does not depend on the batch, the rank or the device, and no
+    generator state needs saving. (MixUp and CutMix mix samples of one batch, and so depend on the batch.)
 
     Attributes:
-        needs_labels: whether labels must be given, since they are mixed, too.
-        is_random: whether ids must be given, since something is drawn.
+        needs_labels: whether labels are required, because they are mixed.
+        is_random: whether ids are required, because something is drawn.
     """
 
     _blocks: Tensor
@@ -69,7 +69,7 @@ class Preset(nn.Module):
         super().__init__()
         self.transforms = nn.ModuleList(transforms)
         self.needs_labels = any(getattr(transform, "is_mixing", False) for transform in transforms)
-        self._columns: dict[int, slice] = {}  # by the index of a transform where its numbers are among all
+        self._columns: dict[int, slice] = {}  # for each index of a transform, the columns of its numbers
         blocks, first = [torch.empty(0, dtype=torch.int64)], 0
         for index, transform in enumerate(transforms):
             if isinstance(transform, PerSampleTransform):
@@ -104,15 +104,15 @@ class Preset(nn.Module):
             images: uint8 (N, 3, H, W), any memory format.
             labels: int64 (N,), or floating (N, classes).
             seed: the run's seed.
-            epoch: epoch number; when compiled better a tensor () on the images' device, which needs no new graph.
-            ids: int64 (N,), global sample ids, on the images' device; needed if anything is random.
+            epoch: epoch number; in a compiled graph use a tensor () on the images' device, to avoid recompiling.
+            ids: int64 (N,), global sample ids, on the images' device; required if anything is random.
 
         Returns:
-            Floating (N, 3, h, w), normalized, in the memory format of `images`; and the labels if they were given,
-            floating (N, classes) if they were mixed.
+            Normalized floating images (N, 3, h, w), in the memory format of `images`; and the labels if they were
+            given, floating (N, classes) if they were mixed.
 
         Raises:
-            ValueError: labels or ids are missing, or do not fit the images; the seed is out of its range.
+            ValueError: labels or ids are missing or do not match the images, or the seed is out of its range.
         """
         self._check(images, labels, seed, ids)
         uniform = None if ids is None else self._uniform(ids, seed, epoch)
@@ -141,7 +141,7 @@ class Preset(nn.Module):
         return images if labels is None else (images, labels)
 
     def _uniform(self, ids: Tensor, seed: int, epoch: int | Tensor) -> Tensor | None:
-        """The numbers of all transforms, side by side; from one call of Philox, whose ten rounds are 120 launches."""
+        """The numbers of all transforms, in columns; from a single call of Philox, which takes 120 kernel launches."""
         if not self.is_random:
             return None
         if self._blocks.device != ids.device:
@@ -152,7 +152,7 @@ class Preset(nn.Module):
         if not isinstance(images, Tensor) or images.ndim != 4:
             raise ValueError("a preset needs a batch of images, a tensor (N, C, H, W)")
         if self.needs_labels and labels is None:
-            raise ValueError("this preset mixes images and their labels; give it the labels, too")
+            raise ValueError("this preset mixes images and their labels; pass the labels, too")
         if labels is not None and labels.shape[0] != images.shape[0]:
             raise ValueError(f"there are {labels.shape[0]} labels and {images.shape[0]} images")
         if not self.is_random:
@@ -202,14 +202,14 @@ PRESETS: dict[str, Callable[[int, int | None, torch.dtype], list[v2.Transform]]]
 def train_preset(
     name: str, image_size: int, *, num_classes: int | None = None, dtype: torch.dtype = torch.float32
 ) -> Preset:
-    """The training chain `name`, one of `PRESETS`.
+    """Build the training chain `name`, one of `PRESETS`.
 
     Args:
         name: `baseline` (crop and flip), `strong` (also rotation, color, affine, erasing), or `trivial` (also
             TrivialAugmentWide and erasing, and then MixUp or CutMix).
-        image_size: what the model sees, in pixels.
-        num_classes: needed by `trivial` if labels are numbers.
-        dtype: of the images that come out.
+        image_size: height and width of the result, in pixels.
+        num_classes: required by `trivial` if labels are indices.
+        dtype: of the resulting images.
 
     Raises:
         ValueError: there is no such preset.

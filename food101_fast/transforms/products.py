@@ -1,6 +1,6 @@
-"""Separable filters of whole batches as two batched matrix products, one for each axis, with each sample's weights.
+"""Separable filters of whole batches as two batched matrix products, one for each axis, with weights for each sample.
 
-The matrices are mostly zeros, and still this is what a GPU does best: one launch for the batch, on its matrix units.
+The matrices are mostly zeros, but GPUs are fastest at this: one launch for the whole batch, on their matrix units.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from food101_fast.transforms.base import memory_format, quantized
 
 
 def triangle(distance: Tensor) -> Tensor:
-    """The bilinear filter."""
+    """The bilinear filter at `distance`, in units of the filter's width, any shape."""
     return (1 - distance.abs()).clamp(min=0)
 
 
 def keys_cubic(distance: Tensor) -> Tensor:
-    """The bicubic filter with a = -0.5, as torch and Pillow have it for antialiasing.
+    """The bicubic filter with a = -0.5, as torch and Pillow use it for antialiasing.
 
     Source: R. Keys, "Cubic convolution interpolation for digital image processing", IEEE TASSP 29 (1981).
     """
@@ -35,19 +35,20 @@ FILTERS: dict[str, Callable[[Tensor], Tensor]] = {"bilinear": triangle, "bicubic
 def crop_resize_weights(
     start: Tensor, length: Tensor, source: int, target: int, interpolation: str = "bilinear"
 ) -> Tensor:
-    """The matrices that crop `[start, start + length)` of an axis and resize it to `target`, antialiased.
+    """Matrices that crop `[start, start + length)` of an axis and resize it to `target`, antialiased.
 
-    The weights are torch's own for `interpolate(antialias=True)`: the filter is as wide as one output pixel where
-    that is more than one input pixel, centered at half pixels, normalized over the pixels inside the crop.
+    The weights equal those of torch's `interpolate(antialias=True)`: the filter is one output pixel wide, but at least
+    one input pixel, centered at half pixels, and normalized over the pixels inside the crop.
 
     Args:
-        start, length: int64 (N,), in pixels of the source axis.
-        source: length of the source axis.
-        target: length of the output axis.
+        start: of the crops, int64 (N,), in pixels of the source axis.
+        length: of the crops, int64 (N,), in pixels of the source axis.
+        source: length of the source axis, in pixels.
+        target: length of the output axis, in pixels.
         interpolation: one of `FILTERS`.
 
     Returns:
-        float32 (N, target, source); each row adds up to 1.
+        float32 (N, target, source); each row has sum 1.
     """
     pixel = torch.arange(source, device=start.device)
     inside = pixel - start[:, None]
@@ -61,11 +62,11 @@ def crop_resize_weights(
 
 
 def blur_weights(kernel: Tensor, length: int) -> Tensor:
-    """The matrices that convolve an axis with a kernel of each sample's own, mirrored at the ends (torch's `reflect`).
+    """Matrices that convolve an axis with each sample's kernel, mirrored at the ends (torch's `reflect`).
 
     Args:
         kernel: float32 (N, K), K odd, K // 2 below `length`.
-        length: of the axis.
+        length: of the axis, in pixels.
 
     Returns:
         float32 (N, length, length).
@@ -79,21 +80,21 @@ def blur_weights(kernel: Tensor, length: int) -> Tensor:
 
 
 def separable(images: Tensor, rows: Tensor, columns: Tensor, compute: torch.dtype | None = None) -> Tensor:
-    """Multiply every image from both sides.
+    """Multiply every image with matrices from both sides.
 
     Args:
         images: (N, C, H, W), uint8 or floating.
         rows: float32 (N, h, H).
         columns: float32 (N, w, W).
-        compute: dtype of the factors; by default that of floating images, and for uint8 float16 on CUDA (with sums in
+        compute: dtype of the factors; by default that of floating images; for uint8, float16 on CUDA (with sums in
             float32) and float32 elsewhere.
 
     Returns:
-        (N, C, h, w), dtype and memory format of `images`; uint8 is rounded as torchvision rounds.
+        (N, C, h, w), in dtype and memory format of `images`; uint8 is rounded as in torchvision.
     """
     if compute is None:
         compute = images.dtype if images.is_floating_point() else torch.float16 if images.is_cuda else torch.float32
     factors = images.to(compute, memory_format=torch.contiguous_format)
-    # (N, 1, h, H) @ (N, C, H, W) @ (N, 1, W, w): columns first, since that shrinks what the second product reads.
+    # (N, 1, h, H) @ (N, C, H, W) @ (N, 1, W, w): columns first, so that the second product reads less.
     out = rows.to(compute)[:, None] @ (factors @ columns.to(compute)[:, None].transpose(-1, -2))
     return quantized(out, images, rounded=True).contiguous(memory_format=memory_format(images))

@@ -15,9 +15,9 @@ from food101_fast.transforms.base import Params, memory_format
 class SquareResize(v2.Resize):
     """Resize square images, bilinear and antialiased, as `torchvision.transforms.v2.Resize` does.
 
-    On the CPU uint8 images are always resized by torch's kernel for integers. torchvision uses that kernel only where
-    it is the faster one (with AVX2, and in newer versions on ARM) and rounds floating numbers elsewhere, which changes
-    some pixels by 1. Evaluation, `predict` and an exported program would then depend on the processor.
+    On the CPU uint8 images are always resized by torch's integer kernel. torchvision uses that kernel only where it is
+    faster (with AVX2, and in newer versions on ARM); elsewhere it rounds floating numbers, which changes some pixels by
+    1. Then evaluation, `predict` and an exported program would depend on the processor.
 
     Args:
         size: height and width of the result, in pixels.
@@ -27,11 +27,11 @@ class SquareResize(v2.Resize):
         super().__init__(size)
 
     def transform(self, inpt: Any, params: Params) -> Any:
-        """(N, C, S, S) to (N, C, size, size); dtype and memory format kept."""
+        """Resize (N, C, S, S) to (N, C, size, size); keeps dtype and memory format."""
         plain = isinstance(inpt, Tensor) and inpt.ndim == 4 and inpt.shape[-1] == inpt.shape[-2]
         if not plain or inpt.dtype != torch.uint8 or inpt.device.type != "cpu" or inpt.shape[-1] == self.size[0]:
             return super().transform(inpt, params)
         side = self.size[0]
         out = interpolate(inpt, size=(side, side), mode="bilinear", align_corners=False, antialias=True)
-        # Of a single image torch forgets the memory format.
+        # For a single image torch does not keep the memory format.
         return out.contiguous(memory_format=memory_format(inpt))

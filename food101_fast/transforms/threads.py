@@ -1,7 +1,7 @@
-"""The images of a batch on the CPU, shared among threads of which each runs torch's operators in itself alone.
+"""The images of a batch on the CPU, distributed over threads; each thread runs torch's operators single-threaded.
 
-One image of 192 px is too small for OpenMP: most operators take longer with two threads than with one. Whole images are
-shared instead. Each is computed by one thread, so that a result does not depend on their number.
+One image of 192 px is too small for OpenMP: most operators take longer with two threads than with one. So whole images
+are distributed. One thread computes an image, so that results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ def for_each(count: int, work: Callable[[int], None], *, alone: bool = False) ->
     threads cannot block each other.
 
     Args:
-        count: how many calls.
-        work: called with one number; releases the interpreter, as torch's operators do, or gains nothing.
-        alone: whether the caller does all of it, for work that is too little to be shared.
+        count: number of calls.
+        work: called with one number; should release the interpreter lock, as torch's operators do.
+        alone: whether the caller does all calls, because they are too short for several threads.
 
     Raises:
-        Exception: what `work` raised first; numbers that were not yet begun are then left out.
+        Exception: what `work` raised first; numbers that were not started by then are skipped.
     """
     helpers = 0 if alone or torch.is_autocast_enabled("cpu") else min(torch.get_num_threads(), count) - 1
     numbers = _Numbers(count)
-    inference = torch.is_inference_mode_enabled()  # a state of the thread, as autocast is
+    inference = torch.is_inference_mode_enabled()  # each thread has its own, as for autocast
 
     def run() -> None:
         try:
@@ -58,7 +58,7 @@ def for_each(count: int, work: Callable[[int], None], *, alone: bool = False) ->
 
 
 class _Numbers:
-    """The numbers below `count`, each handed out once, to any thread."""
+    """Yields each number below `count` once, to any thread."""
 
     def __init__(self, count: int) -> None:
         self._next, self._count = 0, count
@@ -74,7 +74,7 @@ class _Numbers:
             yield number
 
     def stop(self) -> None:
-        """Hand out no more."""
+        """Yield no more numbers."""
         with self._lock:
             self._count = 0
 
@@ -83,11 +83,11 @@ def _submitted(run: Callable[[], None], times: int) -> Iterator[Future[None]]:
     try:
         for _ in range(times):
             yield _pool(os.getpid()).submit(run)
-    except RuntimeError:  # the interpreter is ending, and starts no threads; the caller does without
+    except RuntimeError:  # the interpreter is shutting down and starts no threads; the caller works alone
         return
 
 
 @functools.cache
 def _pool(process: int) -> ThreadPoolExecutor:
-    """The helpers of this process; a forked process has none of its parent's threads, and makes its own."""
+    """The helper threads of this process; a forked process does not have its parent's threads and starts its own."""
     return ThreadPoolExecutor(usable_cores(), "transforms", use_one_thread)

@@ -25,16 +25,16 @@ from food101_fast.transforms.grids import (
 
 
 class RandomRotation(PerSampleTransform, v2.RandomRotation):
-    """Turn each sample by an angle of its own, as `torchvision.transforms.v2.RandomRotation` does one image.
+    """Rotate each sample by its own angle, as `torchvision.transforms.v2.RandomRotation` does one image.
 
     Args:
         degrees: range of angles, (low, high), or a number for (-degrees, degrees).
         interpolation: nearest or bilinear.
-        expand: must be False: images of one batch have one size.
-        center: what stays in place, (x, y) in pixels from the upper left corner; None for the image's center.
+        expand: must be False, since all images of a batch have one size.
+        center: the fixed point, (x, y) in pixels from the upper left corner; None for the image's center.
         fill: value of the pixels outside the image; a number, or one for each channel.
 
-    Parameters made: `angle`, float32 (N,), in degrees, counter-clockwise.
+    Parameters: `angle`, float32 (N,), in degrees, counter-clockwise.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -56,32 +56,32 @@ class RandomRotation(PerSampleTransform, v2.RandomRotation):
         self._mode = mode_of(interpolation)
 
     def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
-        """See the base class."""
+        """Draw the angles."""
         return {"angle": between(uniform[:, 0], *self.degrees)}
 
     def batched(self, images: Tensor, params: Params) -> Tensor:
-        """One grid for each image."""
+        """Sample each image at its own grid."""
         theta = inverse_rotation(params["angle"], center_of(self.center, images))
         return warp(images, affine_grid(theta, images), self._mode, self.fill)
 
     def single(self, image: Tensor, params: SampleParams) -> Tensor:
-        """torchvision's `rotate`."""
+        """Apply torchvision's `rotate`."""
         return F.rotate_image(image, params["angle"], self.interpolation, False, self.center, self.fill)
 
 
 class RandomAffine(PerSampleTransform, v2.RandomAffine):
-    """Turn, move, scale and shear each sample on its own, as `torchvision.transforms.v2.RandomAffine` does one image.
+    """Rotate, shift, scale and shear each sample, as `torchvision.transforms.v2.RandomAffine` does one image.
 
     Args:
         degrees: range of angles, (low, high), or a number for (-degrees, degrees).
-        translate: largest shift as a share of width and height; None for none.
+        translate: largest shift as a share of width and height; None for no shift.
         scale: range of the scale; None for 1.
-        shear: range of the shear along x, or along x and y (four numbers), in degrees; None for none.
+        shear: range of the shear along x, or along x and y (four numbers), in degrees; None for no shear.
         interpolation: nearest or bilinear.
         fill: value of the pixels outside the image; a number, or one for each channel.
-        center: what stays in place, (x, y) in pixels from the upper left corner; None for the image's center.
+        center: the fixed point, (x, y) in pixels from the upper left corner; None for the image's center.
 
-    Parameters made: `angle` and `scale`, float32 (N,), `translate`, int64 (N, 2) in pixels, `shear`, float32 (N, 2),
+    Parameters: `angle` and `scale`, float32 (N,), `translate`, int64 (N, 2) in pixels, `shear`, float32 (N, 2),
     x before y; angles in degrees.
     """
 
@@ -101,7 +101,7 @@ class RandomAffine(PerSampleTransform, v2.RandomAffine):
         self._mode = mode_of(interpolation)
 
     def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
-        """See the base class."""
+        """Draw angles, shifts, scales and shears."""
         angle, dx, dy, scale, shear_x, shear_y = uniform.unbind(1)
         largest = self.translate or (0.0, 0.0)
         bounds = (float(largest[0] * width), float(largest[1] * height))
@@ -116,7 +116,7 @@ class RandomAffine(PerSampleTransform, v2.RandomAffine):
         }
 
     def batched(self, images: Tensor, params: Params) -> Tensor:
-        """One grid for each image."""
+        """Sample each image at its own grid."""
         translate, shear = params["translate"], params["shear"]
         theta = inverse_affine(
             params["angle"],
@@ -128,21 +128,21 @@ class RandomAffine(PerSampleTransform, v2.RandomAffine):
         return warp(images, affine_grid(theta, images), self._mode, self.fill)
 
     def single(self, image: Tensor, params: SampleParams) -> Tensor:
-        """torchvision's `affine`."""
+        """Apply torchvision's `affine`."""
         return F.affine_image(image, **params, interpolation=self.interpolation, fill=self.fill, center=self.center)
 
 
 class RandomPerspective(PerSampleTransform, v2.RandomPerspective):
-    """Look at each sample from a direction of its own, as `torchvision.transforms.v2.RandomPerspective` does one image.
+    """Change the perspective of each sample, as `torchvision.transforms.v2.RandomPerspective` does for one image.
 
     Args:
-        distortion_scale: from 0 to 1; how far the corners move.
+        distortion_scale: how far the corners move, from 0 to 1.
         p: probability that a sample is changed.
         interpolation: nearest or bilinear.
         fill: value of the pixels outside the image; a number, or one for each channel.
 
-    Parameters made: `coefficients`, float32 (N, 8), as of torchvision's `perspective`, and `apply`, bool (N,). Corners
-    that lie on a line, which need a `distortion_scale` near 1, change nothing; torchvision raises an error for them.
+    Parameters: `coefficients`, float32 (N, 8), as for torchvision's `perspective`, and `apply`, bool (N,). If the
+    corners are on a line (only with a `distortion_scale` near 1), the sample is unchanged; torchvision raises an error.
     """
 
     draws = 9
@@ -158,7 +158,7 @@ class RandomPerspective(PerSampleTransform, v2.RandomPerspective):
         self._mode = mode_of(interpolation)
 
     def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
-        """See the base class."""
+        """Draw the corners, and which samples are changed."""
         across = integer_below(uniform[:, 0:4], int(self.distortion_scale * (width // 2)) + 1)
         down = integer_below(uniform[:, 4:8], int(self.distortion_scale * (height // 2)) + 1)
         # Upper left, upper right, lower right, lower left: each moves inwards.
@@ -172,11 +172,11 @@ class RandomPerspective(PerSampleTransform, v2.RandomPerspective):
         }
 
     def batched(self, images: Tensor, params: Params) -> Tensor:
-        """One grid for each image."""
+        """Sample each image at its own grid."""
         return warp(images, perspective_grid(params["coefficients"], images), self._mode, self.fill)
 
     def single(self, image: Tensor, params: SampleParams) -> Tensor:
-        """torchvision's `perspective`."""
+        """Apply torchvision's `perspective`."""
         return F.perspective_image(
             image, None, None, interpolation=self.interpolation, fill=self.fill, coefficients=params["coefficients"]
         )

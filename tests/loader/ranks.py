@@ -1,4 +1,4 @@
-"""Run by torchrun: goes through splits on all ranks, and rank 0 says what came together."""
+"""Run by torchrun: iterates over splits on all ranks; rank 0 prints the totals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from food101_fast.shards import ShardSet
 
 
 def gathered(loader: ShardLoader) -> list[list[int]]:
-    """The ids of each step, over all ranks, with a collective operation per step: a rank that has one less hangs."""
+    """The ids of each step over all ranks, with one collective operation per step: with unequal steps it would hang."""
     steps = []
     for batch in loader:
         of_ranks: list[list[int]] = [[]] * dist.get_world_size()

@@ -1,4 +1,4 @@
-"""On a CUDA device: the batches of the CPU, from wherever rows are kept, and no buffer filled under a copy."""
+"""On a CUDA device: the same batches as on the CPU for every residence; no buffer is filled while it is copied."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_batches_are_those_of_the_cpu(
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("residence", ["stream", "device"])
 def test_a_loader_never_waits_for_the_device(residence: Residence, device: str, tiny_shards: ShardSet) -> None:
-    """But for the events of its threads, which torch's check does not see."""
+    """Except for waiting in the loader's threads, which torch's check does not see."""
     where = chosen(device)
     loader = ShardLoader(tiny_shards, split="train", batch_size=8, device=where, residence=residence)
     for _ in range(2):  # pinned memory is allocated, and rows that stay on the device are there
@@ -92,7 +92,7 @@ def test_nvjpeg_decodes_the_images_of_the_cpu(tiny_folder: Path, tmp_path: Path,
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_no_buffer_is_filled_under_a_copy(tiny_shards: ShardSet, device: str) -> None:
-    """Checksums of many batches, computed on the device behind work that delays the reader's stream."""
+    """Compare checksums of many batches, computed on the device after work that delays the reader's stream."""
     where, split = chosen(device), tiny_shards.split("train")
     sums = torch.from_numpy(np.array([split[sample].astype(np.int64).sum() for sample in range(len(split))])).to(where)
     loader = ShardLoader(tiny_shards, split="train", batch_size=4, device=where, threads=4, prefetch=8)

@@ -1,4 +1,4 @@
-"""A loader that is used for ever, and left at any moment, keeps nothing."""
+"""A loader that is used for long, and left at any moment, leaks nothing."""
 
 from __future__ import annotations
 

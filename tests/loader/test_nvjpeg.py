@@ -1,4 +1,4 @@
-"""Decoding a batch on a device: the way there is the same on every device, so it is tested on the CPU."""
+"""Decoding batches on a device: only the decoder differs between devices, so the rest is tested on the CPU."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def shards(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Shard
 
 
 def decode(files: list[torch.Tensor], *, mode: str, device: torch.device) -> list[torch.Tensor]:
-    """What torchcodec's decoder does, by the decoder that the CPU path uses."""
+    """Decode like torchcodec, with the decoder of the CPU path."""
     assert mode == "RGB"
     assert device == CPU
     return [torch.from_numpy(simplejpeg.decode_jpeg(file.numpy())).permute(2, 0, 1) for file in files]

@@ -44,7 +44,7 @@ def test_ranks_together_visit_each_sample_once(
             visited += order.ids(positions.start, positions.stop).tolist()
     expected = whole(order_of(sizes, epoch, window))
     assert sorted(expected) == list(range(samples))
-    # With drop_last exactly the end of the order that does not fill a global batch is missing.
+    # With drop_last only the end of the order, which does not fill a global batch, is missing.
     assert visited == (expected[: samples - samples % batch] if drop_last else expected)
 
 

@@ -1,4 +1,4 @@
-"""Ranks, forks and spawned processes: the same order, nothing counted twice, nobody waits for ever."""
+"""Ranks, forks and spawned processes: the same order, nothing counted twice, no deadlock."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def ids_in(loader: ShardLoader, send: Callable[[list[int]], None]) -> None:
 @pytest.mark.parametrize("context", CONTEXTS, ids=["fork", "spawn", "forkserver"])
 @pytest.mark.parametrize("residence", ["stream", "host"])
 def test_a_loader_works_in_another_process(tiny_shards: ShardSet, context: Context, residence: Residence) -> None:
-    """Also in the middle of an iteration of the parent's, which goes on unharmed."""
+    """Also in the middle of an iteration of the parent, which continues undisturbed."""
     loader = ShardLoader(tiny_shards, split="train", batch_size=4, residence=residence)
     expected = [batch.ids.tolist() for batch in loader]
     loader.set_epoch(0)

@@ -1,4 +1,4 @@
-"""Where rows are kept changes no batch; what is chosen follows from what is free."""
+"""The residence changes no batch; `auto` chooses it from the free memory."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def test_residence_changes_no_batch(
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_rows_on_a_device(tiny_shards: ShardSet, monkeypatch: pytest.MonkeyPatch, world: int) -> None:
-    """The way of a GPU, with the CPU as the device: kept as they arrive, then selected there."""
-    chosen = Choice("device", "for the test")
+    """As on a GPU, with the CPU as the device: rows are stored when they arrive, and later selected there."""
+    chosen = Choice(residence="device", reason="for the test")
     for rank in range(world):
         options: dict[str, Any] = {"batch_size": 6, "rank": rank, "world_size": world}
         expected = epochs(tiny_shards, 4, **options)

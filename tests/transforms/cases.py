@@ -30,7 +30,7 @@ class Tolerance:
     floating: float = 0.0
     """Of float32 images, in units of 1 / 255."""
     share: float = 0.0
-    """Of all pixels, that may be off by any amount, where it is unknown which ones rounding may move to a neighbor, see
+    """Of all pixels that may be off by any amount, if it is unknown which ones rounding moves to a neighbor, see
     `Sampled`."""
     why: str = "the very same values are taken"
 
@@ -264,7 +264,7 @@ CASES = [
         Tolerance(levels=4, floating=0.05, why="as of one blend, of which there are three, and the hue"),
     ),
     Case(
-        "ColorJitter, some of it",
+        "ColorJitter, two factors",
         lambda: T.ColorJitter(contrast=(0.2, 1.9), saturation=0.9),
         jitter,
         Tolerance(levels=2, floating=0.02, why="as of one blend, of which there are two"),

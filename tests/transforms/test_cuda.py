@@ -34,7 +34,7 @@ CROPS: dict[str, Callable[[], PerSampleTransform]] = {
 
 @contextlib.contextmanager
 def at_once(device: torch.device) -> Iterator[None]:
-    """In here batches on the CPU go the way of a CUDA device."""
+    """Compute batches on the CPU at once, as on a CUDA device."""
     with pytest.MonkeyPatch.context() as patch:
         if device.type == "cpu":
             for module in ("base", "geometry"):

@@ -27,7 +27,7 @@ def without_mixing(name: str, image_size: int = 24) -> Preset:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_sample_does_not_depend_on_its_batch(name: str) -> None:
-    """Nor on its place there, nor on the rank that has it."""
+    """Nor on its position there, nor on the rank."""
     preset, images, ids = without_mixing(name), batch(18), torch.arange(100, 118)
     images[17 - 9] = images[3]
     together = preset(images, seed=1, epoch=3, ids=ids)
@@ -54,7 +54,7 @@ def test_the_result_is_normalized_channels_last(name: str, dtype: torch.dtype) -
     assert -2.2 < out.min() < out.max() < 2.7
     if preset.needs_labels:
         assert soft.shape == (5, 5)
-        with pytest.raises(ValueError, match="give it the labels"):
+        with pytest.raises(ValueError, match="pass the labels, too"):
             preset(batch(5), seed=0, epoch=0, ids=torch.arange(5))
     else:
         assert soft is labels

@@ -1,4 +1,4 @@
-"""A batch shared among threads: the same pixels, whatever their number, and the caller's settings are unchanged."""
+"""A batch distributed over threads: the same pixels for every number of them, and unchanged settings of the caller."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_pixels_do_not_depend_on_the_number_of_threads(case: Case) -> None:
 
 def test_each_number_comes_once_and_in_one_openmp_thread() -> None:
     lock, calls = threading.Lock(), []
-    # All of them have begun before one may end, so that three threads take part.
+    # None may end before all have started, so that three threads are used.
     together = threading.Barrier(THREADS, timeout=60)
 
     def work(number: int) -> None:
