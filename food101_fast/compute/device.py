@@ -47,7 +47,7 @@ def set_up_device(device: torch.device, *, tf32: bool, cudnn_benchmark: bool = T
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What figures were measured on: device, processor, cores that this process may use, system."""
+    """Description of the machine, for results: device, processor, cores that this process may use, system."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "processor": _processor(),

@@ -97,13 +97,14 @@ def _removed(checkpoints: Path) -> Iterator[None]:
 
 
 def _write_files(folder: Path, weights: Weights, training: Weights | None, state: StateDict) -> None:
+    """Write all files of a checkpoint, and last the hashes of the others."""
     _write(folder / WEIGHTS_NAME, lambda file: file.write(packed(weights)))
     if training is not None:
         _write(folder / TRAINING_NAME, lambda file: file.write(packed(training)))
     try:
         _write(folder / STATE_NAME, lambda file: torch.save(state, file))
     except RuntimeError as error:
-        if isinstance(error.__context__, OSError):  # of which torch makes a message of its own
+        if isinstance(error.__context__, OSError):  # torch replaces it by an error of its own
             raise error.__context__ from None
         raise
     hashes = orjson.dumps({path.name: _hash(path) for path in folder.iterdir()}, option=orjson.OPT_INDENT_2)

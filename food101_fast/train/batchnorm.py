@@ -24,8 +24,8 @@ def flattened(buffers: Sequence[Tensor], dtype: torch.dtype, device: torch.devic
         A tensor (n,) of all their elements, in their order.
     """
     whole = torch.cat([torch.empty(0, dtype=dtype, device=device), *(buffer.flatten() for buffer in buffers)])
-    for buffer, piece in zip(buffers, torch.split(whole, [buffer.numel() for buffer in buffers]), strict=True):
-        buffer.data = piece.view(buffer.shape)
+    for buffer, view in zip(buffers, torch.split(whole, [buffer.numel() for buffer in buffers]), strict=True):
+        buffer.data = view.view(buffer.shape)
     return whole
 
 

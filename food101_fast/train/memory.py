@@ -184,7 +184,7 @@ def fit_batch(context: TrainContext, *, samples: int, trial: Trial, capacity: in
 
 
 def out_of_memory(context: TrainContext, trial: Trial) -> UserError:
-    """What to say when a step did not fit: the batch, the peak, and the largest that fits, measured by a trial."""
+    """The error if a step did not fit, with the largest batch that fits, which is measured by a trial."""
     release()
     recipe, device, ranks = context.recipe, context.device, context.world.size
     chunk = recipe.chunk_size(ranks)

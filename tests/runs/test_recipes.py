@@ -54,6 +54,17 @@ def test_a_wrong_field_is_named_by_its_flag(wrong: dict[str, object]) -> None:
         Recipe(**wrong)  # type: ignore[arg-type]
 
 
+@given(st.integers(2, 500), st.integers(1, 8), st.integers(1, 8))
+def test_the_batch_of_all_ranks_is_divided_evenly_or_not_at_all(batch_size: int, ranks: int, accumulate: int) -> None:
+    recipe = Recipe(batch_size=batch_size, accumulate=accumulate)
+    if batch_size % (ranks * accumulate):
+        with pytest.raises(UserError, match=rf"--batch-size {batch_size} .* a multiple of {ranks * accumulate}$"):
+            recipe.batch_size_per_rank(ranks)
+    else:
+        assert recipe.batch_size_per_rank(ranks) * ranks == batch_size
+        assert recipe.chunk_size(ranks) * accumulate * ranks == batch_size
+
+
 def test_every_optimizer_of_a_recipe_can_be_made() -> None:
     assert set(OPTIMIZERS) == set(get_args(Optimizer))
 
