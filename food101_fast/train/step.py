@@ -125,7 +125,7 @@ class TrainStep:
         self._forward = self.compile(self._network)
         # In the default mode: the CUDA graphs of other modes gain little here, and would keep their memory.
         self._augment = _compiled(self.preset, fullgraph=True) if self.compiles_preset else self.preset
-        self._graph = GraphedFunction(self._whole) if self.graphed else None
+        self._graph = GraphedFunction(self._capturable) if self.graphed else None
 
     def compile_from_now_on(self) -> None:
         """Compile from the next step on, where a measurement has decided so."""
@@ -194,7 +194,7 @@ class TrainStep:
             self._leave_graph(graph.obstacle)
         return loss, correct
 
-    def _whole(
+    def _capturable(
         self, images: Tensor, labels: Tensor, ids: Tensor, epoch: Tensor, lr_factor: Tensor, weight: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The step for a CUDA graph: all numbers that change from step to step are tensors on the device."""
