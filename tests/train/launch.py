@@ -58,7 +58,7 @@ class Job:
     full_disk_from_step: int | None = None
     """From this step on no file can grow beyond some bytes, as if the disk were full."""
     plain: bool = False
-    """Whether to train a model without BatchNorm and dropout, whose result does not depend on how a batch is divided."""
+    """Train a model without BatchNorm and dropout, whose result does not depend on how a batch is divided."""
     notes: Path | None = None
     """File to which each rank adds a line for every step: its number, ids and the gradient's first digits."""
 
