@@ -27,7 +27,7 @@ class Recipe:
     """A training run. The default is `baseline`: fine-tune all layers of an ImageNet MobileNetV2 at 160 px."""
 
     model: str = "mobilenet_v2"
-    """Model: any torchvision classification model, by its name in torchvision.models."""
+    """Any torchvision classification model, by its name in torchvision.models."""
     weights: str = "DEFAULT"
     """Initial weights: a name of torchvision weights, a file (.safetensors or .pth), or none (random)."""
     image_size: Annotated[int, Ge(32)] = 160
