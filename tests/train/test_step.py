@@ -277,7 +277,7 @@ def test_every_model_of_torchvision_has_a_head_and_groups(quarter: int, monkeypa
 def test_a_recipe_asks_for_synchronized_statistics_where_there_are_none() -> None:
     from food101_fast.errors import UserError
 
-    with pytest.raises(UserError, match="--sync-batchnorm: torch has it for CUDA only"):
+    with pytest.raises(UserError, match="--sync-batchnorm: torch supports it on CUDA only"):
         TrainStep(dataclasses.replace(SGD, sync_batchnorm=True), small_model(), CPU)
 
 
