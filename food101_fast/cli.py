@@ -1,4 +1,4 @@
-"""What every command shares: parsing from a dataclass, errors as one sentence, and the `food101-fast` script."""
+"""Shared by all commands: parsing into a dataclass, errors as one sentence, and the `food101-fast` script."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from food101_fast.openmp import set_up_openmp
 
 COMMANDS = {
     "prepare": "decode every image once and write shards",
-    "shards": "verify or show a folder of shards, or index tars that others wrote",
+    "shards": "verify or show a folder of shards, or index tars of other programs",
     "transforms": "a picture of samples before and after augmentation",
     "train": "train a model on shards",
     "evaluate": "measure a trained run on a split",
     "predict": "the most probable classes of images",
-    "report": "a run, or several beside each other, as one HTML page",
-    "export": "a run as a program, ONNX and weights for others",
-    "bench": "images per second of each stage",
+    "report": "a run, or a comparison of several, as one HTML page",
+    "export": "a run as a PyTorch program, ONNX and weights, for other programs",
+    "bench": "measure images per second of each stage",
 }
 USER_ERROR_CODE = 2  # the code argparse and tyro exit with for a wrong flag
 
-# A full or read-only disk, wherever it is found out.
+# A full or read-only disk.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 Settings = TypeVar("Settings")
 
 
 def parse(settings: type[Settings], command: str, argv: Sequence[str], *, default: Settings | None = None) -> Settings:
-    """Read `settings`, a dataclass, from the command line; its docstrings are the help text.
+    """Parse the command line into `settings`, a dataclass whose docstrings are the help text.
 
     A wrong flag prints what is wrong and exits with code 2; `--help` exits with 0.
     """
-    import tyro  # here, since worker processes import this module and have no use for it
+    import tyro  # here, since worker processes import this module and do not need it
 
     return tyro.cli(
         settings,
@@ -49,20 +49,20 @@ def parse(settings: type[Settings], command: str, argv: Sequence[str], *, defaul
 
 
 def exit_with(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> None:
-    """Run `command` on `argv` (default: the process's own) and exit: 0 done, 2 the user's mistake, 130 Ctrl-C."""
+    """Run `command` on `argv` (default: of the process). Exit with 0 if it is done, 2 on a UserError, 130 on Ctrl-C."""
     try:
         command(sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()  # here, where it can still be said that there is no space for it
+        sys.stdout.flush()  # here, where a full disk can still be reported
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USER_ERROR_CODE)
-    except BrokenPipeError:  # whoever read the output has seen enough: `... | head`
+    except BrokenPipeError:  # the reader of the output has closed it: `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
-        if error.filename is None:  # the output; what is left of it would be written at the end
+        if error.filename is None:  # of the output, the rest of which would be written at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         what = error.filename or "the output"
         print(f"error: {what} could not be written ({error.strerror}); free space there", file=sys.stderr)

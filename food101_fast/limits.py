@@ -26,10 +26,10 @@ _MEANINGS: dict[type, tuple[str, str, Callable[[Any, Any], bool]]] = {
 def check_limits(settings: Any) -> None:
     """Check every field of a dataclass against the limits in its annotation; call it in `__post_init__`.
 
-    None has no limits. Floating numbers must be finite.
+    None is always allowed. NaN and Inf never are.
 
     Raises:
-        UserError: a field is beyond its limits.
+        UserError: a field is outside its limits.
     """
     for name, limits in _limits(type(settings)).items():  # type: ignore[arg-type]
         value = getattr(settings, name)
@@ -61,7 +61,7 @@ def check_arguments(arguments: Any) -> None:
 
 @functools.cache
 def _limits(kind: Hashable) -> dict[str, tuple[Limit, ...]]:
-    """Fields that have limits, with them."""
+    """The fields that have limits, and these limits."""
     found = {name: _of(hint) for name, hint in get_type_hints(kind, include_extras=True).items()}
     return {name: limits for name, limits in found.items() if limits}
 

@@ -1,8 +1,8 @@
-"""How torch's OpenMP threads wait for each other, and how many there are: settings that are read when torch is loaded.
+"""Number of torch's OpenMP threads, and how they wait for each other. torch reads both settings when it is imported.
 
-By default a thread that waits for the others of its team keeps its core busy for some milliseconds. That is the fastest
-way on a quiet machine. Beside another program the thread that the others wait for gets no core meanwhile, and training
-runs at half the speed or less, so commands then let waiting threads sleep. A program that imports this package keeps
+By default a waiting thread spins: it keeps its core busy for some milliseconds. That is fastest on an idle machine.
+Beside another program, the thread that the others wait for then gets no core, and training runs at half the speed or
+less. So if other programs are running, commands let waiting threads sleep. A program that imports this package keeps
 its own settings.
 
 Source: OpenMP 5.2, sections 21.1.2 (OMP_NUM_THREADS) and 21.2.5 (OMP_WAIT_POLICY).
@@ -16,20 +16,20 @@ from collections.abc import Mapping, MutableMapping, Sequence
 
 from food101_fast.processes import busiest_core, usable_cores
 
-# Any of these says how threads wait; the last two are those of GNU's and LLVM's libraries.
+# Each of these says how threads wait; the last two are those of GNU's and LLVM's libraries.
 WAIT_POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 
 def set_up_openmp(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Set what the user has not set: beside other programs waiting threads sleep, and ranks share a machine's cores.
+    """Set what the user has not set: let waiting threads sleep beside other programs, and divide the cores among ranks.
 
-    Must be called before torch is imported. Takes 0.1 s, in which it sees how busy the cores are.
+    Must be called before torch is imported. Takes 0.1 s, to measure how busy the cores are.
 
     Args:
-        environment: is changed. torchrun's `LOCAL_WORLD_SIZE` says how many ranks share the machine.
+        environment: is changed. torchrun's `LOCAL_WORLD_SIZE` is the number of ranks on the machine.
     """
     ranks = int(environment.get("LOCAL_WORLD_SIZE", "1"))
-    # torchrun sets 1 where the user has set nothing. Another number is the user's own.
+    # torchrun sets 1 if the user has set nothing. Another number is the user's own.
     if ranks > 1 and environment.get("OMP_NUM_THREADS", "1") == "1":
         environment["OMP_NUM_THREADS"] = str(max(1, usable_cores() // ranks))
     if _waits_for_others(environment) and busiest_core(0.1) > 0.5:
@@ -37,15 +37,14 @@ def set_up_openmp(environment: MutableMapping[str, str] = os.environ) -> None:
 
 
 def _waits_for_others(environment: Mapping[str, str]) -> bool:
-    """Whether there are several threads, and nobody has said how they wait."""
+    """Whether there are several threads, and the user has not set how they wait."""
     return environment.get("OMP_NUM_THREADS") != "1" and not any(name in environment for name in WAIT_POLICIES)
 
 
 def runs_as_command(package: str, arguments: Sequence[str], original: Sequence[str]) -> bool:
     """Whether this process was started as `python -m package` or `python -m package.command`.
 
-    Must be asked while the package is imported: Python has `-m` as its first argument only as long as it looks for the
-    module.
+    Must be called while the package is imported: only until Python has found the module, `-m` is its first argument.
 
     Args:
         package: its name.

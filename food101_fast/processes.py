@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import psutil
 
-# What a container may use, as the kernel's control groups (version 2) show it from within.
+# The CPU limit of a container, in the kernel's control groups (version 2).
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 
 
 def family(pid: int) -> list[psutil.Process]:
-    """A process, and then all that descend from it and still run; empty if it has ended."""
-    import psutil  # here, since workers need none and it takes a while
+    """A process and then all its running descendants; empty if it has ended."""
+    import psutil  # here, since it takes a while and workers do not need it
 
     try:
         process = psutil.Process(pid)
@@ -30,7 +30,7 @@ def processor_seconds(process: psutil.Process, *, waited: bool = False) -> float
 
     Args:
         process: one of `family`.
-        waited: count that of its children, too, which have ended and which it has waited for.
+        waited: also count its children that have ended and that it has waited for.
     """
     import psutil
 
@@ -43,7 +43,7 @@ def processor_seconds(process: psutil.Process, *, waited: bool = False) -> float
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on, or may use at a time where its container allows for less."""
+    """Number of cores that this process may use, with respect to its affinity and its container's CPU limit."""
     cores = len(_cores())
     try:
         quota, period = _CPU_LIMIT.read_text().split()
@@ -53,10 +53,10 @@ def usable_cores() -> int:
 
 
 def busiest_core(seconds: float) -> float:
-    """How busy the busiest core that this process may run on is (0 to 1) while this process sleeps.
+    """Load of the busiest core that this process may run on, from 0 to 1, while this process sleeps.
 
     Args:
-        seconds: how long to watch. Processors' times are counted in hundredths of a second.
+        seconds: how long to measure. The system counts in hundredths of a second.
     """
     import psutil
 

@@ -1,11 +1,10 @@
-"""One thread for the operators that a thread calls, while other threads keep their own number.
+"""Limits torch's operators to one thread in the calling thread, while other threads keep their number.
 
-`torch.set_num_threads` would change the number for all threads that come later, and `threadpoolctl.threadpool_limits`
+`torch.set_num_threads` would change the number for all threads that start later, and `threadpoolctl.threadpool_limits`
 takes as long as an operator on a small image.
 
-MKL, which multiplies matrices, does not follow OpenMP's number and has one of its own. It must be limited as well: a
-second team of threads makes more threads than cores, and GNU's OpenMP then lets all threads of the process sleep as
-soon as they wait, for good.
+MKL, which multiplies matrices, has its own number of threads, so it must be limited as well. Otherwise there are more
+threads than cores, and GNU's OpenMP then makes all waiting threads of the process sleep, permanently.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from threadpoolctl import ThreadpoolController
 
 
 def use_one_thread() -> None:
-    """Run torch's operators in the calling thread alone, from now on."""
+    """From now on, run torch's operators in the calling thread alone."""
     _exchange([1] * len(_openmp()), 1)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run torch's operators in the calling thread alone; afterwards it has its number of threads again."""
+    """A context in which torch's operators run in the calling thread alone."""
     before = _exchange([1] * len(_openmp()), 1)
     try:
         yield
@@ -37,8 +36,8 @@ def one_thread() -> Iterator[None]:
 
 
 def _exchange(openmp: Sequence[int], mkl: int) -> tuple[list[int], int]:
-    """Set the calling thread's numbers, one for each OpenMP library and one for MKL; returns those before."""
-    torch.get_num_threads()  # torch sets a thread's number when it is first asked for, which would undo these
+    """Set the calling thread's numbers, one for each OpenMP library and one for MKL; returns the previous ones."""
+    torch.get_num_threads()  # the first call in a thread sets its number, so it must come before
     before = [library.get_num_threads() for library in _openmp()]
     for library, number in zip(_openmp(), openmp, strict=True):
         library.set_num_threads(number)
@@ -53,8 +52,10 @@ def _openmp() -> list[Any]:
 
 @functools.cache
 def _mkl() -> Any:
-    """`mkl_set_num_threads_local` of the MKL in torch: it takes a number for the calling thread, 0 for the process's
-    own, and returns the one before. Where there is no MKL, a function that does nothing."""
+    """`mkl_set_num_threads_local` of torch's MKL, or a function that does nothing if torch has no MKL.
+
+    It takes the number for the calling thread, 0 for that of the process, and returns the previous one.
+    """
     try:
         library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
         return library.MKL_Set_Num_Threads_Local

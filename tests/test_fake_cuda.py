@@ -163,7 +163,7 @@ def test_a_step_can_be_captured(amp: str, optimizer: str, cuda: FakeCuda, monkey
     step, given = made_step(cuda, recipe), batch()
     number = torch.zeros((), device=CUDA)
     for _ in range(2):
-        loss, correct = step._whole(given.images, given.labels, given.ids, number.long(), number, number)
+        loss, correct = step._capturable(given.images, given.labels, given.ids, number.long(), number, number)
     assert (loss.device, correct.device) == (CUDA, CUDA)
     assert step.average is not None
     assert step.average.updates == 0  # the host counts outside of the graph

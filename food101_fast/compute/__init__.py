@@ -1,4 +1,4 @@
-"""Where and how a model is computed: the device, the ranks of a run, mixed precision, and logits over a loader."""
+"""Where and how a model is computed: device, ranks, mixed precision, and its logits over a loader."""
 
 from food101_fast.compute.device import Device, choose_device
 from food101_fast.compute.distributed import World

@@ -1,4 +1,4 @@
-"""The ranks of a run that was started by torchrun; a world of one rank does nothing and costs nothing."""
+"""The ranks of a run under torchrun. With one rank every operation here is free."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class World:
-    """This process's place among the ranks of a run, and what they do together."""
+    """This process's rank in a run, and what the ranks compute together."""
 
     rank: int = 0
+    """Number of this process, from 0."""
     size: int = 1
+    """Number of ranks."""
 
     @property
     def is_main(self) -> bool:
@@ -25,14 +27,14 @@ class World:
         return self.rank == 0
 
     def total(self, tensor: Tensor) -> Tensor:
-        """The sum over all ranks, as a new tensor; of whole numbers the same for every number of ranks."""
+        """The sum over all ranks, as a new tensor. For integers it does not depend on the number of ranks."""
         result = tensor.clone()
         if self.size > 1:
             dist.all_reduce(result)
         return result
 
     def any(self, *flags: bool) -> list[bool]:
-        """For each flag whether it is set on any rank; every rank must ask in the same step."""
+        """For each flag, whether it is set on any rank. Every rank must call this in the same step."""
         if self.size == 1:
             return list(flags)
         numbers = torch.tensor(flags, dtype=torch.int32)
@@ -47,28 +49,28 @@ class World:
         return int(numbers.item())
 
     def share(self, tensors: Iterable[Tensor]) -> None:
-        """Give every rank the main rank's values."""
+        """Copy the main rank's values to all ranks."""
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor.detach(), 0)
 
     def wait(self) -> None:
-        """Until all ranks are here."""
+        """Wait until all ranks have called this."""
         if self.size > 1:
             dist.barrier()
 
 
 def local_rank() -> int:
-    """This process's number on its machine, which is also that of its GPU."""
+    """Number of this process on its machine, which is also the number of its GPU."""
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 @contextlib.contextmanager
 def joined_world(device: torch.device) -> Iterator[World]:
-    """The world that torchrun's environment variables describe, joined for as long as the context lasts.
+    """A context in which this process is a rank of the world that torchrun's environment variables describe.
 
     Args:
-        device: where tensors are that ranks exchange: NCCL for CUDA, gloo for the CPU (and for flags).
+        device: of the tensors that ranks exchange: through NCCL for CUDA, through gloo for the CPU (and for flags).
     """
     if dist.is_available() and dist.is_initialized():  # by a program that calls `train`
         yield World(dist.get_rank(), dist.get_world_size())

@@ -1,4 +1,4 @@
-"""What a model says about every sample of a loader."""
+"""Logits of a model for every sample of a loader."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from food101_fast.loader import ShardLoader
 from food101_fast.transforms import Preset
 
 Model = Callable[[Tensor], Tensor]
-"""Images (N, 3, h, w) to logits (N, classes)."""
+"""Maps images, float (N, 3, h, w), to logits, float (N, classes)."""
 
 
 def predict(
     model: Model, loader: ShardLoader, preset: Preset, precision: Precision
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Logits of every batch: yields float32 (N, classes), labels (N,) and ids (N,), on the loader's device.
+    """Logits of every batch: yields logits (N, classes, float32), labels (N,) and ids (N,), on the loader's device.
 
-    A smaller last batch is filled up, and what that adds is left out: kernels may round otherwise for another size, so
-    that a sample's logits would depend on the number of ranks, and a compiled model would need another graph.
+    A smaller last batch is padded, and the logits of the padding are dropped. Otherwise a sample's logits would depend
+    on the number of ranks, since kernels may round differently for another batch size, and a compiled model would need
+    a second graph.
 
     Args:
         model: in evaluation mode.
-        loader: that goes through each sample once.
-        preset: of evaluation.
-        precision: in which the model is computed.
+        loader: of each sample once.
+        preset: of evaluation, on the loader's device.
+        precision: to compute the model in.
     """
     for batch in loader:
         samples = len(batch.labels)

@@ -1,4 +1,4 @@
-"""Weights in files, and how they get into a model."""
+"""Reads weights from files and loads them into a model."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from food101_fast.models.layers import head_of
 
 
 def load_file(model: nn.Module, name: str, path: Path) -> None:
-    """Copy the weights in a file into a model. A head for another number of classes keeps the model's own weights.
+    """Copy the weights in a file into a model. A head with another number of classes is left out.
 
     Args:
-        model: of any torchvision architecture, with its head in place.
-        name: of the model, for messages.
+        model: with its new head.
+        name: of the model, for errors.
         path: of a .safetensors or .pth file with a state dict.
 
     Raises:
-        UserError: the file can't be read, or what it holds does not fit.
+        UserError: the file can't be read, or its weights do not fit.
     """
     state = read_weights(path)
     own = model.state_dict()
@@ -39,14 +39,14 @@ def load_file(model: nn.Module, name: str, path: Path) -> None:
         if state[key].shape != own[key].shape
     ]
     if problems:
-        raise UserError(f"the weights in {path} are not of a {name} ({min(problems)}); give the model they belong to")
+        raise UserError(f"the weights in {path} are not of a {name} ({min(problems)}); give their model to --model")
     load_weights(model, state)
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copy a state dict that fits into the model.
 
-    A file of weights has no versions of modules beside them; MNASNet asks for one, and gets the model's own.
+    A file of weights has no versions of its modules. MNASNet needs one, and gets the model's own.
     """
     state = OrderedDict(weights)
     state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
@@ -54,10 +54,10 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict in a .safetensors file or in a .pth file; nothing in it is ever executed.
+    """The state dict in a .safetensors or .pth file. Reading never executes code from the file.
 
     Raises:
-        UserError: the file is missing, damaged or holds something else.
+        UserError: the file is missing or damaged, or contains something else.
     """
     if not path.is_file():
         raise UserError(f"there is no file of weights {path}; give a path that exists, torchvision's name, or none")
@@ -67,9 +67,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each library raises its own kinds, and torch's run over many lines
         raise UserError(
-            f"the weights in {path} cannot be read ({type(error).__name__}): the file is cut off, damaged or no file "
-            "of weights; give another"
+            f"the weights in {path} cannot be read ({type(error).__name__}): the file is incomplete, damaged or not a "
+            "file of weights; give another one"
         ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path} holds no state dict; save model.state_dict() into it")
+        raise UserError(f"{path} does not contain a state dict; save model.state_dict() into it")
     return state

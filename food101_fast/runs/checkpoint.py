@@ -1,4 +1,4 @@
-"""Checkpoints: weights as safetensors, the rest as plain tensors and numbers; replaced as a whole, never in part."""
+"""Checkpoints: weights as safetensors, the rest as plain tensors and numbers. A new one replaces the old one whole."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def save_checkpoint(
         for other in also:
             linked = folder.with_name(f"{other}.new")
             shutil.copytree(new, linked, copy_function=_link_or_copy)
-            _put_in_place(linked, folder.with_name(other))
-        _put_in_place(new, folder)
+            _replace(linked, folder.with_name(other))
+        _replace(new, folder)
 
 
 @contextlib.contextmanager
@@ -97,21 +97,22 @@ def _removed(checkpoints: Path) -> Iterator[None]:
 
 
 def _write_files(folder: Path, weights: Weights, training: Weights | None, state: StateDict) -> None:
+    """Write all files of a checkpoint, and last the hashes of the others."""
     _write(folder / WEIGHTS_NAME, lambda file: file.write(packed(weights)))
     if training is not None:
         _write(folder / TRAINING_NAME, lambda file: file.write(packed(training)))
     try:
         _write(folder / STATE_NAME, lambda file: torch.save(state, file))
     except RuntimeError as error:
-        if isinstance(error.__context__, OSError):  # of which torch makes a message of its own
+        if isinstance(error.__context__, OSError):  # torch replaces it by an error of its own
             raise error.__context__ from None
         raise
     hashes = orjson.dumps({path.name: _hash(path) for path in folder.iterdir()}, option=orjson.OPT_INDENT_2)
     _write(folder / HASHES_NAME, lambda file: file.write(hashes))
 
 
-def _put_in_place(new: Path, folder: Path) -> None:
-    """Rename a whole checkpoint to its name; between the two renames the old one is found by its other name."""
+def _replace(new: Path, folder: Path) -> None:
+    """Rename a complete checkpoint to its name. Between the two renames the old one is found as `NAME.old`."""
     old = _replaced(folder)
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -121,7 +122,7 @@ def _put_in_place(new: Path, folder: Path) -> None:
 
 
 def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file through to the disk, so that a rename never comes before it."""
+    """Write a file and flush it to the disk, so that it is there before a rename."""
     with path.open("wb") as file:
         write(file)
         file.flush()
@@ -130,24 +131,24 @@ def _write(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 def packed(weights: Weights) -> bytes:
     """Weights as a safetensors file."""
-    # Copies, since a model's running statistics lie in one piece of memory, which safetensors refuses. Not save_file:
-    # it makes files that only their owner can read.
+    # Copies, since a model's BatchNorm statistics share one tensor, which safetensors refuses. Not save_file, since it
+    # makes files that only their owner can read.
     return safetensors.torch.save({key: value.detach().cpu().clone().contiguous() for key, value in weights.items()})
 
 
 def epoch_name(epoch: int) -> str:
-    """Name of the checkpoint that is kept of an epoch, counted from 1."""
+    """Name of the checkpoint of an epoch, counted from 1."""
     return f"epoch-{epoch:04d}"
 
 
 def remove_epochs(run: Path, keep: int) -> None:
-    """Remove all but the newest `keep` of the checkpoints that `epoch_name` names."""
+    """Remove the checkpoints of epochs, except the newest `keep`."""
     folder = RunFolder(run).checkpoints
     names = sorted({path.stem for path in folder.glob("epoch-*")})
     for name in names[: max(len(names) - keep, 0)]:
         for path in (folder / name, _replaced(folder / name)):
             if path.exists():
-                # Renamed first: what a kill leaves of it is then never taken for a checkpoint, and goes with the next.
+                # Renamed first, so that after a kill the rest is not taken for a checkpoint; the next save removes it.
                 shutil.rmtree(path.rename(folder / f"{name}.new"))
 
 
@@ -160,53 +161,53 @@ def _link_or_copy(source: str, target: str) -> None:
 
 
 def load_checkpoint(run: Path, name: str) -> tuple[Weights, StateDict]:
-    """Weights to use and state of checkpoint `name`, on the CPU.
+    """Weights to use, and state, of checkpoint `name`, on the CPU.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: there is no such checkpoint, or it is damaged.
     """
-    folder = _whole(run, name)
+    folder = _existing(run, name)
     weights = _read(folder / WEIGHTS_NAME, safetensors.torch.load_file)
     state = _read(folder / STATE_NAME, lambda path: torch.load(path, map_location="cpu", weights_only=True))
     return dict(weights), dict(state)
 
 
 def load_training_weights(run: Path, name: str) -> Weights | None:
-    """Weights to train on from, if they are others than those to use.
+    """Weights to train on from, if those to use are an average; else None.
 
     Raises:
         UserError: there is no such checkpoint, or it is damaged.
     """
-    path = _whole(run, name) / TRAINING_NAME
+    path = _existing(run, name) / TRAINING_NAME
     return dict(_read(path, safetensors.torch.load_file)) if path.exists() else None
 
 
 def weights_hash(run: Path, name: str) -> str:
-    """XXH3-64 of the weights to use of checkpoint `name`, 16 hexadecimal digits: which weights a result belongs to.
+    """XXH3-64 of the weights to use of checkpoint `name`, as 16 hexadecimal digits; it identifies them in results.
 
     Raises:
         UserError: there is no such checkpoint, or it is damaged.
     """
-    folder = _whole(run, name)
+    folder = _existing(run, name)
     return str(_read(folder / WEIGHTS_NAME, _hash))
 
 
-def _whole(run: Path, name: str) -> Path:
+def _existing(run: Path, name: str) -> Path:
     if Path(name).name != name or not has_checkpoint(run, name):
         others = sorted(path.name for path in RunFolder(run).checkpoints.glob("*") if path.suffix != ".new")
         if others:
             advice = (
-                "copy one of these to checkpoints/last to go on from it" if name == "last" else "choose one of these"
+                "copy one of these to checkpoints/last to resume from it" if name == "last" else "choose one of these"
             )
             raise UserError(f"{run} has no checkpoint {name!r}, only {', '.join(others)}; {advice}")
-        raise UserError(f"{run} has no checkpoint {name!r}: it was broken off before its first; train without --resume")
+        raise UserError(f"{run} has no checkpoint {name!r}: it stopped before its first one; train without --resume")
     folder = RunFolder(run).checkpoint(name)
     return folder if folder.exists() else _replaced(folder)
 
 
 def _read(path: Path, read: Callable[[Path], Any]) -> Any:
-    """What is in a file of a checkpoint, if its bytes are those that were written."""
-    advice = "put another checkpoint of the run in the place of its folder, or train the run again"
+    """Read a file of a checkpoint whose bytes match their hash."""
+    advice = "replace its folder by another checkpoint of the run, or train the run again"
     try:
         if orjson.loads((path.parent / HASHES_NAME).read_bytes())[path.name] != _hash(path):
             raise UserError(f"{path} is damaged: its bytes are not those that were written; {advice}")

@@ -1,4 +1,4 @@
-"""Recipes: all that decides what a run computes. Each field is a flag of `train` and is stored with the run."""
+"""Recipes: every setting that decides what a run computes. Each field is a flag of `train` and is stored in the run."""
 
 from __future__ import annotations
 
@@ -18,87 +18,89 @@ CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotun
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["exponential", "cosine", "constant"]
 
-# Fields that say how long to train or how to compute the same thing: they may be changed when a run goes on.
+# How long to train, or how to compute the same thing: these may change when a run is resumed.
 CHANGEABLE = ("epochs", "patience", "accumulate", "compile", "compile_mode", "cuda_graph", "cudnn_benchmark")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A training run. The defaults are the recipe `baseline`: an ImageNet MobileNetV2, fine-tuned whole at 160 px."""
+    """A training run. The default is `baseline`: fine-tune all layers of an ImageNet MobileNetV2 at 160 px."""
 
     model: str = "mobilenet_v2"
     """Any torchvision classification model, by its name in torchvision.models."""
     weights: str = "DEFAULT"
-    """Where the weights start: the name of torchvision weights, a file (.safetensors or .pth), or none."""
+    """Initial weights: a name of torchvision weights, a file (.safetensors or .pth), or none (random)."""
     image_size: Annotated[int, Ge(32)] = 160
-    """Height and width that the model sees, in pixels; always so in validation and in the last epoch."""
+    """Height and width of the model's input, in pixels. Validation and the last epoch always use it."""
     start_size: Annotated[int, Ge(32)] | None = None
-    """Height and width in the first epoch, for progressive resizing: it grows to --image-size in steps of 32 pixels."""
+    """Height and width in the first epoch, for progressive resizing. It grows to --image-size in steps of 32 pixels."""
     preset: str = "baseline"
-    """Augmentation of the training images: baseline (random crop and flip), strong (also rotation, colour, affine,
+    """Augmentation of the training images: baseline (random crop and flip), strong (also rotation, color, affine,
     erasing), or trivial (crop, flip, TrivialAugmentWide, erasing, MixUp or CutMix)."""
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Share of the label that is spread over all classes."""
+    """Share of each label that is spread evenly over all classes."""
     epochs: Annotated[int, Ge(1)] = 7
-    """Times that every training image is seen, at the most."""
+    """Epochs to train. --patience may stop the run earlier."""
     batch_size: Annotated[int, Ge(2)] = 128
-    """Images in one optimizer step, over all ranks together: each of 4 ranks gets a quarter of them."""
+    """Images in one optimizer step, over all ranks together. With 4 ranks each gets a quarter of them."""
     accumulate: Annotated[int, Ge(1)] = 1
-    """Parts that a rank's batch is cut into, whose gradients are added up: less memory, the same step."""
+    """Gradient accumulation: divide each rank's batch into this many chunks and add up their gradients. Needs less
+    memory for the same step."""
     optimizer: Optimizer = "adam"
     """adam, adamw (decoupled weight decay), or sgd (with Nesterov momentum)."""
     learning_rate: Annotated[float, Gt(0)] = 5e-5
-    """Highest learning rate, of the head; other layers have it times --layer-decay for each layer group below."""
+    """Highest learning rate, used for the head. Each layer group below multiplies it by --layer-decay once more."""
     schedule: Schedule = "exponential"
-    """Learning rate after the warm-up: exponential (times --lr-gamma after each epoch), cosine (to nearly 0 at the end
-    of the last epoch), or constant."""
+    """Learning rate after warm-up: exponential (times --lr-gamma after each epoch), cosine (to nearly 0 at the end of
+    the last epoch), or constant."""
     lr_gamma: Annotated[float, Gt(0), Le(1)] = 0.98
-    """Factor of the exponential schedule; the default goes from 5e-5 to 4.4e-5 in the seventh epoch."""
+    """Factor of the exponential schedule. The default lowers 5e-5 to 4.4e-5 by the seventh epoch."""
     warmup_epochs: Annotated[float, Ge(0)] = 0.0
-    """Epochs, or a part of one, in which the learning rate rises linearly from nearly 0."""
+    """Epochs in which the learning rate rises linearly from nearly 0; may be a fraction."""
     momentum: Annotated[float, Gt(0), Lt(1)] = 0.9
-    """Of sgd."""
+    """Momentum of sgd."""
     weight_decay: Annotated[float, Ge(0)] = 0.0
-    """Of adamw and sgd, on weights of more than one dimension: not on biases and normalisation."""
+    """Weight decay of adamw and sgd. Biases and normalization layers have none."""
     layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
-    """Factor on the learning rate from each layer group to the one below it; below 1, early layers change less."""
+    """Factor on the learning rate from each layer group to the one below it. Below 1, early layers change less."""
     unfreeze_epochs: Annotated[int, Ge(0)] = 0
-    """Epochs of progressive unfreezing: the first trains the head only, then more layers from the top down, and all
-    after so many. Normalisation in frozen layers keeps its statistics."""
+    """Epochs of gradual unfreezing: the first trains only the head, the next ones more layer groups from the top down.
+    After these epochs all layers train. BatchNorm in frozen layers keeps its statistics."""
     clip_norm: Annotated[float, Gt(0)] | None = None
-    """Longest gradient, as the norm over all weights; longer ones are cut to it."""
+    """Largest gradient norm, over all weights. Larger gradients are scaled down to it."""
     ema_decay: Annotated[float, Ge(0), Lt(1)] | None = None
-    """Decay per step of an exponential moving average of the weights, which is then what is validated and kept as
-    model.safetensors; at step t it is at most (1 + t) / (10 + t), so that short runs have a use for it."""
+    """Decay per step of an exponential moving average of the weights. The average is then validated and saved as
+    model.safetensors. At step t the decay is at most (1 + t) / (10 + t), so that short runs benefit too."""
     patience: Annotated[int, Ge(1)] | None = 3
-    """Stop after this many epochs without a better validation accuracy; None is never."""
+    """Stop after this many epochs without a better validation accuracy. None never stops early."""
     amp: Amp = "auto"
-    """Mixed precision: fp16 (with gradient scaling), bf16 or off (float32); auto is fp16 on CUDA, bf16 on CPUs with
-    AMX, and off on others."""
+    """Mixed precision: fp16 (with gradient scaling), bf16 or off (float32). auto is fp16 on CUDA, bf16 on CPUs with
+    AMX, and off on other CPUs."""
     tf32: bool = True
-    """Whether CUDA may multiply float32 with 10 bits of mantissa (TF32), where mixed precision leaves float32."""
+    """Let CUDA multiply float32 matrices in TF32 (10 bits of mantissa), where mixed precision leaves float32."""
     compile: Compile = "auto"
-    """torch.compile for training step, transforms and validation; auto is off on the CPU, and on CUDA measures 40 steps
-    and compiles if the steps that are left gain more than compiling takes."""
+    """torch.compile for the training step, the transforms and validation. auto is off on the CPU. On CUDA it measures
+    40 steps, and compiles if the remaining steps would save more time than compiling takes."""
     compile_mode: CompileMode = "default"
-    """Mode of torch.compile; reduce-overhead and max-autotune use CUDA graphs."""
+    """Mode of torch.compile. reduce-overhead and max-autotune use CUDA graphs of their own."""
     cuda_graph: CudaGraph = "auto"
-    """Capture the whole training step as a CUDA graph, which the host launches at once: for small models and batches.
-    Needs no compiler; one GPU only. auto is on where there is one GPU, --compile-mode makes no graphs of its own, and
-    no step waits for the GPU."""
+    """Capture the whole training step as a CUDA graph, which the CPU launches as one unit. Speeds up small models and
+    batches, needs no compiler, works on one GPU only. auto is on with one GPU, unless --compile-mode makes graphs of
+    its own or a step waits for the GPU."""
     cudnn_benchmark: bool = True
-    """Have cuDNN try several algorithms for each convolution in the first step of each image size, and keep the
-    fastest; --no-cudnn-benchmark starts sooner and takes the ones that cuDNN thinks best."""
+    """Let cuDNN time several algorithms for each convolution in the first step of each image size, and use the fastest.
+    Without it training starts sooner, with the algorithms that cuDNN estimates to be best."""
     sync_batchnorm: bool = False
-    """With several ranks: normalise over the whole batch instead of each rank's part of it (CUDA only)."""
+    """With several ranks: compute BatchNorm statistics over the batch of all ranks instead of each rank's own (CUDA
+    only)."""
     window: Annotated[int, Ge(2)] | None = None
-    """Images that are shuffled among each other; by default all. A smaller window, of at least a batch, needs only the
-    shards of three windows at a time, on the disk and in memory: for data sets behind a URL larger than the disk."""
+    """Number of images that are shuffled together; by default all. Must be at least a batch. Training then needs only
+    the shards of three windows at a time on disk and in memory: for remote data sets that are larger than the disk."""
     seed: Annotated[int, Ge(0)] = 0
-    """Decides initial weights, the order of the images, their augmentation and dropout."""
+    """Seed of initial weights, order of the images, augmentation and dropout."""
 
     def compiles_on(self, device_type: str) -> bool:
-        """Whether anything is compiled on a device of this type: with `auto` at least the augmentation, on CUDA."""
+        """Whether anything is compiled on a device of this type: on CUDA `auto` compiles at least the augmentation."""
         return self.compile == "on" or (self.compile == "auto" and device_type == "cuda")
 
     def batch_size_per_rank(self, world_size: int) -> int:
@@ -138,19 +140,19 @@ class Recipe:
             if number > self.epochs:
                 raise UserError(f"{flag} {number} should be at most --epochs {self.epochs}; give both")
         if self.accumulate > 1 and self.compile_mode in ("reduce-overhead", "max-autotune"):
-            # Such graphs overwrite the gradients of the part before: pytorch/pytorch#169545.
+            # Such graphs overwrite the gradients of the chunk before: pytorch/pytorch#169545.
             raise UserError(
                 f"--accumulate {self.accumulate} cannot be combined with --compile-mode {self.compile_mode}; use "
                 "default or max-autotune-no-cudagraphs"
             )
         if self.optimizer == "adam" and self.weight_decay:
-            raise UserError("--weight-decay goes with --optimizer adamw or sgd, not with adam; give one of those")
+            raise UserError("--weight-decay needs --optimizer adamw or sgd, since adam has none; give one of those")
 
 
 RECIPES: dict[str, Recipe] = {
     "baseline": Recipe(),
-    # Strengths of augmentation, smoothing and decay as in torchvision's own recipe for its second ImageNet weights,
-    # with the learning rate of a fine-tuning.
+    # Augmentation, smoothing and decay as in torchvision's own recipe for its second ImageNet weights, with a learning
+    # rate for fine-tuning.
     "strong": Recipe(
         model="resnet50",
         image_size=224,
@@ -191,7 +193,7 @@ RECIPES: dict[str, Recipe] = {
         unfreeze_epochs=4,
         patience=None,
     ),
-    # From scratch, small and short: for a CPU and about a thousand images.
+    # From random weights, small and short: for a CPU and about a thousand images.
     "demo": Recipe(
         model="resnet18",
         weights="none",

@@ -24,49 +24,51 @@ from food101_fast.train.options import RunOptions
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """Train an image classifier on shards. The defaults shown are those of the recipe that --recipe names."""
+    """Train an image classifier on shards. The defaults shown are those of the recipe given by --recipe."""
 
     shards: str
-    """Folder of shards made by prepare or indexed by `shards index`, a path or a URL."""
+    """Folder of shards, written by prepare or indexed by `shards index`: a path or a URL."""
     run: Path
-    """Folder for the run: recipe, metrics, checkpoints; made if it is not there."""
+    """Folder of the run, for its recipe, metrics and checkpoints. Created if it does not exist."""
     recipe: str = "baseline"
     """Recipe to start from: baseline (fine-tunes an ImageNet MobileNetV2), strong (ResNet-50 at 224 px, the most
-    accurate), fast (progressive resizing), unfreeze (from the head down), or demo (a small net, for a CPU)."""
+    accurate), fast (progressive resizing), unfreeze (gradual unfreezing), or demo (a small network, for a CPU)."""
     resume: bool = False
-    """Go on with the run in --run after its last checkpoint, with the recipe stored there; --epochs, --patience,
-    --accumulate and --compile may be changed, and the number of ranks."""
+    """Resume the run in --run from its last checkpoint, with the recipe stored there. --epochs, --patience,
+    --accumulate, --compile and the number of ranks may change."""
     auto_batch: bool = False
-    """Replace --batch-size by the largest power of two that fits into the GPU's memory, found by trying."""
+    """Find the largest power of two that fits into the GPU's memory by trying, and use it instead of --batch-size."""
     device: Device = "auto"
-    """Where to train; auto is CUDA where there is one."""
+    """Device to train on. auto is CUDA if there is a GPU, else the CPU."""
     loading: LoaderOptions = field(default_factory=LoaderOptions)
     """How images are loaded; changes no result."""
-    keeping: RunOptions = field(default_factory=RunOptions)
-    """How the run is kept and shown; changes no result."""
-    overrides: Recipe
-    """The recipe's own fields."""
+    saving: RunOptions = field(default_factory=RunOptions)
+    """How the run is saved and shown; changes no result."""
+    training: Recipe
+    """The fields of the recipe: what is computed."""
 
 
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`.
 
-    A leading `--` is dropped: torchrun's parser takes `--run` for one of its own flags without it, and passes it on.
+    A leading `--` is dropped. torchrun passes it on, and without it torchrun would read `--run` as a flag of its own.
     """
     argv = argv[1:] if argv[:1] == ["--"] else argv
     settings = parse(TrainSettings, "train", argv, default=_defaults(argv))
     if settings.auto_batch and settings.resume:
-        raise UserError("--auto-batch and --resume cannot be combined: a run keeps its batch size; leave one out")
+        raise UserError(
+            "--auto-batch and --resume cannot be combined, since a run keeps its batch size; leave one of them out"
+        )
     shards = ShardSet.open(settings.shards)
     result = train(
         shards,
         settings.run,
-        settings.overrides,
+        settings.training,
         device=settings.device,
         resume=settings.resume,
         auto_batch=settings.auto_batch,
         loading=settings.loading,
-        options=settings.keeping,
+        options=settings.saving,
     )
     if int(os.environ.get("RANK", "0")):
         return
@@ -76,20 +78,20 @@ def main(argv: Sequence[str]) -> None:
         if ranks != "1":
             command = f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', ranks)} -m food101_fast.train --"
         print(
-            f"stopped by {result.stopped_by} after step {result.steps}, with a checkpoint; go on with: "
+            f"stopped by {result.stopped_by} after step {result.steps}, with a checkpoint; resume with: "
             f"{command} --shards {settings.shards} --run {settings.run} --resume"
         )
         return
     split = "" if "test" in shards.manifest.splits else " --split val"
     print(f"{settings.run}:\n{summary(result.metrics)}")
-    from food101_fast.report import write_report  # here, since plotting takes a second to import, on each rank
+    from food101_fast.report import write_report  # here, since it takes a second to import, on each rank
 
     print(write_report(settings.run))
     print(f"next: python -m food101_fast.evaluate --run {settings.run}{split}")
 
 
 def _defaults(argv: Sequence[str]) -> TrainSettings:
-    """The recipe decides the defaults of all other flags, so it is looked for before they are read."""
+    """The recipe decides the defaults of all other flags, so --recipe is read before them."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--recipe")
     first.add_argument("--run", type=Path)
@@ -102,8 +104,8 @@ def _defaults(argv: Sequence[str]) -> TrainSettings:
     if chosen.resume and chosen.run is not None:
         recipe = read_run(chosen.run).recipe
         if chosen.recipe is not None:
-            raise UserError(f"--resume goes on with the recipe that is stored in {chosen.run}; leave --recipe out")
-    return TrainSettings(shards=tyro.MISSING, run=tyro.MISSING, recipe=name, overrides=recipe)
+            raise UserError(f"--resume uses the recipe that is stored in {chosen.run}; leave --recipe out")
+    return TrainSettings(shards=tyro.MISSING, run=tyro.MISSING, recipe=name, training=recipe)
 
 
 if __name__ == "__main__":

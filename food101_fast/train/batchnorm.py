@@ -1,4 +1,4 @@
-"""Buffers of batch normalization, kept side by side so that one kernel handles those of all layers."""
+"""BatchNorm buffers of all layers in one tensor, so that one kernel handles them all."""
 
 from __future__ import annotations
 
@@ -12,32 +12,33 @@ from torch.nn.modules.batchnorm import _BatchNorm
 _COUNTER = "num_batches_tracked"
 
 
-def side_by_side(buffers: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Move buffers into one tensor, of which they are views from then on.
+def flattened(buffers: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Move buffers into one flat tensor, and make them views of it.
 
     Args:
-        buffers: of one type and device.
-        dtype: their type.
-        device: where they are.
+        buffers: of the same dtype, on the same device.
+        dtype: of the buffers.
+        device: of the buffers.
 
     Returns:
-        (numbers of all buffers,), in their order.
+        A tensor (n,) of all their elements, in their order.
     """
     whole = torch.cat([torch.empty(0, dtype=dtype, device=device), *(buffer.flatten() for buffer in buffers)])
-    for buffer, piece in zip(buffers, torch.split(whole, [buffer.numel() for buffer in buffers]), strict=True):
-        buffer.data = piece.view(buffer.shape)
+    for buffer, view in zip(buffers, torch.split(whole, [buffer.numel() for buffer in buffers]), strict=True):
+        buffer.data = view.view(buffer.shape)
     return whole
 
 
 class BatchCounters:
-    """The `num_batches_tracked` of a model's batch normalization layers, all counted by one kernel.
+    """The `num_batches_tracked` of a model's BatchNorm layers, all counted by one kernel.
 
-    torch's layers add 1 to a counter of their own in every forward pass: 52 launches of MobileNetV2's few hundred. The
-    number is stored with the weights, and only a layer without `momentum` computes with it. Such a layer keeps counting
-    by itself, and so does a synchronized one, which refuses to be without a counter.
+    torch's layers add 1 to a counter of their own in every forward pass: 52 of the few hundred kernel launches of a
+    MobileNetV2. The number is stored with the weights, and only a layer without `momentum` computes with it. Such a
+    layer keeps counting by itself. So does SyncBatchNorm, which needs its counter.
 
     Args:
-        model: on its device.
+        model: on `device`.
+        device: of the model.
     """
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
@@ -50,11 +51,11 @@ class BatchCounters:
             and layer.momentum is not None
         ]
         self._counters = [layer._buffers[_COUNTER] for layer in self._layers]
-        self._counts = side_by_side([c for c in self._counters if c is not None], torch.int64, device)
-        self.look()
+        self._counts = flattened([c for c in self._counters if c is not None], torch.int64, device)
+        self.read_modes()
 
-    def look(self) -> None:
-        """See which layers are in training mode; call it when that changes."""
+    def read_modes(self) -> None:
+        """Read which layers are in training mode; call it when that changes."""
         training = torch.tensor([int(layer.training) for layer in self._layers], dtype=torch.int64)
         self._training = training.to(self._counts.device)
 

@@ -1,4 +1,4 @@
-"""When a run compiles: the choice of `--compile auto` after the first steps, and the time that compiling takes."""
+"""Compiling in the course of a run: the choice of `--compile auto`, and the time that compiling takes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from food101_fast.train.validator import Validator
 
 
 class CompileControl:
-    """Compiles a run's step and validation, when that is decided, and counts the time that it takes.
+    """Compiles a run's step and validation once that is decided, and counts the time for it.
 
     Args:
         context: of the run.
         step: to compile.
         validator: whose model is compiled with it.
-        auto: measures the first steps, where they decide; None if the recipe has decided.
+        auto: measures the first steps, if they decide; None if the recipe has decided.
     """
 
     def __init__(
@@ -38,12 +38,12 @@ class CompileControl:
         self._compiles = True  # whether the next step does
 
     def phase_started(self) -> None:
-        """Say that the next step has other shapes or other trained layers, so that it compiles."""
+        """The next step has other shapes or trains other layers, so it compiles."""
         self._compiles = True
 
     @contextlib.contextmanager
     def first_step_timed(self, meter: EpochMeter) -> Iterator[None]:
-        """A context for one step. If torch.compile works in it, its time counts as compilation.
+        """A context for one step. If the step compiles, its time counts as compilation.
 
         Args:
             meter: of the epoch.
@@ -60,7 +60,7 @@ class CompileControl:
             self._context.say(f"cuda graph: off, {self._step.obstacle}")
 
     def step_done(self, progress: Progress, loader: ShardLoader) -> None:
-        """Compile the rest of the run or not, when enough steps are measured. The main rank's choice holds for all.
+        """Choose once whether to compile, after enough measured steps. All ranks follow the main rank's choice.
 
         Args:
             progress: with the step counted.

@@ -1,8 +1,8 @@
-"""Whether torch.compile pays for a run, and where compiled code is kept so that the next run need not wait for it.
+"""Whether torch.compile pays off in a run, and where compiled code is cached for the next run.
 
-`--compile auto` on CUDA trains the first steps uncompiled and measures them. Then it weighs what compiling would save
-on the steps that are left against what compiling takes: as measured by an earlier run on this machine, or else an
-estimate.
+`--compile auto` on CUDA trains the first steps uncompiled and measures them. Then it compares the time that compiling
+would save in the remaining steps with the time that compiling takes, which an earlier run on this machine has measured,
+or else is estimated.
 """
 
 from __future__ import annotations
@@ -28,69 +28,69 @@ from food101_fast.shards.cache import cache_settings
 from food101_fast.storage import write_atomically
 from food101_fast.train.schedule import Phase
 
-# Torch's own name for the folder of compiled code.
+# torch's environment variable for the folder of compiled code.
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 _TIMES_NAME = "food101_fast_times.json"
 # Seconds of the first compilation, and of the latest after it.
 _Times = Annotated[list[float], msgspec.Meta(min_length=1, max_length=2)]
-# Seconds to compile a phase's training graphs for CUDA, where no run has measured it: an estimate for a MobileNetV2,
-# whose step has about 280 different kernels.
+# Seconds to compile a phase's training graphs for CUDA, if no run has measured it: an estimate for a MobileNetV2, whose
+# step has about 280 different kernels.
 _COMPILE_SECONDS = 60.0
-# Share of the first compilation that one takes whose compiled code is kept, since tracing is done anew: an estimate. On
-# two CPU cores a ResNet-18 took 7.5 instead of 96.5 s (0.08); Triton compiles faster than a C++ compiler.
+# Time of a compilation with cached code, as a share of the first one: tracing is repeated. An estimate: on two cores a
+# ResNet-18 took 7.5 instead of 96.5 s (0.08), and Triton compiles faster than a C++ compiler.
 _CACHED_SHARE = 0.2
-# How many times as fast a compiled step is. Source: PyTorch's measurement of 163 models on an A100,
+# Speedup of a compiled step. Source: PyTorch's measurement of 163 models on an A100,
 # https://pytorch.org/get-started/pytorch-2.x/: 51 % faster with mixed precision, 21 % in float32.
 _SPEEDUP_MIXED, _SPEEDUP_FLOAT32 = 1.51, 1.21
-# The same in a CUDA graph, where compiling saves no launches: an estimate, no GPU has measured it.
+# The same in a CUDA graph, where compiling saves no launches: an estimate, not measured on any GPU.
 _SPEEDUP_GRAPHED = 1.3
-# The first steps choose algorithms and fill caches; the steps after them are measured.
+# The first steps choose algorithms and fill caches, so the steps after them are measured.
 _WARM_UP_STEPS, _MEASURED_STEPS = 10, 30
 
 
 def use_cache_folder() -> None:
-    """Have torch keep compiled code below `FOOD101_FAST_CACHE`, unless the user has chosen a folder.
+    """Make torch cache compiled code below `FOOD101_FAST_CACHE`, unless the user has chosen a folder.
 
-    Torch's own default is a folder for temporary files, which a restart of the machine or a container empties; torch
-    puts it into the environment when its compiler is imported. Its caches of graphs (`fx_graph_cache`,
+    torch's default is a folder for temporary files, which is emptied when the machine or container restarts. torch sets
+    it as environment variable when its compiler is imported. Its caches of graphs (`fx_graph_cache`,
     `enable_autograd_cache`) are on by default.
     """
-    # Here, since only runs that compile need it: it takes a second to import.
+    # Here, since it takes a second to import, and only runs that compile need it.
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     if os.environ.get(CACHE_VARIABLE, default_cache_dir()) == default_cache_dir():
         folder = cache_settings(None, None).directory / "compiled"
-        with contextlib.suppress(OSError):  # a home that can't be written to: torch's default then
+        with contextlib.suppress(OSError):  # a home that can't be written to: use torch's default
             folder.mkdir(parents=True, exist_ok=True)
             os.environ[CACHE_VARIABLE] = str(folder.absolute())
 
 
 def chosen_at_once(recipe: Recipe, device: torch.device) -> bool | None:
-    """Whether to compile the model, if that is known before the first step; None where measured steps decide."""
+    """Whether to compile the model, if that is known before the first step; None if measured steps decide."""
     if recipe.compile == "auto":
         return None if device.type == "cuda" else False
     return recipe.compile == "on"
 
 
 def worth_compiling(*, steps_left: int, step_seconds: float, compile_seconds: float, speedup: float) -> bool:
-    """Whether the steps that are left gain more by being compiled than compiling takes.
+    """Whether compiling saves more time in the remaining steps than it takes.
 
     Args:
-        steps_left: of the run.
-        step_seconds: of one step that is not compiled, without waiting for data.
-        compile_seconds: of all graphs that the run has still to compile.
+        steps_left: remaining steps of the run.
+        step_seconds: time of one uncompiled step, without waiting for data.
+        compile_seconds: time to compile all graphs that the run still needs.
         speedup: how many times as fast a compiled step is.
     """
     return saved_seconds(steps_left, step_seconds, speedup) > compile_seconds
 
 
 def saved_seconds(steps_left: int, step_seconds: float, speedup: float) -> float:
-    """What compiled steps take less than others, in seconds."""
+    """Seconds that compiling saves in `steps_left` steps; the arguments are those of `worth_compiling`."""
     return steps_left * step_seconds * (1 - 1 / speedup)
 
 
 def graph_name(recipe: Recipe, phase: Phase, device: torch.device, ranks: int) -> str:
-    """What decides how long a phase's compilation takes, and whether compiled code of it is kept."""
+    """A name for a phase's compiled code: two runs with the same name need the same time to compile it."""
     return (
         f"torch {torch.__version__}, {machine(device).device}, {recipe.model}, {phase.image_size} px, "
         f"{phase.frozen} frozen, batch {recipe.chunk_size(ranks)}, {recipe.preset}, "
@@ -99,17 +99,17 @@ def graph_name(recipe: Recipe, phase: Phase, device: torch.device, ranks: int) -
 
 
 class CompileTimes:
-    """Seconds that compilations took, in a file beside the compiled code, so that both are removed together.
+    """Remembers how long compilations took, in a file beside the compiled code, so that both are removed together.
 
     Args:
-        folder: of compiled code; None remembers nothing.
+        folder: of the compiled code; None remembers nothing.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._path = None if folder is None else folder / _TIMES_NAME
 
     def estimate(self, name: str) -> tuple[float, bool]:
-        """Seconds that compiling `name` will take, and whether they rest on a measurement."""
+        """Seconds that compiling `name` will take, and whether an earlier run has measured them."""
         match self._read().get(name):
             case [first]:
                 return first * _CACHED_SHARE, True
@@ -118,12 +118,12 @@ class CompileTimes:
         return _COMPILE_SECONDS, False
 
     def note(self, name: str, seconds: float) -> None:
-        """Remember how long `name` took: the first time, and the latest after it, for which compiled code was kept."""
+        """Remember the seconds that compiling `name` took: the first time, and the latest time, with cached code."""
         if self._path is None:
             return
         times = self._read()
         times[name] = [times[name][0], seconds] if name in times else [seconds]
-        with contextlib.suppress(OSError):  # it is a help for later runs only
+        with contextlib.suppress(OSError):  # only later runs would use it
             write_atomically(self._path, orjson.dumps(times, option=orjson.OPT_INDENT_2))
 
     def _read(self) -> dict[str, list[float]]:
@@ -143,22 +143,22 @@ def compile_times() -> CompileTimes:
 
 @dataclass(frozen=True)
 class Choice:
-    """What `auto` chose."""
+    """The choice of `--compile auto`."""
 
     compiled: bool
     line: str
-    """What and why, for the terminal."""
+    """The choice and its reason, for the terminal."""
 
 
 class AutoCompile:
-    """Measures the first steps of a run and chooses once.
+    """Measures the first steps of a run and then chooses, once.
 
     Args:
-        precision: of the run; mixed precision gains more.
-        device: whose steps are measured; it is waited for twice.
+        precision: of the run; compiling gains more with mixed precision.
+        device: of the run; measuring waits for it twice.
 
     Attributes:
-        steps_needed: steps before there is a measurement.
+        steps_needed: steps until the measurement is complete.
     """
 
     steps_needed = _WARM_UP_STEPS + _MEASURED_STEPS
@@ -167,20 +167,23 @@ class AutoCompile:
         self._speedup = _SPEEDUP_FLOAT32 if precision.dtype == torch.float32 else _SPEEDUP_MIXED
         self._device = device
         self._steps = 0
-        self._begun = self._waited = 0.0
+        self._start = self._waited = 0.0
 
     def step_done(self, waited: float) -> float | None:
-        """Count a step; after the last measured one the seconds of one step, without waiting for data.
+        """Count a step.
 
         Args:
             waited: seconds that the run has waited for data so far.
+
+        Returns:
+            After the last measured step the seconds of one step, without waiting for data; None after all others.
         """
         self._steps += 1
         if self._steps == _WARM_UP_STEPS:
-            self._begun, self._waited = self._now(), waited
+            self._start, self._waited = self._now(), waited
         if self._steps != self.steps_needed:
             return None
-        return max(self._now() - self._begun - (waited - self._waited), 0.0) / _MEASURED_STEPS
+        return max(self._now() - self._start - (waited - self._waited), 0.0) / _MEASURED_STEPS
 
     def _now(self) -> float:
         if self._device.type == "cuda":
@@ -190,14 +193,14 @@ class AutoCompile:
     def choose(
         self, steps_left: int, step_seconds: float, graphs: Iterable[str], times: CompileTimes, *, graphed: bool
     ) -> Choice:
-        """Weigh compiling against the steps that are left.
+        """Choose whether to compile the remaining steps.
 
         Args:
-            steps_left: of the run, at the most.
-            step_seconds: as `step_done` gave it.
-            graphs: names of the graphs that would be compiled.
-            times: how long that took before.
-            graphed: whether steps are one CUDA graph, so that compiling saves no launches.
+            steps_left: remaining steps of the run, if it does not stop early.
+            step_seconds: from `step_done`.
+            graphs: names, from `graph_name`, of the graphs to compile.
+            times: of earlier compilations.
+            graphed: whether a step is one CUDA graph, so that compiling saves no launches.
         """
         speedup = _SPEEDUP_GRAPHED if graphed else self._speedup
         estimates = [times.estimate(name) for name in graphs]

@@ -11,19 +11,18 @@ from torch import Tensor, nn
 class ModelAverage:
     """The average of a model's weights and running statistics over the steps.
 
-    Updated without waiting for the device, which torch's `AveragedModel` does in each step to see whether it is the
-    first.
+    An update does not wait for the device. torch's `AveragedModel` does, to learn whether the update is the first.
 
     Source: Polyak and Juditsky (1992); the rising decay is that of TensorFlow's `ExponentialMovingAverage`.
 
     Args:
-        model: where the average starts.
-        decay: share of the average that each update leaves, between 0 and 1; at update t, counted from 1, it is at most
+        model: whose weights are averaged; the average starts with them.
+        decay: weight of the old average in an update, between 0 and 1. At update t, counted from 1, it is at most
             (1 + t) / (10 + t).
 
     Attributes:
         model: a model with the averaged weights, in evaluation mode.
-        updates: how many there were.
+        updates: number of updates so far.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -35,21 +34,21 @@ class ModelAverage:
         self._counters, self._counted = _columns([pair for pair in pairs if not pair[0].is_floating_point()])
 
     def next_weight(self) -> float:
-        """Count an update; returns the share that the model has in it."""
+        """Count an update; returns the model's weight in it."""
         self.updates += 1
         return 1.0 - min(self.decay, (1 + self.updates) / (10 + self.updates))
 
     @torch.no_grad()
     def move(self, weight: float | Tensor) -> None:
-        """Move the average towards the model; what is not a floating number is copied.
+        """Move the average towards the model. Integer buffers are copied.
 
         Args:
-            weight: share of the model, what `next_weight` gave; a number, or float32 () on the device.
+            weight: the model's weight, from `next_weight`: a number, or float32 () on the device.
         """
         if isinstance(weight, Tensor):
-            ways = torch._foreach_sub(self._sources, self._averages)
-            torch._foreach_mul_(ways, weight)
-            torch._foreach_add_(self._averages, ways)
+            differences = torch._foreach_sub(self._sources, self._averages)
+            torch._foreach_mul_(differences, weight)
+            torch._foreach_add_(self._averages, differences)
         else:
             torch._foreach_lerp_(self._averages, self._sources, weight)
         if self._counters:

@@ -1,9 +1,9 @@
-"""A whole training step as one CUDA graph: the host launches it at once, instead of each of its hundreds of kernels.
+"""A whole training step as one CUDA graph: the host launches the graph instead of hundreds of kernels.
 
-Small models at small batches are bound by those launches: on an H200 a MobileNetV2 at 160 px and batch 128 trained 2.7
-to 3.7 times as fast (benchmarks/results/gpu-h200-1.json and -2.json). A graph needs no compiler, so that it pays from
-the first epoch on. What it needs is that a step always does the same on the same memory: fixed shapes, nothing that
-waits for the device, and no number of the host's that changes from step to step.
+Small models with small batches are bound by kernel launches: on an H200 a MobileNetV2 at 160 px and batch 128 trained
+2.7 to 3.7 times as fast with a graph (benchmarks/results/gpu-h200-1.json and -2.json). A graph needs no compiler, so
+that it pays from the first epoch on. But every step must do the same on the same memory: fixed shapes, no operation
+that waits for the device, and no Python number that changes from step to step.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from food101_fast.runs.recipe import Recipe
 
 Results = tuple[Tensor, ...]
 
-# Calls before the capture. In them cuDNN chooses its algorithms, and optimizer and scaler allocate their state. The
-# examples of torch's documentation of CUDA graphs use three.
+# Calls before the capture, in which cuDNN chooses algorithms, and optimizer and scaler allocate their state. The
+# examples in torch's documentation of CUDA graphs use three.
 _WARM_UP = 3
 CALLS_BEFORE_REPLAY = _WARM_UP + 1
-"""Calls of a `GraphedFunction` that take longer: the ordinary ones, and the one with the capture."""
-# How torch begins its warning of an operation for which the host waits; see torch.cuda.set_sync_debug_mode.
+"""Calls of a `GraphedFunction` that take longer: those before the capture, and the one with it."""
+# The start of torch's warning that the host waits for the device; see torch.cuda.set_sync_debug_mode.
 _WAITING = "called a synchronizing CUDA operation"
-# What it warns of when that mode is first set.
+# The warning when that mode is first set.
 _PROTOTYPE = "Synchronization debug mode is a prototype feature"
 # Modes of torch.compile that make no graphs of their own.
 _MODES = ("default", "max-autotune-no-cudagraphs")
 
 
 def uses_graph(recipe: Recipe, device: torch.device, world: World) -> bool:
-    """Whether steps of a recipe are to be a CUDA graph: `auto` is yes wherever there can be one.
+    """Whether to make the steps of a recipe a CUDA graph: with `auto`, wherever that is possible.
 
     Raises:
-        UserError: the recipe asks for one where there can't be one.
+        UserError: the recipe wants a graph where it is not possible.
     """
     if recipe.cuda_graph == "auto":
         return device.type == "cuda" and world.size == 1 and (recipe.compile == "off" or recipe.compile_mode in _MODES)
@@ -49,10 +49,10 @@ def uses_graph(recipe: Recipe, device: torch.device, world: World) -> bool:
 
 
 def check_graph(recipe: Recipe, device: torch.device, world: World) -> None:
-    """Refuse a recipe with a CUDA graph where there can't be one.
+    """Check that steps of a recipe can be a CUDA graph.
 
     Raises:
-        UserError: why, and what to leave out.
+        UserError: they can't; the message says why, and which flag to leave out.
     """
     if device.type != "cuda":
         raise UserError("--cuda-graph on needs a CUDA device, and this run computes on the CPU; leave the flag out")
@@ -66,17 +66,17 @@ def check_graph(recipe: Recipe, device: torch.device, world: World) -> None:
 
 
 class GraphedFunction:
-    """A function of tensors that is captured as a CUDA graph after some ordinary calls, and then replayed.
+    """A function of tensors that is captured as a CUDA graph after a few normal calls, and then replayed.
 
-    Every call has the function's full effect, the first ones and the one with the capture included.
+    Every call has the function's full effect, including the first ones and the one with the capture.
 
     Args:
-        function: takes the tensors and the numbers of a call, the latter as tensors (). All must have the same shapes
-            and types in every call.
+        function: takes the tensors and the numbers of a call, the numbers as tensors (). Shapes and dtypes must be the
+            same in every call.
 
     Attributes:
-        obstacle: why the function can't be captured: in the last ordinary call the host waited for the device. It is
-            then called as it is. None where nothing is in the way.
+        obstacle: why the function can't be captured: where the host waited for the device in the last normal call. The
+            function is then called without a graph. None if it can be captured.
 
     Source: PyTorch documentation, "CUDA semantics", section "CUDA Graphs".
     """
@@ -93,10 +93,10 @@ class GraphedFunction:
 
         Args:
             tensors: on the device; they are copied.
-            numbers: of the host: whole ones become int64 (), others float32 ().
+            numbers: an int becomes an int64 (), a float a float32 ().
 
         Returns:
-            What the function returns. The next call writes into the same tensors.
+            The function's results. The next call writes into the same tensors.
         """
         self._load(tensors, numbers)
         self._calls += 1
@@ -105,8 +105,8 @@ class GraphedFunction:
         if self._calls < _WARM_UP:
             return on_side_stream(self._run)
         if self._calls == _WARM_UP:
-            # A capture that fails leaves torch's random generators and its allocator unusable, so that it is found out
-            # beforehand, and after the calls in which cuDNN and allocations have made the host wait.
+            # A failed capture leaves torch's random generators and allocator unusable. So check before the capture, but
+            # after the calls in which cuDNN and allocations make the host wait.
             results, self.obstacle = noting_waits(lambda: on_side_stream(self._run))
             return results
         if self.obstacle is not None:
@@ -118,7 +118,7 @@ class GraphedFunction:
         return self._function(*self._inputs)
 
     def _load(self, tensors: Sequence[Tensor], numbers: Sequence[float]) -> None:
-        """Copy a call's inputs to where the graph reads them. The host does not wait for that."""
+        """Copy a call's inputs to the memory that the graph reads, without waiting for the device."""
         if not self._inputs:
             device = tensors[0].device
             self._inputs = [torch.empty_like(tensor) for tensor in tensors]
@@ -134,10 +134,10 @@ class GraphedFunction:
 
 
 def noting_waits(function: Callable[[], Results]) -> tuple[Results, str | None]:
-    """Call a function and see whether the host waited for the device in it. What other threads wait for is theirs.
+    """Call a function and check whether the host waited for the device in it. Waits of other threads do not count.
 
     Returns:
-        What it returned, and where the host waited first; None if it did not.
+        The function's results, and where the host waited first; None if it did not.
     """
     before, thread = torch.cuda.get_sync_debug_mode(), threading.get_ident()
     waits: list[str] = []
@@ -145,7 +145,7 @@ def noting_waits(function: Callable[[], Results]) -> tuple[Results, str | None]:
     with warnings.catch_warnings():
         show = warnings.showwarning
 
-        def look(
+        def note(
             message: Warning | str,
             category: type[Warning],
             filename: str,
@@ -160,7 +160,7 @@ def noting_waits(function: Callable[[], Results]) -> tuple[Results, str | None]:
 
         warnings.filterwarnings("always", f".*{_WAITING}")
         warnings.filterwarnings("ignore", f".*{_PROTOTYPE}")
-        warnings.showwarning = look
+        warnings.showwarning = note
         torch.cuda.set_sync_debug_mode("warn")
         try:
             results = function()
@@ -170,7 +170,7 @@ def noting_waits(function: Callable[[], Results]) -> tuple[Results, str | None]:
 
 
 def on_side_stream(function: Callable[[], Results]) -> Results:
-    """Call a function on another stream than the current one, which goes on after it."""
+    """Call a function on a side stream; the current stream waits for it."""
     current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(current)
     with torch.cuda.stream(side):
@@ -182,13 +182,13 @@ def on_side_stream(function: Callable[[], Results]) -> Results:
 
 
 def capture(function: Callable[[], Results]) -> Callable[[], Results]:
-    """Record what a function queues on the device, without doing it.
+    """Record the kernels that a function queues, without running them.
 
     Returns:
-        Does it; returns the tensors that `function` returned, with new values.
+        A function that runs them and returns the same tensors as `function` did, with new values.
     """
     graph = torch.cuda.CUDAGraph()
-    # The loader's threads allocate and copy meanwhile. That is on streams of their own, and no part of the graph.
+    # Meanwhile the loader's threads allocate and copy on streams of their own, outside of the graph.
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         results = function()
 

@@ -1,4 +1,4 @@
-"""Training as one function: device, ranks, a batch that fits, the run, and what to say when memory runs out."""
+"""Training as one function: device, ranks, a batch that fits, the run, and an error that helps if memory runs out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from food101_fast.train.start import started
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What `train` did."""
+    """The result of `train`."""
 
     metrics: list[EpochRow]
     """A row for every finished epoch of the run, as in `metrics.jsonl`."""

@@ -133,7 +133,7 @@ class Trainer:
         self._step.train_mode()
 
     def _bar(self, meter: EpochMeter) -> Any:
-        """tqdm's bar over the images of an epoch, of all ranks together."""
+        """A progress bar over the images of an epoch, of all ranks together."""
         recipe, world = self._context.recipe, self._context.world
         return tqdm(
             total=len(self._loader) * recipe.batch_size,

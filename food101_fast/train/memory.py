@@ -1,4 +1,4 @@
-"""Batches that fit into the device's memory, found by trying."""
+"""Finds the largest batch that fits into the device's memory, by trying."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from food101_fast.models import build_model
 from food101_fast.train.context import TrainContext
 from food101_fast.train.step import TrainStep
 
-# The first step allocates what the optimizer holds, the second runs with it.
+# The first step allocates the optimizer's state, the second one runs beside it.
 _TRIAL_STEPS = 2
-# Batches of the two trials from which larger ones are extrapolated.
+# Images in the two trials from which the memory of larger ones is extrapolated.
 _SMALL = (8, 32)
-# The two small trials may overestimate: cuDNN's workspaces do not grow evenly. So what seems to need a little more than
-# there is, is tried, too.
+# The two small trials may overestimate, since cuDNN's workspaces do not grow evenly. So a batch is also tried if it
+# seems to need slightly more memory than there is.
 _TOLERANCE = 1.1
-# How libraries below torch say that memory ran out; torch raises these as a plain RuntimeError. "Not supported" and "no
-# valid algorithm" are what cuDNN says when none of its algorithms gets the memory that it needs.
+# What libraries below torch report when memory runs out; torch raises it as a plain RuntimeError. cuDNN reports "not
+# supported" or "no valid algorithm" when none of its algorithms gets the memory that it needs.
 # Source: accelerate's `should_reduce_batch_size` and Lightning's `is_oom_error` look for the same.
 _MEMORY_MESSAGES = (
     "CUDA out of memory",
@@ -38,11 +38,11 @@ _MEMORY_MESSAGES = (
 )
 
 Trial = Callable[[int], int]
-"""Does steps with so many images and returns the peak of the device's memory in bytes, 0 where it is unknown."""
+"""Trains steps with this many images; returns the peak of the device's memory in bytes, 0 if it is unknown."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device's memory ran out, in torch's words or in those of a library below it."""
+    """Whether an error of torch, or of a library below it, means that the device's memory ran out."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(message in str(error) for message in _MEMORY_MESSAGES)
@@ -50,7 +50,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def out_of_memory_ends() -> Iterator[None]:
-    """Leave the context quietly when the device's memory runs out in it; other errors pass."""
+    """A context that suppresses errors that mean that the device's memory ran out."""
     try:
         yield
     except RuntimeError as error:
@@ -61,21 +61,21 @@ def out_of_memory_ends() -> Iterator[None]:
 def largest_batch(trial: Trial, *, below: int, capacity: int = 0) -> int | None:
     """The largest power of two below `below` for which `trial` does not run out of memory; None if there is none.
 
-    The memory of a step is nearly affine in its batch. So two small batches are tried, the largest that should fit is
-    computed from their peaks, and it is tried; halves of it follow until one fits.
+    The memory of a step grows almost linearly with its batch. So the largest batch that should fit is extrapolated from
+    two small trials. It is tried, and then its half and so on, until one fits.
 
     Args:
-        trial: raises an error that `is_out_of_memory` knows if so many images do not fit.
-        below: larger batches are not tried.
-        capacity: bytes that there are; 0 if that is unknown, and then the largest batch is tried first.
+        trial: raises an error that `is_out_of_memory` recognizes if the images do not fit.
+        below: smallest batch that is not tried.
+        capacity: bytes of memory; 0 if that is unknown, and then the largest batch is tried first.
     """
 
     def peak(size: int) -> int | None:
-        """What a trial needs; None if it does not fit."""
+        """Peak memory of a trial, in bytes; None if it does not fit."""
         result = None
         with out_of_memory_ends():
             result = trial(size)
-        release()  # after the error is gone, and with it what its frames hold
+        release()  # after the error is gone, with the tensors in its frames
         return result
 
     most = 1 << max((below - 1).bit_length() - 1, 0)
@@ -99,22 +99,22 @@ def largest_batch(trial: Trial, *, below: int, capacity: int = 0) -> int | None:
 
 
 def extrapolated(peaks: dict[int, int], capacity: int) -> int:
-    """The largest power of two that should fit, and at least the larger batch of the two that were measured.
+    """The largest power of two that should fit, but at least the larger batch of the two trials.
 
     Args:
-        peaks: bytes that two batches needed, by their images, the smaller first.
-        capacity: bytes that there are.
+        peaks: images of the two trials, and the bytes that they needed; the smaller trial first.
+        capacity: bytes of memory.
     """
     (small, least), (large, most) = peaks.items()
     slope = (most - least) / (large - small)
-    if slope <= 0:  # nothing to go by: the peak lies where the batch does not matter
+    if slope <= 0:  # the peak does not depend on the batch, so it says nothing
         return 1 << 62
     images = (_TOLERANCE * capacity - least) / slope + small
     return max(1 << max(int(images), 1).bit_length() - 1, large)
 
 
 def release() -> None:
-    """Give back the memory of what is no longer used."""
+    """Free the memory of objects that are no longer used."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -184,7 +184,7 @@ def fit_batch(context: TrainContext, *, samples: int, trial: Trial, capacity: in
 
 
 def out_of_memory(context: TrainContext, trial: Trial) -> UserError:
-    """What to say when a step did not fit: the batch, the peak, and the largest that fits, measured by a trial."""
+    """The error if a step did not fit, with the largest batch that fits, which is measured by a trial."""
     release()
     recipe, device, ranks = context.recipe, context.device, context.world.size
     chunk = recipe.chunk_size(ranks)

@@ -88,7 +88,7 @@ class Monitor:
         )
 
     def _not_finite(self, step: int, streak: int) -> UserError:
-        """Write down the first of the skipped steps, and say what to do."""
+        """Write the ids of the first skipped step to a file, and make the error."""
         first, recipe = step - streak, self._context.recipe
         epoch, position = divmod(first, len(self._loader))
         rate = self._step.optimizer.param_groups[0]["initial_lr"] * lr_factor(recipe, first, len(self._loader))

@@ -1,4 +1,4 @@
-"""How a run is kept and shown, as opposed to what it computes: no option here changes a number."""
+"""How a run is saved and shown. No option here changes what is computed."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ class RunOptions:
     """Checkpoints and logs of a run."""
 
     checkpoint_steps: Annotated[int, Ge(1)] | None = None
-    """Save a checkpoint every so many steps, beside those after each epoch."""
+    """Also save a checkpoint every this many steps. There is always one after each epoch."""
     checkpoint_minutes: Annotated[float, Gt(0)] | None = 10.0
-    """Save a checkpoint when so many minutes have passed since the last one; None is never."""
+    """Also save a checkpoint this many minutes after the last one. None saves none by time."""
     keep: Annotated[int, Ge(0)] = 0
-    """Checkpoints of whole epochs to keep beside best and last: the newest so many, as checkpoints/epoch-0001, ..."""
+    """Keep the checkpoints of this many of the newest epochs, as checkpoints/epoch-0001 and so on, besides best and
+    last."""
     log_steps: Annotated[int, Ge(1)] | None = None
-    """Read loss and accuracy from the device every so many steps, which waits for it; by default 1 on the CPU and 25 on
-    CUDA."""
+    """Read loss and accuracy from the device every this many steps, which waits for the device. By default 1 on the CPU
+    and 25 on CUDA."""
     tensorboard: bool = False
-    """Write event files for TensorBoard into the run's folder (extra tensorboard)."""
+    """Write event files for TensorBoard into the run's folder (needs the extra tensorboard)."""
     most_skipped: Annotated[int, Ge(1)] = 20
-    """Stop when so many steps in a row had no finite gradient; fewer are skipped."""
+    """Stop the run when the gradients of this many steps in a row are NaN or Inf. Fewer such steps are skipped."""
 
     def __post_init__(self) -> None:
         check_limits(self)

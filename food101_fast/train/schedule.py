@@ -1,4 +1,4 @@
-"""What changes in the course of a run, as pure functions of the step or epoch: so there is no state to save."""
+"""Learning rate, image size and frozen layers as pure functions of the step or epoch, so that no state is saved."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import numpy as np
 
 from food101_fast.runs.recipe import Recipe
 
-# Networks halve an image five times, so other sizes would waste pixels.
+# Networks halve an image five times, so sizes that are not multiples of 32 would waste pixels.
 _SIZE_STEP = 32
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Epochs that compute the same graph; only a new phase compiles anew."""
+    """What decides the graph of a training step. Epochs of one phase share their compiled code."""
 
     image_size: int
     """Height and width of the training images, in pixels."""
     frozen: int
-    """Layer groups from the bottom that are not trained."""
+    """Number of layer groups, from the input on, that are not trained."""
 
 
 def phase_at(recipe: Recipe, epoch: int, layer_groups: int) -> Phase:
-    """The phase that `epoch` belongs to, for a model of so many layer groups, the head included."""
+    """The phase of `epoch`, for a model with `layer_groups` groups, including the head."""
     return Phase(image_size_at(recipe, epoch), frozen_at(recipe, epoch, layer_groups))
 
 
 def image_size_at(recipe: Recipe, epoch: int) -> int:
-    """Size of the training images in `epoch`: the sizes from --start-size on share the epochs evenly.
+    """Size of the training images in `epoch`: --start-size, then larger sizes, each for an equal number of epochs.
 
     Source: progressive resizing, fast.ai's entry to DAWNBench (2018).
     """
@@ -40,7 +40,7 @@ def image_size_at(recipe: Recipe, epoch: int) -> int:
 
 
 def frozen_at(recipe: Recipe, epoch: int, layer_groups: int) -> int:
-    """Layer groups that are frozen in `epoch`: all but the head in the first, none after `unfreeze_epochs`.
+    """Number of frozen layer groups in `epoch`: all but the head in the first, none after `unfreeze_epochs`.
 
     Source: gradual unfreezing, Howard and Ruder, "Universal Language Model Fine-tuning", ACL 2018.
     """
@@ -51,7 +51,7 @@ def frozen_at(recipe: Recipe, epoch: int, layer_groups: int) -> int:
 
 
 def lr_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
-    """Factor on the learning rate in `step`, counted from 0 over the whole run.
+    """Factor on the highest learning rate in `step`, counted from 0 over the whole run.
 
     Source of the cosine: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", ICLR 2017.
     """
@@ -67,8 +67,8 @@ def lr_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """Seed of torch's generators in `step` on `rank`, for dropout and the like.
+    """Seed of torch's generators in `step` on `rank`, for dropout and stochastic depth.
 
-    They are seeded in every step, so that a run that goes on draws what it would have drawn.
+    They are seeded in every step, so that a resumed run draws the same numbers as one that was not interrupted.
     """
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end a run after the step at hand, with a checkpoint."""
+"""SIGTERM and Ctrl-C end a run after the current step, with a checkpoint."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from types import FrameType, TracebackType
 
 
 class StopRequest:
-    """A context in which the first SIGTERM or SIGINT is only remembered, and a second one acts as ever.
+    """A context in which the first SIGTERM or SIGINT is only recorded, and a second one acts as usual.
 
     Attributes:
-        signal: name of the signal that came, or None.
+        signal: name of the first signal, or None.
     """
 
     def __init__(self) -> None:

@@ -111,13 +111,13 @@ def _loaders(context: TrainContext, shards: ShardSet, loading: LoaderOptions) ->
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Stored:
-    """What the folder of a run to resume contains."""
+    """A run to resume, as read from its folder."""
 
     run: Run
     weights: Weights
-    """To use: those of the average, where there is one."""
+    """Weights to use: those of the average, if there is one."""
     training: Weights | None
-    """To train on from, if they are others."""
+    """Weights to train on from, if those to use are an average."""
     state: TrainState
 
 
@@ -185,7 +185,7 @@ def _enlarged(context: TrainContext) -> str:
 
 
 def _measuring(context: TrainContext, step: TrainStep, steps_left: int) -> AutoCompile | None:
-    """What measures the first steps for `--compile auto`; None if too few are left."""
+    """Measures the first steps for `--compile auto`; None if too few steps are left."""
     auto = AutoCompile(step.precision, context.device)
     if steps_left > auto.steps_needed:
         return auto

@@ -1,4 +1,4 @@
-"""What a checkpoint's `state.pt` contains: everything but the weights that the next step depends on."""
+"""The contents of a checkpoint's `state.pt`: all that the next step depends on, except the weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STATE_VERSION = 1
 
 @dataclass
 class Progress:
-    """How far a run has come. The only part of the state that the loop itself counts."""
+    """Epochs and steps that a run has finished, and its best validation so far."""
 
     epoch: int = 0
     """Finished epochs."""
@@ -24,7 +24,7 @@ class Progress:
     best_top1: float = -1.0
     """Highest validation accuracy so far, 0 to 1; -1 before the first validation."""
     epochs_since_best: int = 0
-    """Epochs since then."""
+    """Epochs since the best one."""
 
     def finish_epoch(self, top1: float) -> bool:
         """Count an epoch with this validation accuracy; returns whether it is the best so far."""
@@ -64,9 +64,9 @@ class TrainState:
     progress: Progress
     step: StepState
     loader: StateDict
-    """What `ShardLoader.state_dict` gave."""
+    """State dict of the training `ShardLoader`."""
     meter: StateDict | None
-    """What `EpochMeter.state_dict` gave; None after a whole epoch."""
+    """State dict of the `EpochMeter` within an epoch; None after a whole epoch."""
 
     def document(self) -> StateDict:
         """As dicts, lists, numbers, strings and tensors, for `torch.save`. Tensors are not copied."""
@@ -84,7 +84,7 @@ def read_state(document: StateDict, folder: Path) -> TrainState:
     """The state in a checkpoint.
 
     Args:
-        document: what `TrainState.document` gave.
+        document: as `TrainState.document` made it.
         folder: of the run, for the errors.
 
     Raises:

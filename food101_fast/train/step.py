@@ -1,4 +1,4 @@
-"""One optimizer step: augment, forward, backward, update. All of it is queued on the device without waiting for it."""
+"""One optimizer step: augment, forward, backward, update. It is queued on the device, and the host never waits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from food101_fast.errors import UserError
 from food101_fast.loader import Batch
 from food101_fast.models import layer_groups
 from food101_fast.runs.recipe import Recipe
-from food101_fast.train.batchnorm import BatchCounters, side_by_side
+from food101_fast.train.batchnorm import BatchCounters, flattened
 from food101_fast.train.ema import ModelAverage
 from food101_fast.train.graph import GraphedFunction, uses_graph
 from food101_fast.train.optimizer import build_optimizer, learning_rate_on_device, set_learning_rate
@@ -25,35 +25,36 @@ from food101_fast.train.schedule import Phase, step_seed
 from food101_fast.train.state import StepState
 from food101_fast.transforms import Preset, train_preset
 
-# Graphs that torch.compile may keep of one function: a run has a few sizes, sets of frozen layers, and validation.
+# How many graphs torch.compile may keep of one function: for each image size, each set of frozen layers, validation.
 _MOST_GRAPHS = 64
 
 
 class TrainStep:
-    """A model in training, and one step of it.
+    """A model, its optimizer, and one training step.
 
     Args:
         recipe: what to compute.
         model: is moved to the device, in channels_last memory.
-        device: where.
-        num_classes: needed by presets that mix images.
+        device: to compute on.
+        num_classes: number of classes, for presets that mix images.
         world: the ranks that share each batch.
-        compiled: whether the model is compiled from the first step on; None if the recipe decides, where `auto` is yes
-            on CUDA without a CUDA graph.
+        compiled: whether to compile the model from the first step on. None leaves it to the recipe, whose `auto` then
+            compiles on CUDA where the step is not a CUDA graph.
 
     Attributes:
         model: the model itself, not wrapped in anything.
         compiled: whether it is compiled.
-        graphed: whether a step is one CUDA graph, from the fourth one on.
-        obstacle: why it is not, although the recipe allows for that; None where nothing is in the way.
-        optimizer: fused, so that it can leave a step out without the host knowing.
+        graphed: whether a step is one CUDA graph, from the fourth step on.
+        obstacle: why a step can't be a CUDA graph although the recipe allows it; None if it can.
+        optimizer: fused, so that it can skip a step without the host knowing.
         average: the moving average of the weights, or None.
-        streak: int64 () on the device: steps in a row, up to the last one, that were left out since a gradient was not
-            finite.
-        skipped: int64 (), such steps in all.
+        streak: int64 () on the device: steps in a row, up to the last one, that were skipped since a gradient was NaN
+            or Inf.
+        skipped: int64 () on the device: all skipped steps since it was last set to 0.
 
     Raises:
-        UserError: the recipe asks for what the device can't do, from the third step on also what the model can't.
+        UserError: the recipe asks for something that the device can't do, or that the model can't do (that is known
+            at the third step).
     """
 
     def __init__(
@@ -78,14 +79,14 @@ class TrainStep:
         self._num_classes = num_classes
         if recipe.sync_batchnorm:
             if device.type != "cuda":
-                raise UserError("--sync-batchnorm: torch has it for CUDA only; leave it out, or use --device cuda")
+                raise UserError("--sync-batchnorm: torch supports it on CUDA only; leave it out, or use --device cuda")
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.world.share([*self.model.parameters(), *self.model.buffers()])
-        # Side by side, so that all are saved and restored at once: a forward pass that is not finite leaves that in
-        # them, and the gradient scaler's rule does not see it.
+        # In one tensor, so that one kernel saves or restores all: a forward pass with NaN or Inf puts it into them, and
+        # the gradient scaler only protects the weights.
         floating = [buffer for buffer in self.model.buffers() if buffer.dtype == torch.float32]
-        self._statistics = side_by_side(floating, torch.float32, device)
+        self._statistics = flattened(floating, torch.float32, device)
         self._counters = BatchCounters(self.model, device)
         self.layers = layer_groups(self.model)
         self.optimizer = build_optimizer(recipe, self.model)
@@ -97,7 +98,7 @@ class TrainStep:
         self.start_phase(Phase(recipe.image_size, frozen=0))
 
     def start_phase(self, phase: Phase) -> None:
-        """Train at another size, or other layers, from the next step on."""
+        """Train with this image size and these layers from the next step on."""
         self.phase = phase
         trained = {name for names in self.layers[phase.frozen :] for name in names}
         for name, parameter in self.model.named_parameters():
@@ -105,7 +106,7 @@ class TrainStep:
         self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.preset = train_preset(self.recipe.preset, phase.image_size, num_classes=self._num_classes).to(self.device)
         self._network: nn.Module = self.model
-        if self.world.size > 1:  # it must know which gradients will come
+        if self.world.size > 1:  # it must know which gradients to expect
             ids = [self.device.index] if self.device.type == "cuda" else None
             self._network = DistributedDataParallel(self.model, device_ids=ids, gradient_as_bucket_view=True)
         self._make_functions()
@@ -114,25 +115,25 @@ class TrainStep:
     def compiles_preset(self) -> bool:
         """Whether the augmentation is compiled: with the model, and wherever a step is not one CUDA graph.
 
-        There the host would launch the transforms' hundreds of kernels for longer than the device computes them.
-        Compiling makes them a few in seconds, whether or not the model is worth the minute.
+        Without a graph the host would take longer to launch the transforms' hundreds of kernels than the device to
+        compute them. Compiling fuses them within seconds, which pays even where compiling the model does not.
         """
         return self.compiled or (self.recipe.compiles_on(self.device.type) and not self.graphed)
 
     def _make_functions(self) -> None:
-        """What a step calls, compiled and captured as far as that is wanted."""
+        """Make the functions that a step calls, compiled and captured where the recipe wants that."""
         self._forward = self.compile(self._network)
-        # Small kernels gain nothing from the CUDA graphs that other modes make, which would keep their memory.
+        # In the default mode: the CUDA graphs of other modes gain little here, and would keep their memory.
         self._augment = _compiled(self.preset, fullgraph=True) if self.compiles_preset else self.preset
-        self._graph = GraphedFunction(self._whole) if self.graphed else None
+        self._graph = GraphedFunction(self._capturable) if self.graphed else None
 
     def compile_from_now_on(self) -> None:
-        """Compile the steps that follow, where the recipe left the choice to a measurement."""
+        """Compile from the next step on, where a measurement has decided so."""
         self.compiled = True
         self._make_functions()
 
     def _leave_graph(self, obstacle: str) -> None:
-        """Do without a CUDA graph from the next step on.
+        """Stop using a CUDA graph from the next step on.
 
         Raises:
             UserError: the recipe wants one.
@@ -145,25 +146,30 @@ class TrainStep:
         self._make_functions()
 
     def compile(self, module: nn.Module) -> Callable[..., Any]:
-        """The module, compiled if the recipe says so: each shape of its input has a graph of its own."""
+        """The module, compiled if the step is: each shape of its input has a graph of its own."""
         return _compiled(module, mode=self.recipe.compile_mode) if self.compiled else module
 
     @property
     def evaluated(self) -> nn.Module:
-        """What is validated: the average where there is one."""
+        """The model to validate and save: the average, if there is one."""
         return self.model if self.average is None else self.average.model
 
     def train_mode(self) -> None:
-        """Put the model into training mode, but for layers whose own parameters are all frozen."""
+        """Put the model into training mode, except layers whose own parameters are all frozen."""
         self.model.train()
         for module in self.model.modules():
             own = list(module.parameters(recurse=False))
             if own and not any(parameter.requires_grad for parameter in own):
                 module.eval()
-        self._counters.look()
+        self._counters.read_modes()
 
     def prepare(self, number: int, lr_factor: float) -> None:
-        """What the step `number` of the run needs, apart from its batch: learning rate and random state."""
+        """Set learning rate and random state for a step.
+
+        Args:
+            number: of the step, from 0, over the whole run.
+            lr_factor: factor on the highest learning rate.
+        """
         self._lr_factor = float(lr_factor)
         set_learning_rate(self.optimizer, lr_factor)
         torch.manual_seed(step_seed(self.recipe.seed, number, self.world.rank))
@@ -171,9 +177,13 @@ class TrainStep:
     def __call__(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
         """Augment, forward, backward, update.
 
+        Args:
+            batch: of this rank.
+            epoch: number of the epoch, from 0, for the augmentation.
+
         Returns:
-            The mean loss and the number of correct predictions of this rank's samples, both still on the device. With a
-            CUDA graph the next step overwrites them.
+            The mean loss and the number of correct predictions of this rank's samples: float64 (), on the device. With
+            a CUDA graph the next step overwrites them.
         """
         if self._graph is None:
             return self.update(*self.augment(batch, epoch))
@@ -184,19 +194,19 @@ class TrainStep:
             self._leave_graph(graph.obstacle)
         return loss, correct
 
-    def _whole(
+    def _capturable(
         self, images: Tensor, labels: Tensor, ids: Tensor, epoch: Tensor, lr_factor: Tensor, weight: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The step for a CUDA graph: what the host would say anew in each step is on the device."""
+        """The step for a CUDA graph: all numbers that change from step to step are tensors on the device."""
         with learning_rate_on_device(self.optimizer, lr_factor):
             seen = self._augment(images, labels, seed=self.recipe.seed, epoch=epoch, ids=ids)
             return self.update(*seen, weight=weight)
 
     def augment(self, batch: Batch, epoch: int) -> tuple[Tensor, Tensor]:
-        """The batch as the model is to see it in `epoch`.
+        """The batch after augmentation for `epoch`.
 
         Returns:
-            Normalised floating images (N, 3, h, w); labels int64 (N,), or float32 (N, classes) if they are mixed.
+            Normalized images, float (N, 3, h, w); labels, int64 (N,) or, if images are mixed, float32 (N, classes).
         """
         # As a tensor, so that a compiled graph serves every epoch.
         number = torch.full((), epoch, dtype=torch.int64, device=batch.ids.device)
@@ -206,9 +216,10 @@ class TrainStep:
         )
 
     def update(self, images: Tensor, labels: Tensor, *, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The step after `augment`. Of mixed labels the one with the largest share counts as correct.
+        """The step after `augment`. Of mixed labels, the one with the largest share counts as correct.
 
-        If a gradient is not finite, weights, running statistics and the optimizer's state stay as they are.
+        If a gradient is NaN or Inf the step is skipped: weights, BatchNorm statistics and optimizer state stay
+        unchanged.
 
         Args:
             images: normalized, (N, 3, h, w).
@@ -220,24 +231,24 @@ class TrainStep:
         return results
 
     def backward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The first part of `update`: forward and backward, which leave gradients in the parameters."""
+        """The first half of `update`: forward and backward, which leave gradients in the parameters."""
         self._before = self._statistics.clone()
-        parts = self.recipe.accumulate
-        pieces = zip(images.chunk(parts), labels.chunk(parts), strict=True)
-        results = [self._backward(*piece, number=number) for number, piece in enumerate(pieces)]
+        count = self.recipe.accumulate
+        chunks = zip(images.chunk(count), labels.chunk(count), strict=True)
+        results = [self._backward(*chunk, number=number) for number, chunk in enumerate(chunks)]
         loss, correct = torch.stack([torch.stack(result) for result in results]).sum(dim=0).unbind()
         return loss, correct
 
     def logits(self, images: Tensor) -> Tensor:
-        """What the network says about images that `augment` gave; no part of a step."""
+        """Logits (N, classes) of images that `augment` gave. Not used by a step."""
         with self.precision.autocast():
             return cast(Tensor, self._forward(images))
 
     def apply(self, weight: Tensor | None = None) -> None:
-        """The second part of `update`: the optimizer's step, if the gradients are finite, and the average.
+        """The second half of `update`: the optimizer's step, if the gradients are finite, and the average.
 
         Args:
-            weight: the model's share in the average, float32 () on the device; None counts the step and computes it.
+            weight: the model's weight in the average, float32 () on the device; None counts the update and computes it.
         """
         self.precision.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.get_total_norm([p.grad for p in self._trained if p.grad is not None])
@@ -253,17 +264,17 @@ class TrainStep:
             self.average.move(self.average.next_weight() if weight is None else weight)
 
     def _backward(self, images: Tensor, labels: Tensor, *, number: int) -> tuple[Tensor, Tensor]:
-        """Add the gradients of a part of the batch; returns its share of the mean loss, and its correct predictions."""
-        parts = self.recipe.accumulate
-        waits = number < parts - 1 and isinstance(self._network, DistributedDataParallel)
-        # Ranks exchange gradients once, with the last part.
+        """Add the gradients of a chunk of the batch; returns its share of the mean loss, and its hits."""
+        chunks = self.recipe.accumulate
+        waits = number < chunks - 1 and isinstance(self._network, DistributedDataParallel)
+        # Ranks exchange gradients once, with the last chunk.
         with self._network.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
             with self.precision.autocast():
                 with self._counters.counting():
                     logits = self._forward(images)
-                loss = functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing) / parts
+                loss = functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing) / chunks
             if number == 0:
-                # Not before the forward pass: on a CPU the backward pass then finds their memory at once (2 % faster).
+                # Not before the forward pass: on a CPU the backward pass then reuses their memory at once (2 % faster).
                 self.optimizer.zero_grad(set_to_none=True)
             self.precision.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         classes = labels.argmax(dim=1) if labels.ndim == 2 else labels

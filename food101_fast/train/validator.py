@@ -13,7 +13,7 @@ from food101_fast.transforms import Preset
 
 
 class Validator:
-    """Measures the weights of a step that are to be used: the average where there is one.
+    """Measures the weights that a run saves for use: the average, if there is one.
 
     Args:
         context: of the run.
@@ -39,14 +39,14 @@ class Validator:
         self.build()
 
     def build(self) -> None:
-        """Compile the model for validation, if the step is compiled by now."""
+        """Make the model for validation: compiled, if the step is."""
         self._model = FirstCall(self._step.compile(eval_twin(self._step.evaluated)))
 
     def __call__(self, stop: StopRequest) -> tuple[Validation | None, float]:
         """Validate; every rank must call it.
 
         Returns:
-            What `validate` returned, None if a signal stopped it; and the seconds of it that were compilation.
+            The result of `validate`, None if a signal stopped it; and the seconds that were spent on compilation.
         """
         world, earlier = self._context.world, self._model.seconds
         for model in (self._step.model, self._step.evaluated):

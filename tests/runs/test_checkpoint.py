@@ -1,4 +1,4 @@
-"""A save that is killed before any of its file operations leaves whole checkpoints, from which the run goes on."""
+"""A save that is killed before any of its file operations leaves complete checkpoints, from which the run resumes."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_a_save_can_be_killed_before_any_file_operation(
     for copy in killed:
         last, best = epoch_of(copy, "last"), epoch_of(copy, "best")
         assert last in (1, 2), copy
-        # Never the other way round: a run that goes on would not write it again.
+        # Never the other way round: a resumed run would not write it again.
         assert best in ((last, 2) if improved else (1,)), copy
         assert len(metrics_of(copy)) >= last, copy
         names = tuple(sorted(path.name for path in (copy / "checkpoints").iterdir()))

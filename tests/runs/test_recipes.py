@@ -39,7 +39,7 @@ from food101_fast.train.schedule import Phase, frozen_at, image_size_at, lr_fact
         {"label_smoothing": 1.0},
         {"momentum": 1.0},
         {"weight_decay": -0.1},
-        {"weight_decay": 0.1},  # the default optimiser has none
+        {"weight_decay": 0.1},  # the default optimizer has none
         {"warmup_epochs": -1.0},
         {"warmup_epochs": 7.5},
         {"unfreeze_epochs": 8},
@@ -54,12 +54,23 @@ def test_a_wrong_field_is_named_by_its_flag(wrong: dict[str, object]) -> None:
         Recipe(**wrong)  # type: ignore[arg-type]
 
 
+@given(st.integers(2, 500), st.integers(1, 8), st.integers(1, 8))
+def test_the_batch_of_all_ranks_is_divided_evenly_or_not_at_all(batch_size: int, ranks: int, accumulate: int) -> None:
+    recipe = Recipe(batch_size=batch_size, accumulate=accumulate)
+    if batch_size % (ranks * accumulate):
+        with pytest.raises(UserError, match=rf"--batch-size {batch_size} .* a multiple of {ranks * accumulate}$"):
+            recipe.batch_size_per_rank(ranks)
+    else:
+        assert recipe.batch_size_per_rank(ranks) * ranks == batch_size
+        assert recipe.chunk_size(ranks) * accumulate * ranks == batch_size
+
+
 def test_every_optimizer_of_a_recipe_can_be_made() -> None:
     assert set(OPTIMIZERS) == set(get_args(Optimizer))
 
 
 def curve(recipe: Recipe, steps_per_epoch: int) -> list[float]:
-    """The head's learning rate in each step, as the optimiser has it."""
+    """The head's learning rate in each step, as the optimizer has it."""
     optimizer = build_optimizer(recipe, nn.Linear(1, 1))
     rates = []
     for step in range(recipe.epochs * steps_per_epoch):
@@ -181,7 +192,7 @@ def test_scaled_steps_leave_what_has_no_gradient() -> None:
 @pytest.mark.parametrize(
     ("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("sgd", torch.optim.SGD)]
 )
-def test_optimisers_are_torchs(name: str, kind: type) -> None:
+def test_optimizers_are_torchs(name: str, kind: type) -> None:
     optimizer = build_optimizer(dataclasses.replace(Recipe(), optimizer=name), nn.Linear(1, 1))  # type: ignore[arg-type]
     assert type(optimizer) is kind
     assert optimizer.defaults["fused"]

@@ -35,7 +35,7 @@ context = multiprocessing.get_context("forkserver")
 
 @functools.cache
 def _preload() -> None:
-    """Once, before the first job: there is one forkserver in a process, and `prepare` has begun it with less."""
+    """Once, before the first job: a process has one forkserver, and `prepare` started it without these imports."""
     forkserver._forkserver._stop()  # type: ignore[attr-defined]
     context.set_forkserver_preload(["tests.train.launch"])
     forkserver.ensure_running()
@@ -58,7 +58,7 @@ class Job:
     full_disk_from_step: int | None = None
     """From this step on no file can grow beyond some bytes, as if the disk were full."""
     plain: bool = False
-    """Whether the model is one without batch normalisation and dropout, whose result no split of the batch changes."""
+    """Train a model without BatchNorm and dropout, whose result does not depend on how a batch is divided."""
     notes: Path | None = None
     """File to which each rank adds a line for every step: its number, ids and the gradient's first digits."""
 

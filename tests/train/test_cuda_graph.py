@@ -40,14 +40,14 @@ GRAPHED = Recipe(
 
 def imitated_capture(function: Callable[[], tuple[Tensor, ...]]) -> Callable[[], tuple[Tensor, ...]]:
     """Like the real one it does nothing at first, and a replay writes into the tensors of the one before."""
-    held: list[Tensor] = []
+    kept: list[Tensor] = []
 
     def replay() -> tuple[Tensor, ...]:
         results = function()
-        held.extend(torch.empty_like(result) for result in results[len(held) :])
-        for own, result in zip(held, results, strict=True):
+        kept.extend(torch.empty_like(result) for result in results[len(kept) :])
+        for own, result in zip(kept, results, strict=True):
             own.copy_(result)
-        return tuple(held)
+        return tuple(kept)
 
     return replay
 
@@ -165,7 +165,7 @@ def test_steps_that_wait_are_no_graph(device: torch.device, monkeypatch: pytest.
 
 
 def test_only_what_the_thread_itself_waits_for_is_an_obstacle(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With torch's warnings, which this test gives in its place."""
+    """With torch's warnings, which this test gives instead."""
 
     def waits() -> tuple[Tensor, ...]:
         warnings.warn("called a synchronizing CUDA operation (Triggered internally)", UserWarning, stacklevel=1)
@@ -278,7 +278,7 @@ def test_every_call_counts_and_sees_its_own_numbers(device: torch.device) -> Non
 
 
 @pytest.mark.parametrize(
-    ("changed", "place", "ranks", "message"),
+    ("changed", "device_type", "ranks", "message"),
     [
         ({}, "cpu", 1, "needs a CUDA device"),
         ({}, "cuda", 2, "one GPU only"),
@@ -286,10 +286,12 @@ def test_every_call_counts_and_sees_its_own_numbers(device: torch.device) -> Non
         ({"compile": "on", "compile_mode": "max-autotune"}, "cuda", 1, "--compile-mode max-autotune"),
     ],
 )
-def test_where_there_can_be_no_graph_it_says_so(changed: dict[str, str], place: str, ranks: int, message: str) -> None:
+def test_where_there_can_be_no_graph_it_says_so(
+    changed: dict[str, str], device_type: str, ranks: int, message: str
+) -> None:
     recipe = dataclasses.replace(GRAPHED, **changed)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=message):
-        check_graph(recipe, torch.device(place), World(0, ranks))
+        check_graph(recipe, torch.device(device_type), World(0, ranks))
     check_graph(dataclasses.replace(GRAPHED, compile="on"), torch.device("cuda"), World())
 
 

@@ -321,10 +321,14 @@ def test_a_size_that_a_model_can_not_take_is_one_sentence(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_checkpoint_of_another_version_is_one_sentence(tiny_shards: ShardSet, tmp_path: Path) -> None:
+def test_a_state_of_another_version_or_without_a_key_is_one_sentence(tiny_shards: ShardSet, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(tiny_shards, run, changed(TINY, epochs=1), device="cpu")
     trained, state = load_checkpoint(run, "last")
     save_checkpoint(run, "last", trained, state | {"version": 99})
     with pytest.raises(UserError, match="has version 99, and this program resumes version 1"):
         train(tiny_shards, run, TINY, device="cpu", resume=True)
+    for key in ("progress", "step", "loader", "meter"):
+        save_checkpoint(run, "last", trained, {name: value for name, value in state.items() if name != key})
+        with pytest.raises(UserError, match=f"the last checkpoint of .* is damaged .*{key}"):
+            train(tiny_shards, run, TINY, device="cpu", resume=True)

@@ -50,7 +50,7 @@ def difference(a: Any, b: Any, path: str = "") -> list[str]:
         return [text for key in sorted(keys, key=str) for text in difference(a.get(key), b.get(key), f"{path}/{key}")]
     if isinstance(a, list | tuple) and isinstance(b, list | tuple) and len(a) == len(b):
         pairs = enumerate(zip(a, b, strict=True))
-        return [text for place, pair in pairs for text in difference(*pair, f"{path}/{place}")]
+        return [text for index, pair in pairs for text in difference(*pair, f"{path}/{index}")]
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return [] if torch.equal(a, b) else [path]
     return [] if a == b else [f"{path}: {a} is not {b}"]

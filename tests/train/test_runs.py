@@ -121,7 +121,7 @@ def test_the_command_says_how_to_go_on(
     assert code == 0
     line = out.splitlines()[-1]
     go_on = f"python -m food101_fast.train --shards {tiny_path} --run {run} --resume"
-    assert line == f"stopped by SIGTERM after step 5, with a checkpoint; go on with: {go_on}"
+    assert line == f"stopped by SIGTERM after step 5, with a checkpoint; resume with: {go_on}"
     code, out, _ = command(*go_on.replace("python -m food101_fast.", "").split())
     assert code == 0
     for word in ("best epoch", "validation top-1", "images per second", "waiting for data", "peak memory", "time"):

@@ -242,7 +242,7 @@ def context_of(recipe: Recipe, device: str = "cpu") -> TrainContext:
             ["--batch-size", "9", "--accumulate", "2"],
             "--batch-size 9 is the batch of all ranks together",
         ),
-        (["--sync-batchnorm"], "--sync-batchnorm: torch has it for CUDA only"),
+        (["--sync-batchnorm"], "--sync-batchnorm: torch supports it on CUDA only"),
     ],
 )
 def test_options_that_can_not_be_are_one_sentence(

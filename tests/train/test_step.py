@@ -40,12 +40,12 @@ def batch(samples: int = 8, size: int = 40) -> Batch:
 
 def everything(step: TrainStep) -> dict[str, torch.Tensor]:
     """A copy of all that a step may change, but for the scale and the counts of skipped steps."""
-    held = dict(step.model.state_dict())
+    values = dict(step.model.state_dict())
     if step.average is not None:
-        held |= {f"average.{name}": value for name, value in step.average.model.state_dict().items()}
-    for place, state in enumerate(step.optimizer.state.values()):
-        held |= {f"optimizer.{place}.{name}": value for name, value in state.items()}
-    return {name: value.clone() for name, value in held.items()}
+        values |= {f"average.{name}": value for name, value in step.average.model.state_dict().items()}
+    for index, state in enumerate(step.optimizer.state.values()):
+        values |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+    return {name: value.clone() for name, value in values.items()}
 
 
 def weights(step: TrainStep) -> dict[str, torch.Tensor]:
@@ -95,7 +95,7 @@ def test_parts_add_up_to_the_same_step() -> None:
 @pytest.mark.parametrize("amp", ["off", "bf16", "fp16"])
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 def test_a_step_that_is_not_finite_leaves_no_trace(amp: Amp, optimizer: Optimizer) -> None:
-    """Nor in the running statistics, which the forward pass has spoilt before anybody can know."""
+    """Nor in the running statistics, which the forward pass has already changed."""
     recipe = dataclasses.replace(SGD, amp=amp, optimizer=optimizer, ema_decay=0.9, learning_rate=1e-2)
     step = TrainStep(recipe, small_model(), CPU)
     step.train_mode()
@@ -234,7 +234,7 @@ def test_dropout_depends_on_the_step_alone() -> None:
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "resnet50", "efficientnet_b0", "efficientnet_b3", "convnext_tiny"])
-def test_every_model_trains_a_step_with_every_optimiser(name: str) -> None:
+def test_every_model_trains_a_step_with_every_optimizer(name: str) -> None:
     for optimizer in ("adamw", "sgd"):
         recipe = Recipe(model=name, weights="none", image_size=32, optimizer=optimizer, layer_decay=0.9, ema_decay=0.9)
         step = TrainStep(recipe, build_model(name, "none", 3), CPU)
@@ -253,15 +253,15 @@ def heads() -> list[str]:
     return [name for name in names if "regnet" not in name]
 
 
-@pytest.mark.parametrize("part", range(4))
-def test_every_model_of_torchvision_has_a_head_and_groups(part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("quarter", range(4))
+def test_every_model_of_torchvision_has_a_head_and_groups(quarter: int, monkeypatch: pytest.MonkeyPatch) -> None:
     from food101_fast.models import head_of, layer_groups
 
     for name in vars(nn.init):
         if name.endswith("_") and not name.startswith("_"):  # initial values, most of the work, are of no use here
             monkeypatch.setattr(nn.init, name, lambda tensor, *args, **kwargs: tensor)
     with torch.device("meta"):
-        for name in heads()[part::4]:
+        for name in heads()[quarter::4]:
             model = build_model(name, "none", 7)
             _, head = head_of(model)
             assert 7 in (getattr(head, "out_features", 0), getattr(head, "out_channels", 0)), name
@@ -274,10 +274,10 @@ def test_every_model_of_torchvision_has_a_head_and_groups(part: int, monkeypatch
             assert all(size >= body / 100 for size in sizes), name
 
 
-def test_a_recipe_asks_for_synchronised_statistics_where_there_are_none() -> None:
+def test_a_recipe_asks_for_synchronized_statistics_where_there_are_none() -> None:
     from food101_fast.errors import UserError
 
-    with pytest.raises(UserError, match="--sync-batchnorm: torch has it for CUDA only"):
+    with pytest.raises(UserError, match="--sync-batchnorm: torch supports it on CUDA only"):
         TrainStep(dataclasses.replace(SGD, sync_batchnorm=True), small_model(), CPU)
 
 
