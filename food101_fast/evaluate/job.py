@@ -65,18 +65,10 @@ def evaluate(
         UserError: there is no trained run or its shards are not there or are others.
     """
     run = read_run(folder)
-    place = run.shards if shards is None else shards
     try:
-        shard_set = ShardSet.open(place)
+        shard_set = run.open_shards(shards)
     except UserError as error:
-        if shards is not None:
-            raise
-        raise UserError(
-            f"evaluation needs the shards that {folder} was trained on, which can't be opened where they were "
-            f"({error}); give their place to --shards"
-        ) from error
-    if shard_set.manifest.digest != run.data:
-        raise UserError(f"{folder} was trained on other shards than {place}; give the right ones to --shards")
+        raise UserError(f"{folder} can't be evaluated: {error}") from error
     found = _predictions(folder, run, shard_set, split, choose_device(device), batch_size, tta)
     scores = compute_metrics(found.logits, found.labels, run.classes)
     metrics = write_evaluation(folder, split, scores, found, tta=tta, weights=weights_hash(folder, "best"))

@@ -63,6 +63,28 @@ class Run:
         """How an image file becomes an image as in the shards."""
         return Rules(size=self.stored_size, fit=self.fit)
 
+    def open_shards(self, override: str | Path | None = None) -> ShardSet:
+        """The shards that the run was trained on.
+
+        Args:
+            override: their folder or URL, if they moved since.
+
+        Raises:
+            UserError: they can't be opened, or another data set is there.
+        """
+        try:
+            shards = ShardSet.open(self.shards if override is None else override)
+        except UserError as error:
+            if override is not None:
+                raise
+            moved = "the shards are not where the run was trained from"
+            raise UserError(f"{moved} ({error}); give their folder or URL to --shards") from error
+        if shards.manifest.digest == self.data:
+            return shards
+        if override is not None:
+            raise UserError(f"the run was trained on other shards than {override}; give the right ones to --shards")
+        raise UserError(f"{self.shards} now has other shards; give the folder or URL of the run's own to --shards")
+
     @property
     def eval_spec(self) -> EvalSpec:
         """How a stored image is resized and cropped for evaluation."""
