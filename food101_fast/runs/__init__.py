@@ -1,4 +1,4 @@
-"""A run's folder: its recipe, its checkpoints, and what it says about itself."""
+"""A run's folder: its recipe, checkpoints, metrics of epochs and splits, and predictions. To change a file name: `folder`."""
 
 from food101_fast.runs.folder import RunFolder
 from food101_fast.runs.recipe import RECIPES, Recipe

@@ -1,4 +1,4 @@
-"""Recipes: all that decides what a run computes. Each field is a flag of `train` and is stored with the run."""
+"""Recipes: every setting that determines what a run computes. Each field is a flag of `train`, stored with the run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotun
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["exponential", "cosine", "constant"]
 
-# Fields that say how long to train or how to compute the same thing: they may be changed when a run goes on.
+# These say how long to train, or how to compute the same result, so a resumed run may change them.
 CHANGEABLE = ("epochs", "patience", "accumulate", "compile", "compile_mode", "cuda_graph", "cudnn_benchmark")
 
 
@@ -29,73 +29,75 @@ class Recipe:
     model: str = "mobilenet_v2"
     """Any torchvision classification model, by its name in torchvision.models."""
     weights: str = "DEFAULT"
-    """Where the weights start: the name of torchvision weights, a file (.safetensors or .pth), or none."""
+    """Initial weights: the name of torchvision weights, a file (.safetensors or .pth), or none for random weights."""
     image_size: Annotated[int, Ge(32)] = 160
-    """Height and width that the model sees, in pixels; always so in validation and in the last epoch."""
+    """Height and width of the model's input, in pixels. Validation and the last epoch always use it."""
     start_size: Annotated[int, Ge(32)] | None = None
-    """Height and width in the first epoch, for progressive resizing: it grows to --image-size in steps of 32 pixels."""
+    """Height and width in the first epoch, for progressive resizing; they grow to --image-size in steps of 32
+    pixels."""
     preset: str = "baseline"
-    """Augmentation of the training images: baseline (random crop and flip), strong (also rotation, colour, affine,
+    """Augmentation of the training images: baseline (random crop and flip), strong (also rotation, color, affine,
     erasing), or trivial (crop, flip, TrivialAugmentWide, erasing, MixUp or CutMix)."""
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
-    """Share of the label that is spread over all classes."""
+    """Share of each label that is spread over all classes."""
     epochs: Annotated[int, Ge(1)] = 7
-    """Times that every training image is seen, at the most."""
+    """Passes over the training images; --patience may end training earlier."""
     batch_size: Annotated[int, Ge(2)] = 128
     """Images in one optimizer step, over all ranks together."""
     accumulate: Annotated[int, Ge(1)] = 1
-    """Parts that a rank's batch is cut into, whose gradients are added up: less memory, the same step."""
+    """Micro-batches in each optimizer step: a rank's batch is cut into so many, and their gradients are added up. Takes
+    less memory for the same step."""
     optimizer: Optimizer = "adam"
     """adam, adamw (decoupled weight decay), or sgd (with Nesterov momentum)."""
     learning_rate: Annotated[float, Gt(0)] = 5e-5
-    """Highest learning rate, of the head; other layers have it times --layer-decay for each layer group below."""
+    """Highest learning rate, that of the head. Each layer group below multiplies it by --layer-decay."""
     schedule: Schedule = "exponential"
     """Learning rate after the warm-up: exponential (times --lr-gamma after each epoch), cosine (to nearly 0 at the end
     of the last epoch), or constant."""
     lr_gamma: Annotated[float, Gt(0), Le(1)] = 0.98
     """Factor of the exponential schedule; the default goes from 5e-5 to 4.4e-5 in the seventh epoch."""
     warmup_epochs: Annotated[float, Ge(0)] = 0.0
-    """Epochs, or a part of one, in which the learning rate rises linearly from nearly 0."""
+    """Epochs, or a fraction of one, in which the learning rate rises linearly from nearly 0."""
     momentum: Annotated[float, Gt(0), Lt(1)] = 0.9
-    """Of sgd."""
+    """Momentum of sgd."""
     weight_decay: Annotated[float, Ge(0)] = 0.0
-    """Of adamw and sgd, on weights of more than one dimension: not on biases and normalisation."""
+    """Weight decay of adamw and sgd, for weights of more than one dimension; biases and normalization have none."""
     layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
-    """Factor on the learning rate from each layer group to the one below it; below 1, early layers change less."""
+    """Factor on the learning rate from each layer group to the one below; below 1, early layers change less."""
     unfreeze_epochs: Annotated[int, Ge(0)] = 0
-    """Epochs of progressive unfreezing: the first trains the head only, then more layers from the top down, and all
-    after so many. Normalisation in frozen layers keeps its statistics."""
+    """Epochs of progressive unfreezing: the first trains only the head, each later one more layers from the top down;
+    after so many epochs all layers train. Normalization in frozen layers keeps its statistics."""
     clip_norm: Annotated[float, Gt(0)] | None = None
-    """Longest gradient, as the norm over all weights; longer ones are cut to it."""
+    """Largest norm of the gradient over all weights; a larger gradient is scaled down to it."""
     ema_decay: Annotated[float, Ge(0), Lt(1)] | None = None
-    """Decay per step of an exponential moving average of the weights, which is then what is validated and kept as
-    model.safetensors; at step t it is at most (1 + t) / (10 + t), so that short runs have a use for it."""
+    """Decay per step of an exponential moving average of the weights. The average is validated, and saved as
+    model.safetensors. At step t the decay is at most (1 + t) / (10 + t), so that short runs profit too."""
     patience: Annotated[int, Ge(1)] | None = 3
-    """Stop after this many epochs without a better validation accuracy; None is never."""
+    """Stop after this many epochs without a better validation accuracy; None never stops early."""
     amp: Amp = "auto"
-    """Mixed precision: fp16 (with gradient scaling), bf16 or off (float32); auto is fp16 on CUDA, bf16 on CPUs with
-    AMX, and off on others."""
+    """Mixed precision: fp16 (with gradient scaling), bf16 or off (float32). auto is fp16 on CUDA, bf16 on CPUs with
+    AMX, and off on other CPUs."""
     tf32: bool = True
-    """Whether CUDA may multiply float32 with 10 bits of mantissa (TF32), where mixed precision leaves float32."""
+    """Let CUDA multiply float32 with 10 bits of mantissa (TF32), where mixed precision keeps float32."""
     compile: Compile = "auto"
-    """torch.compile for training step, transforms and validation; auto is off on the CPU, and on CUDA measures 40 steps
-    and compiles if the steps that are left gain more than compiling takes."""
+    """torch.compile for the training step, transforms and validation. auto is off on the CPU; on CUDA it measures 40
+    steps and compiles if the remaining steps gain more time than compiling takes."""
     compile_mode: CompileMode = "default"
     """Mode of torch.compile; reduce-overhead and max-autotune use CUDA graphs."""
     cuda_graph: CudaGraph = "auto"
-    """Capture the whole training step as a CUDA graph, which the host launches at once: for small models and batches.
-    Needs no compiler; one GPU only. auto is on where there is one GPU, --compile-mode makes no graphs of its own, and
-    no step waits for the GPU."""
+    """Capture the training step as a CUDA graph, which the host launches at once: for small models and batches. Needs
+    no compiler, and a single GPU. auto is on with a single GPU, if --compile-mode makes no graphs of its own and no
+    step waits for the GPU."""
     cudnn_benchmark: bool = True
-    """Have cuDNN try several algorithms for each convolution in the first step of each image size, and keep the
-    fastest; --no-cudnn-benchmark starts sooner and takes the ones that cuDNN thinks best."""
+    """Let cuDNN try several algorithms for each convolution in the first step of each image size, and keep the fastest.
+    --no-cudnn-benchmark starts sooner, with the algorithms that cuDNN estimates to be best."""
     sync_batchnorm: bool = False
-    """With several ranks: normalise over the whole batch instead of each rank's part of it (CUDA only)."""
+    """With several ranks, normalize over the whole batch instead of each rank's share of it (CUDA only)."""
     window: Annotated[int, Ge(2)] | None = None
-    """Images that are shuffled among each other; by default all. A smaller window, of at least a batch, needs only the
-    shards of three windows at a time, on the disk and in memory: for data sets behind a URL larger than the disk."""
+    """Shuffle images only within windows of this many, at least a batch; by default all are shuffled together. Only the
+    shards of three windows at a time are on the disk and in memory: for remote data sets larger than the disk."""
     seed: Annotated[int, Ge(0)] = 0
-    """Decides initial weights, the order of the images, their augmentation and dropout."""
+    """Determines initial weights, order of the images, augmentation and dropout."""
 
     def compiles_on(self, device_type: str) -> bool:
         """Whether anything is compiled on a device of this type: with `auto` at least the augmentation, on CUDA."""
@@ -116,13 +118,13 @@ class Recipe:
             if number > self.epochs:
                 raise UserError(f"{flag} {number} should be at most --epochs {self.epochs}; give both")
         if self.accumulate > 1 and self.compile_mode in ("reduce-overhead", "max-autotune"):
-            # Such graphs overwrite the gradients of the part before: pytorch/pytorch#169545.
+            # Such graphs overwrite the gradients of the micro-batch before: pytorch/pytorch#169545.
             raise UserError(
                 f"--accumulate {self.accumulate} cannot be combined with --compile-mode {self.compile_mode}; use "
                 "default or max-autotune-no-cudagraphs"
             )
         if self.optimizer == "adam" and self.weight_decay:
-            raise UserError("--weight-decay goes with --optimizer adamw or sgd, not with adam; give one of those")
+            raise UserError("--weight-decay needs --optimizer adamw or sgd, and not adam; give one of those")
 
 
 RECIPES: dict[str, Recipe] = {
