@@ -1,4 +1,4 @@
-"""The device that a command computes on, and the machine that it is in."""
+"""The device that a command computes on, and a description of the machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def choose_device(device: Device) -> torch.device:
     """The device that `--device` names; `auto` is CUDA where there is one; under torchrun the rank's own GPU.
 
     Raises:
-        UserError: CUDA is asked for and there is none.
+        UserError: `cuda` without a CUDA device.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -32,11 +32,11 @@ def choose_device(device: Device) -> torch.device:
 
 
 def set_up_device(device: torch.device, *, tf32: bool, cudnn_benchmark: bool = True) -> None:
-    """Choose torch's settings for training on a CUDA device; nothing for others.
+    """Set torch's global options for training on a CUDA device; does nothing for others.
 
     Args:
-        device: is made the current one.
-        tf32: whether float32 may be multiplied with 10 bits of mantissa.
+        device: becomes the current one.
+        tf32: whether CUDA may multiply float32 with 10 bits of mantissa.
         cudnn_benchmark: whether cuDNN measures algorithms for each new shape, and keeps the fastest.
     """
     if device.type != "cuda":
