@@ -1,4 +1,4 @@
-"""Plots of runs and of data sets, drawn without pyplot, so that nothing depends on a screen or a global state."""
+"""Every PNG that matplotlib draws, of runs and data sets; without pyplot, so no screen and no global state matter."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 Curves = Mapping[str, Sequence[float]]
 
 _DPI = 120
-_MANY_CLASSES = 20  # past this, labels get smaller, and numbers in the cells of a matrix can't be read
+_MANY_CLASSES = 20  # above this, labels get smaller and the cells of a matrix have no numbers
 # Of the palette for all kinds of color vision by Okabe and Ito (https://jfly.uni-koeln.de/color/).
 _COLORS = ("#0072b2", "#e69f00", "#009e73")
 
 
 def png(figure: Figure, *, tight: bool = False) -> bytes:
-    """A figure as a PNG file; `tight` cuts the empty border off."""
+    """A figure as a PNG file; `tight` trims the empty border."""
     stream = BytesIO()
     figure.savefig(stream, format="png", bbox_inches="tight" if tight else None, pad_inches=0.15)
     return stream.getvalue()
@@ -40,7 +40,7 @@ def _axes(figure: Figure, **grid: Any) -> Any:
 
 def plot_confusion(shares: NDArray[np.float64], classes: Sequence[str]) -> Figure:
     """Heat map of a confusion matrix (classes, classes) whose rows add up to 1."""
-    import seaborn  # here and below, since prepare draws without it
+    import seaborn  # here and below, since prepare draws without it and need not import it
 
     few = len(classes) <= _MANY_CLASSES
     side = max(5.0, 0.62 * len(classes)) if few else 0.19 * len(classes) + 3
@@ -61,12 +61,12 @@ def plot_confusion(shares: NDArray[np.float64], classes: Sequence[str]) -> Figur
         yticklabels=False,
         cbar_kws={"label": "share of the true class", "shrink": 0.8},
     )
-    # Given to seaborn, a hundred labels take ten seconds: it looks for overlaps with a renderer for each.
+    # Set through seaborn, a hundred labels take ten seconds: it renders each to look for overlaps.
     names = [_label(name) for name in classes]
     size = 9 if few else 7
     axes.set_xticks(np.arange(len(names)) + 0.5, names, rotation=90, fontsize=size)
     axes.set_yticks(np.arange(len(names)) + 0.5, names, rotation=0, fontsize=size)
-    axes.set(xlabel="predicted class", ylabel="true class", title="Normalised confusion matrix")
+    axes.set(xlabel="predicted class", ylabel="true class", title="Normalized confusion matrix")
     return figure
 
 

@@ -1,4 +1,4 @@
-"""`python -m food101_fast.evaluate`: measure a run and print a table."""
+"""`python -m food101_fast.evaluate`: measure runs on a split and print tables."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class EvaluateSettings:
     """Measure the best checkpoint of a run on one split; write metrics, predictions, plots and a report into it."""
 
     run: tuple[Path, ...]
-    """Folder of the run; of several, each is measured, and then the average of their probabilities."""
+    """Folder of the run. With several, each is measured, and then the average of their probabilities."""
     split: Literal["train", "val", "test"] = "test"
-    """Which images."""
+    """Split to measure on."""
     shards: str | None = None
-    """Folder of shards or its URL, if it is no longer where the run was trained from."""
+    """Folder or URL of the shards, if they moved since the run was trained."""
     device: Device = "auto"
-    """Where to compute; auto is CUDA where there is one."""
+    """Device to compute on; auto is CUDA if available."""
     batch_size: Annotated[int, Ge(1)] = 256
-    """Images at a time."""
+    """Images in each batch."""
     tta: Tta = "none"
-    """Test-time augmentation, averaged: flip (also mirrored) or crops (centre and corners)."""
+    """Test-time augmentation, whose probabilities are averaged: flip (also mirrored) or crops (center and corners)."""
 
     def __post_init__(self) -> None:
         if not self.run:

@@ -1,4 +1,4 @@
-"""Measure a run's best checkpoint on a split, and write what was found into the run's folder."""
+"""Measure a run's best checkpoint on a split, and write metrics, predictions and plots into the run's folder."""
 
 from __future__ import annotations
 
@@ -58,25 +58,25 @@ def evaluate(
     """Evaluate the best checkpoint of the run in `folder`.
 
     Writes `{split}_metrics.json`, `predictions.npz` (`ids`, `labels`, `logits`), and PNGs of the confusion matrix,
-    the curves and the class counts. For a split other than test the names of predictions and confusion matrix begin
-    with it. With `tta` the logits are those of the averaged probabilities.
+    the curves and the class counts. For a split other than test, predictions and confusion matrix have the prefix
+    `{split}_`.
+
+    Args:
+        folder: of the run.
+        split: train, val or test.
+        shards: folder or URL of the shards, if they moved since the run was trained.
+        device: to compute on.
+        batch_size: images in each batch.
+        tta: test-time augmentation; the logits are then logarithms of averaged probabilities.
 
     Raises:
-        UserError: there is no trained run or its shards are not there or are others.
+        UserError: there is no trained run, its shards can't be opened, or a file can't be written.
     """
     run = read_run(folder)
-    place = run.shards if shards is None else shards
     try:
-        shard_set = ShardSet.open(place)
+        shard_set = run.open_shards(shards)
     except UserError as error:
-        if shards is not None:
-            raise
-        raise UserError(
-            f"evaluation needs the shards that {folder} was trained on, which can't be opened where they were "
-            f"({error}); give their place to --shards"
-        ) from error
-    if shard_set.manifest.digest != run.data:
-        raise UserError(f"{folder} was trained on other shards than {place}; give the right ones to --shards")
+        raise UserError(f"{folder} can't be evaluated: {error}") from error
     found = _predictions(folder, run, shard_set, split, choose_device(device), batch_size, tta)
     scores = compute_metrics(found.logits, found.labels, run.classes)
     metrics = write_evaluation(folder, split, scores, found, tta=tta, weights=weights_hash(folder, "best"))
@@ -101,14 +101,14 @@ def _predictions(
     loader = ShardLoader(shards, split=split, batch_size=batch_size, device=device, shuffle=False, drop_last=False)
     model = load_model(folder, run)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    seen = []
+    of_views = []
     for preset in views(tta, run.eval_spec):
         batches = predict(model, loader, preset, inference_precision(run.recipe.amp, device))
         # The results stay on the device until the end, so that no batch waits for the one before it.
-        parts = list(tqdm(batches, total=len(loader), desc=f"evaluate {split}", unit="batches"))
-        logits, labels, ids = (torch.cat(part).cpu().numpy() for part in zip(*parts, strict=True))
-        seen.append(logits)
-    return Predictions(ids, labels, averaged(seen))
+        predicted = list(tqdm(batches, total=len(loader), desc=f"evaluate {split}", unit="batches"))
+        logits, labels, ids = (torch.cat(tensors).cpu().numpy() for tensors in zip(*predicted, strict=True))
+        of_views.append(logits)
+    return Predictions(ids, labels, averaged(of_views))
 
 
 def _curves(rows: Sequence[EpochRow]) -> Figure:
@@ -124,7 +124,7 @@ def _curves(rows: Sequence[EpochRow]) -> Figure:
 
 
 def check_same_shards(folders: Sequence[Path]) -> None:
-    """Refuse runs whose probabilities can't be averaged.
+    """Refuse runs whose probabilities can't be averaged, since their samples or classes differ.
 
     Raises:
         UserError: they were trained on different shards.
@@ -134,17 +134,17 @@ def check_same_shards(folders: Sequence[Path]) -> None:
 
 
 def evaluate_ensemble(folders: Sequence[Path], *, split: str = "test") -> Evaluation[EnsembleMetrics]:
-    """The average of several runs' probabilities, from the predictions that `evaluate` has written.
+    """The average of several runs' probabilities, from the predictions that `evaluate` wrote.
 
     Writes `{split}_ensemble_metrics.json` and `ensemble_predictions.npz` into the first run; for a split other than
-    test the second name begins with it.
+    test, the second name has the prefix `{split}_`.
 
     Args:
         folders: runs that were evaluated on the same split of the same shards.
-        split: which one.
+        split: train, val or test.
 
     Raises:
-        UserError: the runs have other samples or classes, or one was not evaluated.
+        UserError: the runs have different shards, one was not evaluated, or a file can't be written.
     """
     check_same_shards(folders)
     classes = read_run(folders[0]).classes

@@ -47,7 +47,7 @@ def confusion(logits: Logits, labels: Labels) -> NDArray[np.int64]:
 
 
 def normalized(counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Rows of a confusion matrix as shares that add up to 1; a class without samples has a row of zeros."""
+    """Rows of a confusion matrix as shares that add up to 1, (classes, classes); zeros for a class without samples."""
     totals = counts.sum(axis=1, keepdims=True)
     shares: NDArray[np.float64] = counts / np.maximum(totals, 1)
     return shares

@@ -17,11 +17,11 @@ Tta = Literal["none", "flip", "crops"]
 
 
 def views(tta: Tta, spec: EvalSpec) -> list[Preset]:
-    """The ways in which evaluation looks at each image.
+    """Presets for the views of each image.
 
     Args:
-        tta: `none`, the central crop; `flip`, also mirrored; `crops`, the centre and the four corners, as
-            `torchvision.transforms.v2.FiveCrop` has them.
+        tta: `none`, the central crop; `flip`, also mirrored; `crops`, the center and the four corners, like
+            `torchvision.transforms.v2.FiveCrop`.
         spec: how an image is resized, and how large crops are.
 
     Raises:
@@ -48,8 +48,15 @@ def views(tta: Tta, spec: EvalSpec) -> list[Preset]:
 
 
 def averaged(logits: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Logits whose probabilities are the means of those of several, each (N, classes): the logarithms of the means."""
+    """Logits of the averaged probabilities: logarithms of the means.
+
+    Args:
+        logits: of each view or run, float32 (N, classes).
+
+    Returns:
+        float32 (N, classes); of a single one its own logits.
+    """
     if len(logits) == 1:
         return logits[0]
-    logs = np.stack([log_softmax(part.astype(np.float64), axis=1) for part in logits])
+    logs = np.stack([log_softmax(one.astype(np.float64), axis=1) for one in logits])
     return np.asarray(logsumexp(logs, axis=0) - np.log(len(logits)), np.float32)

@@ -1,4 +1,4 @@
-"""A trained run in, files for other programs out: a torch.export program, ONNX, safetensors and a model card."""
+"""A trained run as files for other programs: a torch.export program, ONNX, safetensors and a model card."""
 
 from food101_fast.export.job import export
 

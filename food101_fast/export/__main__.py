@@ -12,13 +12,16 @@ from food101_fast.export.job import export
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings:
-    """Write a run's model for other programs: a torch.export program and ONNX that take uint8 images of any size and
-    give probabilities, weights as safetensors, and a model card. The run's shards are not needed."""
+    """Write a run's model for other programs; the run's shards are not needed.
+
+    A torch.export program and ONNX take uint8 images of any size and return probabilities. Weights as safetensors and a
+    model card come with them.
+    """
 
     run: Path
     """Folder of the run."""
     out: Path | None = None
-    """Folder to make; by default `export` in the run."""
+    """New folder to write to; by default `export` in the run."""
     checkpoint: str = "best"
     """Checkpoint of the run: best, last, or one that --keep kept."""
     onnx: bool = False

@@ -1,4 +1,4 @@
-"""Write what other programs need of a run into a folder, and compare it with the run before the folder appears."""
+"""Write a run's model into a new folder for other programs, and compare its probabilities before the folder appears."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ CONFIG_NAME = "config.json"
 CARD_NAME = "README.md"
 
 TOLERANCE = 1e-4
-"""By how much a probability may differ from the run's."""
+"""Largest difference of a probability from the run's own."""
 
 _PARITY_IMAGES = 3  # of each size
 _ONNX_EXTRA = ("onnx", "onnxscript", "onnxruntime")
-# A protocol buffer can't be larger than 2 GiB; weights beyond this lie in a file of their own.
+# A protocol buffer can't be larger than 2 GiB; from this size on, weights go into a separate file.
 _LARGEST_INSIDE = 1 << 30
 
 Predict = Callable[[Tensor], Tensor]
@@ -47,7 +47,7 @@ Predict = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What an export wrote, and how far its probabilities are from the run's."""
+    """The files of an export, and how far their probabilities are from the run's."""
 
     folder: Path
     files: tuple[Path, ...]
@@ -60,61 +60,61 @@ def export(folder: Path, out: Path | None = None, *, checkpoint: str = "best", o
 
     Writes `model.pt2` (`torch.export`), `model.safetensors`, `config.json`, `README.md` (a model card in the layout of
     the Hugging Face hub), and with `onnx` also `model.onnx`. The programs take uint8 images (N, 3, H, W) of any size
-    and give float32 probabilities (N, classes), in float32 throughout, on the CPU.
+    and return float32 probabilities (N, classes), computed in float32 on the CPU.
 
     Args:
-        folder: the run.
-        out: a folder that is not there yet; by default `export` in the run.
+        folder: of the run.
+        out: a folder that does not exist yet; by default `export` in the run.
         checkpoint: `best`, `last` or another one that was kept.
-        onnx: whether to write ONNX, too; needs the extra `onnx`.
+        onnx: whether to write ONNX too; needs the extra `onnx`.
 
     Raises:
-        UserError: there is no such run or checkpoint; `out` is there already or can't be written; the extra is missing;
-            or an exported program gives other probabilities than the run, so that nothing is written.
+        UserError: there is no such run or checkpoint; `out` exists or can't be written; the extra is missing; or the
+            probabilities of an exported program differ from the run's, and then nothing is written.
     """
     run = read_run(folder)
     out = folder / "export" if out is None else out
     if out.exists():
-        raise UserError(f"{out} is already there; remove it, or give another --out")
+        raise UserError(f"{out} already exists; remove it, or give another --out")
     if onnx and not all(map(importlib.util.find_spec, _ONNX_EXTRA)):
         raise UserError("--onnx needs the extra: pip install 'food101-fast[onnx]', or leave it out")
     cpu = torch.device("cpu")
     model = load_model(folder, run, checkpoint)
     program = _exported(model, run)
-    with _new_folder(out) as part:
-        torch.export.save(program, part / PROGRAM_NAME)
-        write_atomically(part / WEIGHTS_NAME, packed(model.state_dict()))
-        predictors = {PROGRAM_NAME: _load_program(part / PROGRAM_NAME)}
+    with _new_folder(out) as new:
+        torch.export.save(program, new / PROGRAM_NAME)
+        write_atomically(new / WEIGHTS_NAME, packed(model.state_dict()))
+        predictors = {PROGRAM_NAME: _load_program(new / PROGRAM_NAME)}
         if onnx:
-            _write_onnx(program, part / ONNX_NAME)
-            predictors[ONNX_NAME] = _load_onnx(part / ONNX_NAME)
+            _write_onnx(program, new / ONNX_NAME)
+            predictors[ONNX_NAME] = _load_onnx(new / ONNX_NAME)
         sizes = _parity_sizes(run.stored_size)
         differences = _compare(predictors, Classifier.of(run, model, cpu, Precision("off", cpu)), sizes)
-        write_atomically(part / CONFIG_NAME, orjson.dumps(_config(run), option=orjson.OPT_INDENT_2))
+        write_atomically(new / CONFIG_NAME, orjson.dumps(_config(run), option=orjson.OPT_INDENT_2))
         parity = Parity(images=_PARITY_IMAGES * len(sizes), sizes=len(sizes), differences=differences)
-        write_atomically(part / CARD_NAME, model_card(folder, run, model, checkpoint, parity).encode())
+        write_atomically(new / CARD_NAME, model_card(folder, run, model, checkpoint, parity).encode())
     return Exported(folder=out, files=tuple(sorted(out.iterdir())), differences=differences)
 
 
 @contextlib.contextmanager
 def _new_folder(out: Path) -> Iterator[Path]:
-    """A folder that takes its name when the block ends well, and is removed when it does not."""
+    """A temporary folder that is renamed to `out` at the end, or removed after an error."""
     advice = "or give another --out"
     with writing(out, advice):
         out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.absolute().parent))
     try:
         with writing(out, advice):
-            yield part
-            part.chmod(0o755)  # of a temporary folder it is only its owner's
-            part.rename(out)
+            yield temporary
+            temporary.chmod(0o755)  # only its owner can read a temporary folder
+            temporary.rename(out)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _exported(model: nn.Module, run: Run) -> torch.export.ExportedProgram:
     program = Program(model, rules=run.rules, spec=run.eval_spec).eval()
-    # Sizes of which none is 1 or equals another, so that none is taken for a constant.
+    # Different sizes, none of them 1, so that torch.export takes none for a constant.
     example = torch.zeros(2, 3, run.stored_size + 3, run.stored_size + 5, dtype=torch.uint8)
     dynamic = {"images": {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}}
     with torch.inference_mode(False), torch.no_grad():
@@ -123,7 +123,7 @@ def _exported(model: nn.Module, run: Run) -> torch.export.ExportedProgram:
 
 def _load_program(path: Path) -> Predict:
     with warnings.catch_warnings():
-        # In torch 2.11 the weights are views of the bytes of the file, to which nothing writes.
+        # In torch 2.11 the weights are views of the file's bytes; nothing writes to them.
         warnings.filterwarnings("ignore", "The given buffer is not writable", UserWarning)
         module = torch.export.load(path).module()
     return lambda images: module(images)
@@ -133,7 +133,7 @@ def _write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
     dynamic = {"images": {0: "batch", 2: "height", 3: "width"}}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        # Some versions of torch use here what they have deprecated themselves.
+        # Some versions of torch use functions here that they deprecated themselves.
         warnings.simplefilter("ignore", FutureWarning)
         converted = torch.onnx.export(
             program,
@@ -156,7 +156,7 @@ def _load_onnx(path: Path) -> Predict:
 
 
 def _parity_sizes(stored: int) -> list[tuple[int, int]]:
-    """Heights and widths: the stored size, larger and smaller, wide, tall, even and odd."""
+    """Heights and widths to compare: the stored size, larger and smaller, wide, tall, even and odd."""
     return [
         (stored, stored),
         (2 * stored + 5, 3 * stored + 2),
@@ -188,7 +188,7 @@ def _compare(predictors: dict[str, Predict], classifier: Classifier, sizes: list
     for name, difference in differences.items():
         if not difference <= TOLERANCE:
             raise UserError(
-                f"{name} gives probabilities that differ from the run's by {difference:.1e}, more than the "
+                f"{name} returns probabilities that differ from the run's by {difference:.1e}, more than the "
                 f"{TOLERANCE:.0e} allowed, so nothing was written; please report the model and torch's version"
             )
     return differences

@@ -1,7 +1,7 @@
 """From uint8 images of any size to probabilities, in operations that torch.export and ONNX have.
 
-Everything that `predict` does after decoding is inside, and rounded as there: Pillow's resize to the stored size, which
-`prepare` does, and torchvision's to the size of evaluation. Both compute in integers, which float64 holds exactly.
+It contains everything that `predict` does after decoding, with the same rounding: Pillow's resize to the stored size,
+as in `prepare`, and torchvision's resize of evaluation. Both compute in integers, which float64 represents exactly.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from food101_fast.images import Rules
 from food101_fast.transforms import EvalSpec
 
-# Binary places of the weights of Pillow's resize for 8 bits: PRECISION_BITS in its src/libImaging/Resample.c.
+# Fraction bits of the weights in Pillow's resize of 8-bit images: PRECISION_BITS in its src/libImaging/Resample.c.
 _PILLOW_BITS = 22
 
 
 class Program(nn.Module):
-    """A model with all that is done to an image before and after it.
+    """A model together with resizing, cropping and normalizing before it, and softmax after it.
 
     Args:
-        model: gives logits (N, classes) for normalised images.
+        model: gives logits (N, classes) for normalized images.
         rules: how an image becomes one as in the shards.
         spec: how such an image is resized and cropped.
     """
@@ -54,7 +54,7 @@ class Program(nn.Module):
         return cast(Tensor, self.model(self._normalize(self._crop(resized)))).softmax(dim=1)
 
     def _fitted(self, images: Tensor) -> Tensor:
-        """As `images.clean` makes it: whole numbers as float64 (N, 3, stored, stored)."""
+        """Images as `images.clean` resizes them: whole numbers as float64 (N, 3, stored, stored)."""
         rows, columns = images.shape[2], images.shape[3]
         height, width = (
             torch.scalar_tensor(rows, dtype=torch.float64),
@@ -70,33 +70,33 @@ class Program(nn.Module):
 
 
 def _weights(start: Tensor, length: Tensor, size: int, out: int) -> Tensor:
-    """What each of `size` pixels adds to each of `out`: an antialiased bilinear (triangle) filter.
+    """Weights of `size` input pixels in each of `out` output pixels: an antialiased bilinear (triangle) filter.
 
     Source: `precompute_coeffs` in Pillow's src/libImaging/Resample.c, with its order of operations; torch's
     antialiased resize of uint8 on the CPU follows it.
 
     Args:
-        start: float64 (), where the part that is resized begins, in pixels.
-        length: float64 (), how long it is.
-        size: pixels that there are.
-        out: pixels that are made of it.
+        start: float64 (), start of the range that is resized, in input pixels.
+        length: float64 (), length of that range, in input pixels.
+        size: input pixels.
+        out: output pixels.
 
     Returns:
         float64 (out, size); rows add up to 1.
     """
     scale = length / out
     support = torch.clamp(scale, min=1.0)
-    centre = (start + (torch.arange(out, dtype=torch.float64) + 0.5) * scale)[:, None]
-    place = torch.arange(size, dtype=torch.float64)
-    first = torch.clamp(torch.floor(centre - support + 0.5), min=0.0)
-    end = torch.floor(centre + support + 0.5)
-    weights = torch.clamp(1.0 - torch.abs((place - centre + 0.5) * (1.0 / support)), min=0.0)
-    weights = weights * (place >= first).double() * (place < end).double()
+    center = (start + (torch.arange(out, dtype=torch.float64) + 0.5) * scale)[:, None]
+    pixel = torch.arange(size, dtype=torch.float64)
+    first = torch.clamp(torch.floor(center - support + 0.5), min=0.0)
+    end = torch.floor(center + support + 0.5)
+    weights = torch.clamp(1.0 - torch.abs((pixel - center + 0.5) * (1.0 / support)), min=0.0)
+    weights = weights * (pixel >= first).double() * (pixel < end).double()
     return weights * (1.0 / weights.sum(dim=1, keepdim=True))
 
 
 def _torchvision_bits(largest: float) -> int:
-    """Binary places of the weights of torch's antialiased resize of uint8 on the CPU: as many as 16 bits have room for.
+    """Fraction bits of the weights in torch's antialiased resize of uint8 on the CPU: as many as fit into 16 bits.
 
     Source: `_compute_index_ranges_int16_weights` in torch's aten/src/ATen/native/cpu/UpSampleKernel.cpp.
     """
@@ -112,15 +112,15 @@ def _resample(images: Tensor, vertical: Tensor, horizontal: Tensor, bits: int) -
 
     Args:
         images: float64 (N, C, H, W).
-        vertical: whole numbers as float64 (h, H), of which 2 ** `bits` is 1.
+        vertical: weights times 2 ** `bits`, whole numbers as float64 (h, H).
         horizontal: the same, (w, W).
-        bits: binary places.
+        bits: fraction bits of the weights.
 
     Returns:
         float64 (N, C, h, w).
     """
-    for_each_row = _rounded(torch.matmul(images, horizontal.T), bits)
-    return _rounded(torch.matmul(vertical, for_each_row), bits)
+    resized_rows = _rounded(torch.matmul(images, horizontal.T), bits)
+    return _rounded(torch.matmul(vertical, resized_rows), bits)
 
 
 def _rounded(sums: Tensor, bits: int) -> Tensor:

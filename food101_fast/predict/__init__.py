@@ -1,4 +1,4 @@
-"""A trained run in, predictions for images out; nothing but the run's folder is needed."""
+"""Predictions of a trained run for new images; only the run's folder is needed."""
 
 from food101_fast.predict.classifier import Classifier
 

@@ -1,4 +1,4 @@
-"""`python -m food101_fast.predict`: the most probable classes of images; what is no image is named and left out."""
+"""`python -m food101_fast.predict`: the most probable classes of images; other files are named and skipped."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ _BAD_FILES_CODE = 1
 
 @dataclass(frozen=True, kw_only=True)
 class PredictSettings:
-    """Print the most probable classes of images. Files that are no whole images are named on the error stream, the rest
-    goes on, and the exit code is 1."""
+    """Print the most probable classes of images.
+
+    Files that are not whole images are skipped and named on the error stream, and the exit code is then 1.
+    """
 
     images: tyro.conf.Positional[tuple[str, ...]]
-    """Files, folders (with all files below them), URLs, or - for an image on the standard input."""
+    """Files, folders (with all files below them), URLs, or - for one image from standard input."""
     run: Path
     """Folder of the run; its shards are not needed."""
     top_k: Annotated[int, Ge(1)] = 5
@@ -40,9 +42,9 @@ class PredictSettings:
     checkpoint: str = "best"
     """Checkpoint of the run: best, last, or one that --keep kept."""
     device: Device = "auto"
-    """Where to compute; auto is CUDA where there is one."""
+    """Device to compute on; auto is CUDA if available."""
     batch_size: Annotated[int, Ge(1)] = 64
-    """Images at a time."""
+    """Images in each batch."""
 
     def __post_init__(self) -> None:
         if not self.images:
@@ -67,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
             except RejectedError as error:
                 bad += 1
                 print(f"{name}: {error.reason}: {error.detail}", file=sys.stderr)
-            except Exception as error:  # each service that fsspec knows raises its own kinds
+            except Exception as error:  # each protocol of fsspec raises its own errors
                 if "://" not in name and not isinstance(error, OSError | ValueError):
                     raise
                 bad += 1
@@ -82,20 +84,20 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(_BAD_FILES_CODE)
 
 
-def _named(places: Sequence[str]) -> Iterator[str]:
-    """The files that are meant, those of a folder in order, without hidden ones."""
-    for place in places:
-        folder = Path(place)
-        if place == "-" or "://" in place or not folder.is_dir():
-            yield place
+def _named(arguments: Sequence[str]) -> Iterator[str]:
+    """The files to predict; for a folder its files in order, without hidden ones."""
+    for argument in arguments:
+        folder = Path(argument)
+        if argument == "-" or "://" in argument or not folder.is_dir():
+            yield argument
             continue
         below = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
         files = [str(folder / path) for path in below if not any(part.startswith(".") for part in path.parts)]
-        yield from files or [place]  # an empty folder is named as one that can't be read
+        yield from files or [argument]  # an empty folder is reported as unreadable
 
 
 def _why(error: Exception, name: str) -> str:
-    """What an error says, without the name, which stands before it already."""
+    """An error's message without the name of the file, which is printed before it."""
     text = getattr(error, "strerror", None) or str(error)
     return text if text and text != name else type(error).__name__
 

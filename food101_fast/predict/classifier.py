@@ -1,4 +1,4 @@
-"""A trained run as something to call with images. It prepares them as evaluation does, to the pixel."""
+"""A trained run as a function of images, which are prepared exactly as in evaluation, to the pixel."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class Classifier:
     """Classes and their probabilities for images of any size and format.
 
     Args:
-        model: gives logits (N, classes) for normalised images.
+        model: gives logits (N, classes) for normalized images.
         classes: their names.
-        rules: how an image becomes one of the stored size, as `prepare` made the shards.
+        rules: how an image becomes one as in the shards.
         spec: how a stored image is resized and cropped.
-        device: where it is computed.
-        precision: in which.
+        device: to compute on.
+        precision: of the computation.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class Classifier:
         Args:
             run: folder of a run; its shards are not needed.
             checkpoint: `best`, `last` or another one that was kept.
-            device: where to compute.
+            device: to compute on.
 
         Raises:
-            UserError: the folder holds no trained run, or there is no such device.
+            UserError: the folder has no trained run, or there is no such device.
         """
         folder, where = Path(run), choose_device(device)
         stored = read_run(folder)
@@ -69,36 +69,36 @@ class Classifier:
 
     @classmethod
     def of(cls, run: Run, model: nn.Module, device: torch.device, precision: Precision) -> Classifier:
-        """A run's model that is in memory.
+        """A classifier from a run's model that is already loaded.
 
         Args:
-            run: what is stored of the run.
-            model: gives logits (N, classes) for normalised images.
-            device: where it is computed.
-            precision: in which.
+            run: what was trained, on what.
+            model: gives logits (N, classes) for normalized images.
+            device: to compute on.
+            precision: of the computation.
         """
         return cls(model, run.classes, run.rules, run.eval_spec, device, precision)
 
     def pixels(self, picture: Picture) -> NDArray[np.uint8]:
-        """A picture as the shards would hold it: uint8 (size, size, 3), RGB, upright.
+        """A picture as it would be in the shards: uint8 (size, size, 3), RGB, upright.
 
         Args:
-            picture: a file's bytes, a path, or an image of Pillow, which is taken as it is.
+            picture: a file's bytes, a path, or a Pillow image, which is not rotated.
 
         Raises:
-            RejectedError: it is no whole image.
+            RejectedError: it is not a whole image.
             OSError: the file can't be read.
         """
         if isinstance(picture, str | Path):
             picture = Path(picture).read_bytes()
         elif isinstance(picture, Image.Image):
             stream = BytesIO()
-            picture.save(stream, "PNG", compress_level=0)  # is read again at once
+            picture.save(stream, "PNG", compress_level=0)  # uncompressed, since it is read right away
             picture = stream.getvalue()
         return clean(picture, self._rules).pixels.copy()
 
     def probabilities(self, pixels: NDArray[np.uint8] | Tensor) -> Tensor:
-        """Probabilities of images as `pixels` gives them.
+        """Probabilities of images from `pixels`.
 
         Args:
             pixels: uint8 (N, size, size, 3).
@@ -115,16 +115,16 @@ class Classifier:
         """Probabilities of one picture or several: float32 (N, classes) on the CPU, in the order of `classes`.
 
         Raises:
-            RejectedError: one is no whole image.
+            RejectedError: one is not a whole image.
             OSError: a file can't be read.
         """
         pictures = [images] if isinstance(images, Picture) else images
         return self.probabilities(np.stack([self.pixels(picture) for picture in pictures]))
 
     def top(self, probabilities: Tensor, k: int) -> list[list[tuple[str, float]]]:
-        """The `k` most probable classes of each row, and their probabilities; of equal ones the lower class first."""
-        values, places = probabilities.sort(dim=1, descending=True, stable=True)
+        """The `k` most probable classes of each row, and their probabilities; of equal ones the lower label first."""
+        values, labels = probabilities.sort(dim=1, descending=True, stable=True)
         return [
-            [(self.classes[place], value) for place, value in zip(row, of, strict=True)]
-            for row, of in zip(places[:, :k].tolist(), values[:, :k].tolist(), strict=True)
+            [(self.classes[label], value) for label, value in zip(row, of, strict=True)]
+            for row, of in zip(labels[:, :k].tolist(), values[:, :k].tolist(), strict=True)
         ]

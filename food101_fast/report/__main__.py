@@ -1,4 +1,4 @@
-"""`python -m food101_fast.report`: a run as an HTML page, or several runs side by side."""
+"""`python -m food101_fast.report`: a run as an HTML page, or a comparison of several runs."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ from food101_fast.runs.folder import RunFolder
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSettings:
-    """Write report.html into a run's folder again, or put several runs side by side on a page of their own. Train and
-    evaluate write the first by themselves."""
+    """Write a run's report.html, or a page that compares several runs.
+
+    Train and evaluate write report.html without this command.
+    """
 
     run: Path | None = None
     """Folder of the run to report."""
     compare: tuple[Path, ...] = ()
-    """Folders of two runs or more, to be put side by side instead."""
+    """Folders of two or more runs to compare, instead of --run."""
     out: Path | None = None
     """With --compare, the file to write; by default comparison.html in the first run's folder."""
     split: Literal["train", "val", "test"] = "test"
-    """Whose evaluation is shown."""
+    """Split whose evaluation is shown."""
     shards: str | None = None
-    """With --run, the folder of shards or its URL, if it is no longer where the run was trained from; for pictures."""
+    """With --run, folder or URL of the shards, if they moved since the run was trained; for pictures."""
 
     def __post_init__(self) -> None:
         if (self.run is None) == (not self.compare):
             raise UserError("report needs one of --run, and --compare with the folders of two runs or more")
         if self.compare and self.shards is not None:
-            raise UserError("--shards goes with --run; a comparison shows no pictures")
+            raise UserError("--shards needs --run; a comparison has no pictures")
         if self.run is not None and self.out is not None:
-            raise UserError("--out goes with --compare; the report of a run is in its folder")
+            raise UserError("--out needs --compare; the report of a run is in its folder")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Charts as SVG that take their colours from the page, and so follow its light and dark style."""
+"""Charts as SVG that take their colors from the page, and so follow its light and dark style."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from food101_fast.evaluate.metrics import CALIBRATION_BINS
 from food101_fast.runs.metrics import Calibration
 
-# Colours that stand for those of the style sheet: drawn with the key, shown as the value.
+# Placeholders for colors of the style sheet: matplotlib draws with the key, the page shows the value.
 _INK, _MUTED, _GRID = "#010101", "#020202", "#030303"
 SERIES = ("#040404", "#050505", "#060606", "#070707", "#080808", "#090909")
 _IN_PAGE = {_INK: "var(--ink)", _MUTED: "var(--muted)", _GRID: "var(--line)"} | {
-    colour: f"var(--series-{number})" for number, colour in enumerate(SERIES, 1)
+    color: f"var(--series-{number})" for number, color in enumerate(SERIES, 1)
 }
 _DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)), "-.")
 _SIZE = (4.4, 2.9)  # inches; so small that text can be read on a phone
@@ -73,23 +73,22 @@ def _as_svg(figure: Figure, label: str) -> Markup:
 def line_chart(
     epochs: Sequence[int], series: Series, label: str, *, share: bool = False, top: float | None = None
 ) -> Markup:
-    """Numbers over the epochs.
+    """A line chart of numbers over the epochs.
 
     Args:
-        epochs: epoch numbers, the longest that there are.
+        epochs: epoch numbers of the longest series.
         series: by name; shorter ones end earlier, and None leaves a gap.
         label: of the vertical axis.
-        share: whether the numbers are shares, shown in per cent.
+        share: whether the numbers are shares, shown in percent.
         top: upper end of the vertical axis.
     """
     with _style():
         figure = Figure(figsize=_SIZE, layout="constrained")
         axes: Axes = figure.subplots()
         for number, (name, values) in enumerate(series.items()):
-            places = epochs[: len(values)]
             numbers = [np.nan if value is None else value for value in values]
             axes.plot(
-                places,
+                epochs[: len(values)],
                 numbers,
                 color=SERIES[number % len(SERIES)],
                 linestyle=_DASHES[number % len(_DASHES)],
@@ -108,18 +107,18 @@ def line_chart(
 
 
 def reliability_chart(calibration: Calibration) -> Markup:
-    """Accuracy against confidence in bins, and below how many samples are in each."""
+    """Accuracy against confidence in bins, and below it the number of samples in each bin."""
     edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
-    centres, width = (edges[:-1] + edges[1:]) / 2, 1 / CALIBRATION_BINS
+    centers, width = (edges[:-1] + edges[1:]) / 2, 1 / CALIBRATION_BINS
     accuracy = [np.nan if value is None else value for value in calibration.accuracy]
     with _style():
         figure = Figure(figsize=(_SIZE[0], 3.6), layout="constrained")
         above, below = figure.subplots(nrows=2, sharex=True, height_ratios=(3, 1))
         above.plot([0, 1], [0, 1], color=_MUTED, linestyle="--", linewidth=1, label="as sure as right")
-        above.bar(centres, accuracy, width * 0.9, color=SERIES[0], label="accuracy of the bin")
+        above.bar(centers, accuracy, width * 0.9, color=SERIES[0], label="accuracy of the bin")
         above.set(ylabel="accuracy", ylim=(0, 1), xlim=(0, 1))
         above.legend(loc="upper left")
-        below.bar(centres, calibration.count, width * 0.9, color=SERIES[2])
+        below.bar(centers, calibration.count, width * 0.9, color=SERIES[2])
         below.set(xlabel="confidence (probability of the predicted class)", ylabel="images")
         below.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
         for axes in (above, below):

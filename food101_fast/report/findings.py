@@ -98,17 +98,11 @@ def _read_evaluated(folder: Path, split: str) -> Evaluated | None:
     )
 
 
-def _open_shards(run: Run, shards: str | None) -> tuple[ShardSet | None, str | None]:
+def _open_shards(run: Run, override: str | None) -> tuple[ShardSet | None, str | None]:
     """The shards, or why there are none."""
     try:
-        opened = ShardSet.open(run.shards if shards is None else shards)
+        return run.open_shards(override), None
     except UserError as error:
-        if shards is not None:
+        if override is not None:
             raise
-        moved = "the shards are not where the run was trained from"
-        return None, f"{moved} ({error}); give their folder or URL to --shards"
-    if opened.manifest.digest == run.data:
-        return opened, None
-    if shards is not None:
-        raise UserError(f"the run was trained on other shards than {shards}; give the right ones to --shards")
-    return None, f"{run.shards} now has other shards; give the folder or URL of the run's own to --shards"
+        return None, str(error)

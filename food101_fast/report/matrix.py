@@ -1,4 +1,4 @@
-"""A confusion matrix as SVG: a picture with a pixel for each cell, and labels that can be read for 101 classes."""
+"""A confusion matrix as SVG: a picture with one pixel for each cell, and labels that stay legible with 101 classes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from food101_fast.evaluate.metrics import normalized
 from food101_fast.report.pictures import data_url
 
 MOST_CLASSES = 300
-"""A larger matrix is not drawn: its labels could not be read, nor its cells told apart."""
+"""A larger matrix is not drawn: labels and cells would be too small."""
 
-_FEW_CLASSES = 20  # up to which there is room for numbers
+_FEW_CLASSES = 20  # up to this many, cells are large enough for numbers
 _RIGHT, _WRONG = (0, 114, 178), (213, 94, 0)  # blue and vermilion of Okabe and Ito, as elsewhere
-_DARKEST = 0.8  # so that numbers can be read on it
+_DARKEST = 0.8  # so that numbers on it stay legible
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Matrix:
     """A pixel for each cell, as a `data:` URL."""
     labels: tuple[Label, ...]
     numbers: tuple[CellText, ...]
-    """Shares in per cent, if there are few classes."""
+    """Shares in percent, if there are few classes."""
     cells: tuple[tuple[int, int, int], ...]
     """(true class, predicted class, count) of all that are not 0."""
     totals: tuple[int, ...]
@@ -81,7 +81,7 @@ def matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Matrix | None:
     pixels = np.zeros((many, many, 4), np.uint8)
     pixels[..., :3] = _WRONG
     pixels[np.arange(many), np.arange(many), :3] = _RIGHT
-    # The square root, so that a confusion of one in a hundred is seen beside what is right.
+    # The square root, so that a mistake in one of a hundred samples is visible next to the diagonal.
     pixels[..., 3] = np.round(255 * _DARKEST * np.sqrt(shares))
     present = [(int(true), int(predicted)) for true, predicted in np.argwhere(counts)]
     numbers = (

@@ -28,7 +28,7 @@ class Bar:
 
     count: int
     width: float
-    """In per cent of the largest class."""
+    """In percent of the largest class."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,7 @@ if (svg) {
     if (column < 0 || row < 0 || column >= names.length || row >= names.length) return;
     const count = counts.get(row * names.length + column) ?? 0;
     const share = totals[row] ? ` (${((100 * count) / totals[row]).toFixed(1)} %)` : "";
-    const what = row === column ? "recognised" : `taken for ${names[column]}`;
+    const what = row === column ? "recognized" : `taken for ${names[column]}`;
     told.textContent = `${names[row]}: ${count} of ${totals[row]}${share} ${what}`;
   };
   svg.addEventListener("pointermove", tell);

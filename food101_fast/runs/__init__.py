@@ -1,4 +1,4 @@
-"""A run's folder: its recipe, its checkpoints, and what it says about itself."""
+"""A run's folder: recipe, checkpoints, metrics and predictions. `folder` has the names of all its files."""
 
 from food101_fast.runs.folder import RunFolder
 from food101_fast.runs.recipe import RECIPES, Recipe

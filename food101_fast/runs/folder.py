@@ -1,4 +1,4 @@
-"""Where everything of a run lies: no other module knows the name of a file in a run's folder."""
+"""Names of all files in a run's folder; no other module knows them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RunFolder:
 
     @property
     def lock(self) -> Path:
-        """Held by the process that trains into the folder."""
+        """Lock file of the process that trains into the folder."""
         return self.path / ".lock"
 
     @property
@@ -43,7 +43,7 @@ class RunFolder:
 
     @property
     def nonfinite(self) -> Path:
-        """The step that ended a run whose gradients stayed not finite."""
+        """The first step of those with NaN or Inf gradients that ended a run: `nonfinite.json`."""
         return self.path / "nonfinite.json"
 
     @property
@@ -60,7 +60,7 @@ class RunFolder:
         return self.path / f"{split}_{'ensemble_' if ensemble else ''}metrics.json"
 
     def predictions(self, split: str, *, ensemble: bool = False) -> Path:
-        """What these metrics were computed from."""
+        """Predictions that these metrics were computed from."""
         return self.path / f"{_prefix(split)}{'ensemble_' if ensemble else ''}predictions.npz"
 
     def confusion(self, split: str) -> Path:
@@ -78,20 +78,20 @@ class RunFolder:
         return self.path / "class_counts.png"
 
     def report(self, split: str) -> Path:
-        """The report, one file for people."""
+        """The HTML report."""
         return self.path / f"{_prefix(split)}report.html"
 
     @property
     def comparison(self) -> Path:
-        """The report that compares other runs with this one."""
+        """The HTML page that compares other runs with this one."""
         return self.path / "comparison.html"
 
     def before_first_checkpoint(self) -> set[str]:
-        """Names of all that a run can have left that ended before its first checkpoint."""
+        """Names of all files and folders that a run can leave if it ends before its first checkpoint."""
         paths = (self.recipe, self.lock, self.epochs, self.epochs_table, self.tensorboard, self.checkpoints)
         return {path.name for path in paths}
 
 
 def _prefix(split: str) -> str:
-    """What names begin with that do not name the split anyway."""
+    """Prefix of names that do not contain the split."""
     return "" if split == "test" else f"{split}_"

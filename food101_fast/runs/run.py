@@ -1,4 +1,4 @@
-"""A run's folder: what was trained, on what, and with which versions. It is complete in itself."""
+"""`recipe.json` of a run: what was trained, on which data, and with which versions; and the model of a checkpoint."""
 
 from __future__ import annotations
 
@@ -62,6 +62,28 @@ class Run:
         """How an image file becomes an image as in the shards."""
         return Rules(size=self.stored_size, fit=self.fit)
 
+    def open_shards(self, override: str | Path | None = None) -> ShardSet:
+        """The shards that the run was trained on.
+
+        Args:
+            override: their folder or URL, if they moved since.
+
+        Raises:
+            UserError: they can't be opened, or another data set is there.
+        """
+        try:
+            shards = ShardSet.open(self.shards if override is None else override)
+        except UserError as error:
+            if override is not None:
+                raise
+            moved = "the shards are not where the run was trained from"
+            raise UserError(f"{moved} ({error}); give their folder or URL to --shards") from error
+        if shards.manifest.digest == self.data:
+            return shards
+        if override is not None:
+            raise UserError(f"the run was trained on other shards than {override}; give the right ones to --shards")
+        raise UserError(f"{self.shards} now has other shards; give the folder or URL of the run's own to --shards")
+
     @property
     def eval_spec(self) -> EvalSpec:
         """How a stored image is resized and cropped for evaluation."""
@@ -69,18 +91,16 @@ class Run:
 
 
 def new_run(folder: Path, recipe: Recipe, shards: ShardSet, device: torch.device, ranks: int) -> Run:
-    """Describe a new run; nothing is written yet. What a run left that ended in its first epoch may be replaced.
+    """Describe a new run; nothing is written yet. A run that ended before its first checkpoint may be replaced.
 
     Raises:
-        UserError: the folder already holds something.
+        UserError: the folder is not empty.
     """
     if folder.exists() and not (folder.is_dir() and _never_got_far(folder)):
-        held = (
-            "already holds a run; pass --resume to go on with it, or"
-            if RunFolder(folder).recipe.exists()
-            else "is not empty;"
+        content = (
+            "already has a run; continue it with --resume, or" if RunFolder(folder).recipe.exists() else "is not empty;"
         )
-        raise UserError(f"{folder} {held} give another --run")
+        raise UserError(f"{folder} {content} give another --run")
     return Run(
         recipe=recipe,
         classes=shards.classes,
@@ -96,7 +116,7 @@ def new_run(folder: Path, recipe: Recipe, shards: ShardSet, device: torch.device
 
 
 def _never_got_far(folder: Path) -> bool:
-    """Whether the folder is empty, or holds a run that ended before its first checkpoint."""
+    """Whether the folder is empty, or has a run that ended before its first checkpoint."""
     names = {path.name for path in folder.iterdir()}
     if not names <= RunFolder(folder).before_first_checkpoint():
         return False
@@ -105,10 +125,10 @@ def _never_got_far(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def held_run(folder: Path) -> Iterator[None]:
-    """Hold a run's folder, which is made if it is not there, against other processes that train into it.
+    """Lock a run's folder against other processes that train into it; the folder is made if needed.
 
     Raises:
-        UserError: another process does, or the folder can't be written to.
+        UserError: another process has locked it, or it can't be written to.
     """
     with writing(folder, "or give another --run"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +137,7 @@ def held_run(folder: Path) -> Iterator[None]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a run's numbers."""
+    """Versions of the software that determines a run's numbers."""
     return {
         "food101_fast": __version__,
         "python": platform.python_version(),
@@ -138,12 +158,12 @@ def read_run(folder: Path) -> Run:
     """Read `recipe.json`.
 
     Raises:
-        UserError: the folder holds no run, or the file is damaged or was written by another version.
+        UserError: the folder has no run, or the file is damaged or was written by another version.
     """
     path = RunFolder(folder).recipe
     if not path.is_file():
         why = f"it has no {path.name}" if folder.exists() else "there is no such folder"
-        raise UserError(f"{folder} holds no run ({why}); make one with `python -m food101_fast.train`")
+        raise UserError(f"{folder} has no run ({why}); make one with `python -m food101_fast.train`")
     content = path.read_bytes()
     run = parse(content, Run, where=str(path), advice="train again into another folder")
     document = orjson.loads(content)
@@ -173,17 +193,19 @@ def load_model(folder: Path, run: Run, checkpoint: str = "best") -> nn.Module:
 
 
 def check_resumable(folder: Path, run: Run, recipe: Recipe, shards: ShardSet) -> None:
-    """Refuse to go on with other data or another recipe; only what `CHANGEABLE` names may change.
+    """Refuse to resume with other data or another recipe; only the fields in `CHANGEABLE` may change.
 
     Raises:
-        UserError: what differs.
+        UserError: the data or a field of the recipe differs.
     """
     if run.data != shards.manifest.digest:
         raise UserError(
             f"{folder} was trained on other shards ({run.shards}) than {shards.location}; give those to --shards"
         )
     for field in fields(Recipe):
-        stored, asked = getattr(run.recipe, field.name), getattr(recipe, field.name)
-        if stored != asked and field.name not in CHANGEABLE:
+        stored, given = getattr(run.recipe, field.name), getattr(recipe, field.name)
+        if stored != given and field.name not in CHANGEABLE:
             flag = "--" + field.name.replace("_", "-")
-            raise UserError(f"{folder} was trained with {flag} {stored} and can't go on with {asked}; leave {flag} out")
+            raise UserError(
+                f"{folder} was trained with {flag} {stored} and can't be resumed with {given}; leave {flag} out"
+            )

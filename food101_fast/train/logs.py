@@ -1,4 +1,4 @@
-"""What a run writes down and prints: a line per epoch, TensorBoard, and the table at the end."""
+"""Logs of a run: metrics.jsonl and metrics.csv, TensorBoard, and the texts for the terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class MetricsLog:
 
     Args:
         folder: of the run.
-        epochs: finished epochs; lines after them were written before the run was broken off, and are dropped.
+        epochs: finished epochs; later lines are from before an interruption and are dropped.
     """
 
     def __init__(self, folder: Path, epochs: int) -> None:
@@ -46,7 +46,7 @@ class MetricsLog:
 
 
 def _as_csv(rows: Sequence[EpochRow]) -> bytes:
-    """The numbers of each row in columns; what lies one level down is named with a dot."""
+    """The numbers of each row in columns; nested ones are named with a dot."""
     flat = []
     for row in map(asdict, rows):
         timing = row.pop("timing")
@@ -64,8 +64,8 @@ class Board:
 
     Args:
         folder: of the run; None writes nothing.
-        step: what older events say about this step and later ones is dropped: they were written before the run was
-            broken off.
+        step: first step to log; older events of this step and later ones are from before an interruption and are
+            dropped.
     """
 
     def __init__(self, folder: Path | None, step: int) -> None:
@@ -77,20 +77,20 @@ class Board:
         self._writer = SummaryWriter(str(RunFolder(folder).tensorboard), purge_step=step)
 
     def add(self, step: int, numbers: Mapping[str, float | None]) -> None:
-        """Add numbers by their names, of which the part before a slash makes a group."""
+        """Add numbers by their names; TensorBoard groups them by the text before the slash."""
         if self._writer is not None:
             for name, number in numbers.items():
                 if number is not None:
                     self._writer.add_scalar(name, number, step)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write pending events and close the files."""
         if self._writer is not None:
             self._writer.close()
 
 
 def require_tensorboard() -> None:
-    """Refuse to begin a run that could not be logged.
+    """Refuse to start a run without the extra that its logs need.
 
     Raises:
         UserError: the extra is not installed.
@@ -104,7 +104,7 @@ def require_tensorboard() -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: of the device's memory the most that was in use at a time, or on the CPU of the process."""
+    """Largest memory in use so far, in bytes: of the CUDA device, or on the CPU of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024

@@ -1,4 +1,4 @@
-"""What an epoch adds up: losses and hits on the device, times and waiting on the host."""
+"""Sums over an epoch: losses and correct predictions on the device, times and waiting on the host."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ class TrainResults:
 
 
 class EpochMeter:
-    """Sums over an epoch, whatever it is broken off by: of whole numbers, so that they are exact and add up over ranks.
+    """Sums over an epoch, also across an interruption. They are integers, so they are exact and add up over ranks.
 
     Args:
-        loader: whose waiting is counted.
+        loader: of the epoch; its waiting is counted.
         world: the ranks.
-        state: what `state_dict` gave, to go on with.
+        state: from `state_dict`, to resume an interrupted epoch.
 
     Attributes:
-        compile_seconds: time of first steps, which compile; not part of `seconds`.
+        compile_seconds: time of compilation in first steps; not included in `seconds`.
     """
 
     def __init__(self, loader: ShardLoader, world: World, state: dict[str, Any] | None = None) -> None:
         state = state or {"sums": [0, 0, 0], "seconds": 0.0, "compile_seconds": 0.0, "counters": asdict(Counters())}
         self._world = world
         self._loader = loader
-        # Loss in units, hits, images: those before the run was broken off are the main rank's.
+        # Loss in units, correct predictions, images. Sums from before an interruption are added on the main rank only.
         sums = state["sums"] if world.is_main else [0, 0, 0]
         self._sums = torch.tensor(sums, dtype=torch.int64, device=loader.device)
         self._earlier = Counters(**state["counters"])
@@ -52,12 +52,12 @@ class EpochMeter:
         self._start = time.perf_counter()
 
     def add(self, loss: Tensor, correct: Tensor, images: int) -> None:
-        """Add a step: its mean loss and its correct predictions, on the device. Without a finite loss it counts not."""
+        """Add a step: its mean loss and its correct predictions, on the device; nothing if the loss is not finite."""
         numbers = torch.stack([in_units(loss) * images, correct.long(), torch.full_like(correct, images).long()])
         self._sums += numbers * torch.isfinite(loss)
 
     def leave_out(self, seconds: float) -> None:
-        """Count so many seconds as compilation."""
+        """Count these seconds as compilation, not as training."""
         self.compile_seconds += seconds
         self._start += seconds
 
@@ -68,7 +68,7 @@ class EpochMeter:
 
     @property
     def counters(self) -> Counters:
-        """What this rank's loader did in the epoch."""
+        """Counts of this rank's loader in the epoch."""
         now, earlier = asdict(self._loader.counters.since(self._at_start)), asdict(self._earlier)
         return Counters(**{name: now[name] + earlier[name] for name in now})
 
@@ -93,7 +93,7 @@ class EpochMeter:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the epoch stands; every rank must call it."""
+        """The sums, to resume the epoch later; every rank must call it."""
         return {
             "sums": self._world.total(self._sums).tolist(),
             "seconds": self.seconds,

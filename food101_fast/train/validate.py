@@ -17,20 +17,20 @@ from food101_fast.compute.precision import Precision
 from food101_fast.loader import ShardLoader
 from food101_fast.transforms import Preset
 
-# Losses are added up as whole multiples of this: such sums are exact, so that they do not depend on their order.
+# Losses are summed as whole multiples of this: such sums are exact and do not depend on the order.
 LOSS_UNIT = 2.0**-30
-_LARGEST_LOSS = 2.0**12  # nats; so two million of them can be added up
+_LARGEST_LOSS = 2.0**12  # nats; two million of these can be summed in int64
 
 
 def eval_twin(model: nn.Module) -> nn.Module:
     """A second module with the same weights and buffers in memory, always in evaluation mode and never trained.
 
-    It shows every later change of the model's weights. But its own `training` and `requires_grad` flags never change,
-    and these are what torch.compile looks at before each call: the model itself would be compiled for validation again
-    whenever other layers are trained.
+    It sees every later change of the model's weights. But its own `training` and `requires_grad` flags never change,
+    which torch.compile checks before each call: the model itself would be compiled for validation again whenever other
+    layers are trained.
 
     Args:
-        model: whose weights must stay where they are in memory, as a step leaves them.
+        model: whose weights must keep their memory, as they do in training steps.
     """
     memo: dict[int, Tensor] = {id(buffer): buffer for buffer in model.buffers()}
     for parameter in model.parameters():
@@ -51,13 +51,13 @@ class Validation:
 
 
 class FirstCall:
-    """A function of images whose first call is timed, since that is when torch.compile works.
+    """A function of images whose first call is timed, since torch.compile compiles then.
 
     Args:
-        function: what to call.
+        function: to call.
 
     Attributes:
-        seconds: what the first call took, until the device had done it; 0 before.
+        seconds: duration of the first call, including the device's work; 0 before.
     """
 
     def __init__(self, function: Model) -> None:
@@ -66,13 +66,14 @@ class FirstCall:
         self.seconds = 0.0
 
     def __call__(self, images: Tensor) -> Tensor:
+        """Images (N, 3, h, w) to logits (N, classes)."""
         if self._called:
             return self._function(images)
-        begun = time.perf_counter()
+        start = time.perf_counter()
         logits = self._function(images)
         if logits.device.type == "cuda":
             torch.cuda.synchronize(logits.device)
-        self.seconds = time.perf_counter() - begun
+        self.seconds = time.perf_counter() - start
         self._called = True
         return logits
 
@@ -88,13 +89,13 @@ def validate(
 ) -> Validation | None:
     """Mean loss, top-1 and top-5 over all samples of a loader, of all ranks together.
 
-    The device is waited for once, at the end. The sums are whole numbers, and so the same for every number of ranks.
+    The device is waited for once, at the end. The sums are integers, so they are the same for any number of ranks.
 
     Args:
         model: in evaluation mode.
-        loader: that goes through each sample once.
+        loader: that yields each sample once.
         preset: of evaluation.
-        precision: in which the model is computed.
+        precision: of the model.
         world: the ranks that share the samples.
         stopping: called after each batch; True interrupts validation.
 
@@ -115,5 +116,5 @@ def validate(
 
 
 def in_units(losses: Tensor) -> Tensor:
-    """Losses as whole multiples of `LOSS_UNIT`: int64; above 4,096 nats, or not a number, they count as that."""
+    """Losses as whole multiples of `LOSS_UNIT`, int64; larger losses than 4,096 nats and NaN count as 4,096."""
     return (losses.double().nan_to_num(_LARGEST_LOSS).clamp(max=_LARGEST_LOSS) / LOSS_UNIT).round().long()

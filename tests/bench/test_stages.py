@@ -106,7 +106,7 @@ def test_a_sweep_is_a_table_and_a_plot(tiny_path: Path, tmp_path: Path, command:
         (["--sweep", "threads=a"], "values of threads are whole numbers above 0"),
         (["--plot", "a.png"], "--plot needs --sweep"),
         (["--sweep", "threads=1", "--profile", "a"], "--profile and --sweep cannot be combined"),
-        (["--run", "nowhere"], "nowhere holds no run"),
+        (["--run", "nowhere"], "nowhere has no run"),
     ],
 )
 def test_a_mistake_is_one_sentence(tiny_path: Path, command: Command, arguments: list[str], message: str) -> None:

@@ -64,7 +64,7 @@ def test_another_split_has_files_of_its_own(run: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--run", "nowhere"], "holds no run"), (["--shards", "nowhere"], "there is no shards folder nowhere")],
+    [(["--run", "nowhere"], "has no run"), (["--shards", "nowhere"], "there is no shards folder nowhere")],
 )
 def test_a_mistake_is_one_sentence(
     run: Path, command: Callable[..., tuple[int, str, str]], arguments: list[str], message: str

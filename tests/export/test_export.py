@@ -75,7 +75,7 @@ def test_the_card_says_what_the_model_is_and_how_good(moved_run: Path) -> None:
     metadata = str(evaluated).split("---")[1]
     assert "pipeline_tag: image-classification\n" in metadata
     assert f"value: {round(metrics['top1'], 4)}\n" in metadata
-    for part in ("test split", top1, "58 images for train", "Licence", "learning_rate", "Limits"):
+    for part in ("test split", top1, "58 images for train", "License", "learning_rate", "Limits"):
         assert part in evaluated.text
     assert "onnx" not in evaluated.text
     assert "`model.onnx`" in card(differences={"model.onnx": 1e-7}).text
@@ -105,7 +105,7 @@ def test_mistakes_are_one_sentence(
     (moved_run / "there").mkdir()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for arguments, message in (
-        (["--out", str(moved_run / "there")], "is already there; remove it, or give another --out"),
+        (["--out", str(moved_run / "there")], "already exists; remove it, or give another --out"),
         (["--out", str(moved_run / "recipe.json" / "out")], "could not be written"),
         (["--checkpoint", "epoch-0009"], "has no checkpoint 'epoch-0009'"),
         (["--onnx"], "--onnx needs the extra: pip install 'food101-fast[onnx]'"),
@@ -119,14 +119,16 @@ def test_mistakes_are_one_sentence(
 def test_other_probabilities_are_not_exported(moved_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "_load_program", lambda path: lambda images: torch.full((len(images), 3), 1 / 3))
     before = sorted(moved_run.iterdir())
-    with pytest.raises(UserError, match=r"model.pt2 gives probabilities that differ from the run's by \d"):
+    with pytest.raises(UserError, match=r"model.pt2 returns probabilities that differ from the run's by \d"):
         export(moved_run)
     assert sorted(moved_run.iterdir()) == before
 
 
 def fixed_model(name: str, weights: str, classes: int) -> nn.Module:
-    """Random logits of 80 x 80 pixels, in which each pixel has its share: what changes many of them a little changes
-    the probabilities, however a network happened to train."""
+    """Random logits of 80 x 80 pixels, in which each pixel has its share.
+
+    A small change of many pixels then changes the probabilities, however a network happened to train.
+    """
     linear = nn.Linear(3 * 80 * 80, classes)
     spread = 4 / linear.in_features**0.5
     linear.weight.data.normal_(std=spread, generator=torch.Generator().manual_seed(0))

@@ -42,7 +42,7 @@ def test_what_needs_the_shards_says_so(moved_run: Path, command: Callable[..., t
     code, _, err = command("evaluate", "--run", str(moved_run), "--device", "cpu")
     assert (code, err.count("\n")) == (2, 1)
     assert "there is no shards folder /gone/shards" in err
-    assert err.endswith("give their place to --shards\n")
+    assert err.endswith("give their folder or URL to --shards\n")
 
 
 def test_every_kind_of_picture_gives_the_same(moved_run: Path, tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_a_cell_of_the_matrix_tells_what_it_is(runs: list[Path], look: Callable[
                 force=True,  # a number lies over it
             )
             total = counts[true].sum()
-            what = "recognised" if true == predicted else f"taken for {names[predicted]}"
+            what = "recognized" if true == predicted else f"taken for {names[predicted]}"
             share = f"{100 * counts[true, predicted] / total:.1f} %"
             expected = f"{names[true]}: {counts[true, predicted]} of {total} ({share}) {what}"
             assert page.locator(".told").inner_text() == expected

@@ -92,11 +92,11 @@ def test_too_many_classes_have_no_matrix() -> None:
         (["--run", "{run}", "--compare", "{run}", "a"], "report needs one of --run, and --compare"),
         (["--compare", "{run}"], "--compare needs the folders of two runs or more"),
         (["--compare", "{run}", "{run}"], "--compare needs the folders of two runs or more"),
-        (["--compare", "{run}", "nowhere"], "nowhere holds no run"),
-        (["--run", "nowhere"], "nowhere holds no run"),
+        (["--compare", "{run}", "nowhere"], "nowhere has no run"),
+        (["--run", "nowhere"], "nowhere has no run"),
         (["--run", "{run}", "--shards", "nowhere"], "there is no shards folder nowhere"),
-        (["--run", "{run}", "--out", "a.html"], "--out goes with --compare"),
-        (["--compare", "{run}", "a", "--shards", "b"], "--shards goes with --run"),
+        (["--run", "{run}", "--out", "a.html"], "--out needs --compare"),
+        (["--compare", "{run}", "a", "--shards", "b"], "--shards needs --run"),
     ],
 )
 def test_a_mistake_is_one_sentence(tiny_run: Path, command: Command, arguments: list[str], message: str) -> None:

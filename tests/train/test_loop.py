@@ -168,7 +168,7 @@ def test_only_fp16_scales_gradients_and_skips_what_overflows() -> None:
         (["--recipe", "demo", "--model", "alexnet9"], "no classification model"),
         (["--recipe", "demo", "--weights", "nowhere.pth"], "there is no file of weights"),
         (["--recipe", "demo", "--epochs", "0"], "--epochs 0 should be at least 1"),
-        (["--resume"], "holds no run"),
+        (["--resume"], "has no run"),
         (["--recipe", "demo", "--shards", "nowhere"], "there is no shards folder nowhere"),
     ],
 )
@@ -199,7 +199,7 @@ def test_a_folder_with_a_run_is_not_overwritten(
     finished: tuple[Path, list[EpochRow]], tiny_shards: ShardSet, tmp_path: Path
 ) -> None:
     before = (finished[0] / "recipe.json").read_bytes()
-    with pytest.raises(UserError, match="already holds a run; pass --resume"):
+    with pytest.raises(UserError, match="already has a run; continue it with --resume"):
         train(tiny_shards, finished[0], TINY, device="cpu")
     assert (finished[0] / "recipe.json").read_bytes() == before
     (tmp_path / "mine.txt").write_text("mine")
@@ -222,7 +222,7 @@ def test_a_run_that_ended_in_its_first_epoch_is_started_again(
 
 
 def test_a_run_goes_on_only_with_its_own_recipe(finished: tuple[Path, list[EpochRow]], tiny_shards: ShardSet) -> None:
-    with pytest.raises(UserError, match="was trained with --batch-size 8 and can't go on with 16"):
+    with pytest.raises(UserError, match="was trained with --batch-size 8 and can't be resumed with 16"):
         train(tiny_shards, finished[0], changed(TINY, batch_size=16), device="cpu", resume=True)
 
 
