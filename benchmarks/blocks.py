@@ -12,6 +12,8 @@ import orjson
 
 from food101_fast.bench.ceilings import share_text
 from food101_fast.bench.measure import median_of_ratios
+from food101_fast.bench.results import StageResult
+from food101_fast.documents import convert
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -22,6 +24,11 @@ Rates = Sequence[float]
 def result(name: str) -> Any:
     """What a measurement left in benchmarks/results."""
     return orjson.loads((RESULTS / f"{name}.json").read_bytes())
+
+
+def bench_stages(document: dict[str, Any]) -> dict[str, StageResult]:
+    """The stages of a result of bench."""
+    return convert(document["stages"], dict[str, StageResult], where="benchmarks/results", advice="measure again")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -215,10 +222,8 @@ def resizing() -> str:
 
 def stages() -> str:
     """Each stage of a training step, and its share of what the machine can do."""
-    rows = [
-        [name, *spread(stage["repetitions"]), share_text(stage)]
-        for name, stage in result("stages-cpu")["stages"].items()
-    ]
+    measured = bench_stages(result("stages-cpu"))
+    rows = [[name, *spread(stage.repetitions), share_text(stage)] for name, stage in measured.items()]
     return table(["stage", "images/s", "lowest to highest", "of the machine's own"], rows)
 
 

@@ -14,14 +14,14 @@ from typing import Any, Literal
 
 import blocks
 import xxhash
-from blocks import RESULTS, result
+from blocks import RESULTS, bench_stages, result
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from food101_fast.bench.ceilings import MATRIX, MEMORY, shares
-from food101_fast.bench.sweep import sweep_figure
+from food101_fast.plots import plot_sweep
 from food101_fast.storage import write_atomically
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -125,18 +125,15 @@ def ceilings() -> Figure:
     """What each stage reaches of the machine's own."""
     figure, axes = _figure(3.8)
     found = result("stages-cpu")
-    stages = {name: stage for name, stage in found["stages"].items() if "share_of_ceiling" in stage}
+    stages = {name: stage for name, stage in bench_stages(found).items() if stage.ceiling is not None}
     own = {MEMORY: OURS, MATRIX: CEILING}
-    percent = [
-        [
-            100 * share
-            for share in shares(
-                stage["repetitions"], stage["amount_per_image"], found["ceilings"][stage["ceiling"]]["repetitions"]
-            )
-        ]
-        for stage in stages.values()
-    ]
-    colors = [own.get(stage["ceiling"], OTHERS) for stage in stages.values()]
+    percent = []
+    for stage in stages.values():
+        assert stage.ceiling is not None
+        assert stage.amount_per_image is not None
+        most = found["ceilings"][stage.ceiling]["repetitions"]
+        percent.append([100 * share for share in shares(stage.repetitions, stage.amount_per_image, most)])
+    colors = [own.get(stage.ceiling or "", OTHERS) for stage in stages.values()]
     _bars(axes, list(stages), percent, colors, "% of the machine's own")
     axes.axvline(100, color="#333333", linewidth=1)
     for name, color in own.items():
@@ -166,7 +163,8 @@ def threads() -> Figure:
 def batches() -> Figure:
     """Images per second of the stages of training over the size of a batch."""
     runs = result("batch-cpu")
-    return sweep_figure("batch_size", [run["settings"]["recipe"]["batch_size"] for run in runs], runs)
+    rates = [{name: stage.repetitions for name, stage in bench_stages(run).items()} for run in runs]
+    return plot_sweep("batch_size", [run["settings"]["recipe"]["batch_size"] for run in runs], rates)
 
 
 PLOTS: dict[str, Plot] = {

@@ -80,8 +80,8 @@ class Measurement:
                 pass
         provenance = self._watch.notes()
         self.rows.write("end", provenance=provenance)
-        if provenance["busy"]:
-            others = f"{provenance['others_share']:.0%}"
+        if provenance.busy:
+            others = f"{provenance.others_share:.0%}"
             print(f"other programs took {others} of the processors: measure again on an idle machine", file=sys.stderr)
         if self._path is None:
             return

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
 from food101_fast.bench.measure import Work
+from food101_fast.bench.results import StageResult
 
 MEMORY, MATRIX, HOST_TO_DEVICE, DEVICE = "memory copy", "matrix product", "host to device copy", "device copy"
 """Their names: bytes copied per second, floating point operations per second, and bytes copied per second twice."""
@@ -18,13 +18,13 @@ _HOST_BYTES, _DEVICE_BYTES = 64 << 20, 256 << 20
 _MATRIX_SIDE = {"cpu": 1024, "cuda": 8192}
 
 
-def share_text(stage: dict[str, Any]) -> str:
+def share_text(stage: StageResult) -> str:
     """What a measured stage uses of its ceiling, in words; empty if it has none."""
-    if "ceiling" not in stage:
+    if stage.ceiling is None or stage.amount_per_image is None:
         return ""
-    unit = "GFLOP/s" if stage["ceiling"] == MATRIX else "GB/s"
-    used = stage["images_per_second"] * stage["amount_per_image"] / 1e9
-    return f"{used:,.1f} {unit}, {stage['share_of_ceiling']:.0%} of {stage['ceiling']}"
+    unit = "GFLOP/s" if stage.ceiling == MATRIX else "GB/s"
+    used = stage.images_per_second * stage.amount_per_image / 1e9
+    return f"{used:,.1f} {unit}, {stage.share_of_ceiling:.0%} of {stage.ceiling}"
 
 
 def shares(rates: Sequence[float], amount: float, most: Sequence[float]) -> list[float]:

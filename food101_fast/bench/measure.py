@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -231,6 +231,6 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def median_of_ratios(over: list[float], under: list[float]) -> float:
+def median_of_ratios(over: Sequence[float], under: Sequence[float]) -> float:
     """The median over the repetitions of one rate over another, each pair measured shortly after each other."""
     return statistics.median(one / other for one, other in zip(over, under, strict=True))

@@ -6,7 +6,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from tqdm import tqdm
 
@@ -27,7 +26,7 @@ class Progress(Observer):
         self._rounds = 0
         self._first_answer: Callable[[Mapping[str, list[float]]], str | None] = lambda rates: None
         # Not disable=None: that would hide the environment variable TQDM_DISABLE from tqdm.
-        hidden: dict[str, Any] = {} if sys.stderr.isatty() else {"disable": True}
+        hidden = {} if sys.stderr.isatty() else {"disable": True}
         self._bar = tqdm(bar_format="{desc}", leave=False, **hidden)
 
     def say(self, text: str) -> None:

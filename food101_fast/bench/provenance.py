@@ -8,11 +8,11 @@ import subprocess
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
 
+from food101_fast.bench.results import CpuState, Machine, Provenance
 from food101_fast.compute.device import machine
 from food101_fast.processes import family, processor_seconds
 from food101_fast.runs.run import versions
@@ -37,24 +37,29 @@ class Watch:
         self._begun = time.perf_counter()
         self._own, self._all = _own_seconds(), _processor_seconds()
 
-    def notes(self) -> dict[str, Any]:
+    def notes(self) -> Provenance:
         """Commit, versions, machine, time, load, clocks, and `busy`: whether others took a tenth of the processors or
         more."""
-        cores = machine(self._device)["cores"]
-        available = (time.perf_counter() - self._begun) * cores
+        measured_on = machine_of(self._device)
+        available = (time.perf_counter() - self._begun) * measured_on.cores
         own, everything = _own_seconds() - self._own, _processor_seconds() - self._all
         others = max(everything - own, 0.0) / available
-        return {
-            "commit": _commit(),
-            "versions": versions(),
-            "machine": machine(self._device),
-            "started": self._started.isoformat(timespec="seconds"),
-            "load_before": self._load,
-            "others_share": others,
-            "busy": others >= _BUSY,
-            "cpu_state": _cpu_state(),
-            "gpu_state": _gpu_state() if self._device.type == "cuda" else None,
-        }
+        return Provenance(
+            commit=_commit(),
+            versions=versions(),
+            machine=measured_on,
+            started=self._started.isoformat(timespec="seconds"),
+            load_before=self._load,
+            others_share=others,
+            busy=others >= _BUSY,
+            cpu_state=_cpu_state(),
+            gpu_state=_gpu_state() if self._device.type == "cuda" else None,
+        )
+
+
+def machine_of(device: torch.device) -> Machine:
+    """The machine that a device is in."""
+    return Machine(**machine(device))
 
 
 def _own_seconds() -> float:
@@ -93,8 +98,7 @@ def _commit() -> str | None:
         return None
 
 
-def _cpu_state() -> dict[str, Any]:
-    """Clocks of the processors now in MHz, and what governs them; None where the system does not say."""
+def _cpu_state() -> CpuState:
     try:
         clocks = [clock.current for clock in psutil.cpu_freq(percpu=True) or ()]
     except (OSError, NotImplementedError, AttributeError):  # the system has no such figures
@@ -103,7 +107,7 @@ def _cpu_state() -> dict[str, Any]:
         governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
     except OSError:
         governor = None
-    return {"mhz": clocks or None, "governor": governor}
+    return CpuState(mhz=clocks or None, governor=governor)
 
 
 def _gpu_state() -> dict[str, str] | None:

@@ -9,9 +9,9 @@ import os
 import statistics
 import time
 from pathlib import Path
-from typing import Any
 
 from food101_fast.bench.measure import Work
+from food101_fast.bench.results import ColdRead
 from food101_fast.shards import ShardSet
 from food101_fast.storage import LocalFolder
 
@@ -38,7 +38,7 @@ def read_work(shards: ShardSet) -> Work:
     return read
 
 
-def cold_read(shards: ShardSet, most_seconds: float = math.inf) -> dict[str, Any] | None:
+def cold_read(shards: ShardSet, most_seconds: float = math.inf) -> ColdRead | None:
     """Bytes per second of shards that were sent out of the page cache before; None where that can't be done.
 
     No file may be mapped by this process, since its pages would stay.
@@ -64,7 +64,7 @@ def cold_read(shards: ShardSet, most_seconds: float = math.inf) -> dict[str, Any
         start = time.perf_counter()
         _read_file(path)
         rates.append(entry.bytes / (time.perf_counter() - start))
-    return {"bytes_per_second": statistics.median(rates), "repetitions": rates}
+    return ColdRead(bytes_per_second=statistics.median(rates), repetitions=rates)
 
 
 def _read_file(path: Path) -> None:
