@@ -175,48 +175,73 @@ def measure_within(
         clock: seconds.
         pending: bounds what is queued on the device; chosen by the device by default.
     """
-    primes, observer, pending = primes or {}, observer or Observer(), pending or Pending.of(device)
-
-    def one_round(number: int, seconds: float) -> Round:
-        turns = list(works.items())
-        began, timed = clock(), 0.0
-        done = Round({}, {}, 0.0)
-        for name, work in reversed(turns) if number % 2 else turns:
-            observer.doing(name)
-            if name in primes:
-                primes[name]()
-            pending.synchronize()
-            amount, goes, start = 0.0, 0, clock()
-            while not amount or clock() - start < seconds:
-                amount += pending.run(work)
-                goes += 1
-            pending.synchronize()
-            took = clock() - start
-            timed += took
-            done.rates[name], done.go[name] = amount / took, took / goes
-        done.rest = clock() - began - timed
-        return done
-
+    turns = _Turns(
+        works=works,
+        primes=primes or {},
+        observer=observer or Observer(),
+        clock=clock,
+        pending=pending or Pending.of(device),
+    )
     began = clock()
-    for name, work in works.items():
-        observer.doing(name)
-        pending.run(work)
-    last = one_round(0, seconds)
+    turns.each_once()
+    last = turns.round(0, seconds)
     warm_up_seconds = clock() - began
     seconds = _repetition(last, seconds, repetitions, deadline - clock())
     warm_up = {name: [rate] for name, rate in last.rates.items()}
     fitting = (deadline - clock()) / (_MARGIN * last.seconds(seconds))
-    observer.warmed_up(warm_up, int(min(repetitions, max(fitting, 0))))
+    turns.observer.warmed_up(warm_up, int(min(repetitions, max(fitting, 0))))
     rates: dict[str, list[float]] = {name: [] for name in works}
     for number in range(1, repetitions + 1):
         if clock() + _MARGIN * last.seconds(seconds) > deadline:
             break
-        last = one_round(number, seconds)
+        last = turns.round(number, seconds)
         for name, rate in last.rates.items():
             rates[name].append(rate)
-        observer.finished(number, rates)
+        turns.observer.finished(number, rates)
     counted = all(rates.values())
     return Measurement(rates if counted else warm_up, seconds, warm_up_seconds, warm_up_only=not counted)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Turns:
+    """The works that take turns, and how each is timed; see `measure_within`."""
+
+    works: Mapping[str, Work]
+    primes: Mapping[str, Callable[[], object]]
+    observer: Observer
+    clock: Callable[[], float]
+    pending: Pending
+
+    def each_once(self) -> None:
+        """Do every work once, so that whatever it compiles or allocates is there."""
+        for name, work in self.works.items():
+            self.observer.doing(name)
+            self.pending.run(work)
+
+    def round(self, number: int, seconds: float) -> Round:
+        """Time every work for a repetition of so many seconds, backwards in every other round."""
+        order = list(self.works.items())
+        began, timed = self.clock(), 0.0
+        done = Round({}, {}, 0.0)
+        for name, work in reversed(order) if number % 2 else order:
+            self.observer.doing(name)
+            if name in self.primes:
+                self.primes[name]()
+            amount, goes, took = self._repeated(work, seconds)
+            timed += took
+            done.rates[name], done.go[name] = amount / took, took / goes
+        done.rest = self.clock() - began - timed
+        return done
+
+    def _repeated(self, work: Work, seconds: float) -> tuple[float, int, float]:
+        """What a work did in a repetition, in how many calls, and in how many seconds."""
+        self.pending.synchronize()
+        amount, goes, start = 0.0, 0, self.clock()
+        while not amount or self.clock() - start < seconds:
+            amount += self.pending.run(work)
+            goes += 1
+        self.pending.synchronize()
+        return amount, goes, self.clock() - start
 
 
 def _repetition(warm_up: Round, seconds: float, repetitions: int, left: float) -> float:
