@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import io
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import blocks
 import xxhash
-from blocks import RESULTS, bench_stages, result
+from figures import RESULTS, bench_stages, result
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from peer_blocks import loaders as loader_reports
 from PIL import Image
 
 from food101_fast.bench.ceilings import MATRIX, MEMORY, shares
@@ -54,7 +54,7 @@ def _plain(axes: Axes, grid: Literal["x", "both"] = "both") -> None:
     axes.set_axisbelow(True)
 
 
-def _bars(axes: Axes, names: list[str], rates: list[list[float]], colors: list[str], unit: str) -> None:
+def _bars(axes: Axes, names: list[str], rates: Sequence[Sequence[float]], colors: list[str], unit: str) -> None:
     """Horizontal bars of medians with the range of the repetitions."""
     medians = [statistics.median(values) for values in rates]
     below = [middle - min(values) for middle, values in zip(medians, rates, strict=True)]
@@ -75,7 +75,7 @@ def loaders() -> Figure:
     figure, both = _figure(4.6, 2)
     ceiling = result("peers-cpu")["loading"]["memcpy_images_per_second"]
     for axes, encoding in zip(both, ("raw", "jpeg"), strict=True):
-        reports = blocks.loaders(encoding)
+        reports = loader_reports(encoding)
         names = [report["name"] for report in reports]
         rates = [report["images_per_second"] for report in reports]
         colors = [OURS if name.startswith("food101_fast") else OTHERS for name in names]

@@ -3,7 +3,7 @@
     python benchmarks/tables.py [--check]
 
 What stands between `<!-- from results: NAME -->` and `<!-- end -->` is replaced: a table, a paragraph, or a figure in a
-sentence. blocks.py and gpu_blocks.py have their names, plots.py those of the pictures in docs/.
+sentence. blocks.py lists their names, plots.py those of the pictures in docs/.
 """
 
 from __future__ import annotations
@@ -14,15 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from blocks import BLOCKS as CPU_BLOCKS
-from gpu_blocks import GPU_BLOCKS
+from blocks import BLOCKS
 from plots import PLOTS, draw, drawn_from
 
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.storage import write_atomically
-
-BLOCKS = CPU_BLOCKS | GPU_BLOCKS
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md", ROOT / "benchmarks" / "SCALING.md")
