@@ -150,7 +150,7 @@ def timms(model: nn.Module, recipe: Recipe, device: torch.device) -> Step:
 
     optimizer = create_optimizer_v2(model, opt="adam", lr=recipe.learning_rate, weight_decay=0.0)
     precision = Precision(recipe.amp, device)
-    scaler = NativeScaler(device=device.type) if precision.scales else None
+    scaler = NativeScaler(device=device.type) if precision.scales else None  # type: ignore[no-untyped-call]
     forward = torch.compile(model) if recipe.compile == "on" else model
     loss_of = nn.CrossEntropyLoss().to(device)
 

@@ -20,6 +20,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -140,9 +141,9 @@ def rows(images: Tensor, floating: Tensor, threads: int) -> dict[str, dict[str, 
     for name, arguments in ARGUMENTS.items():
         ours, theirs = getattr(T, name)(*arguments), getattr(v2, name)(*arguments)
         made[name] = {
-            "ours": lambda ours=ours: ours(images),
+            "ours": partial(ours, images),
             "torchvision, loop": looped(theirs, images),
-            "torchvision, one draw": lambda theirs=theirs: theirs(images),
+            "torchvision, one draw": partial(theirs, images),
         }
     theirs = v2.Compose([v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip()])
     made["RandomResizedCrop + flip"] = {
@@ -156,7 +157,7 @@ def rows(images: Tensor, floating: Tensor, threads: int) -> dict[str, dict[str, 
         ("DALI", dalis(images, threads) if dali is not None else {}, contiguous),
     ):
         for name, transform in transforms.items():
-            made[name][library] = lambda transform=transform, batch=batch: transform(batch)
+            made[name][library] = partial(transform, batch)
     labels = torch.arange(len(images), device=images.device) % CLASSES
     normalised = floating - 0.5
     for name in ("MixUp", "CutMix"):
@@ -167,9 +168,9 @@ def rows(images: Tensor, floating: Tensor, threads: int) -> dict[str, dict[str, 
                 once(normalised[[place, place - 1]], labels[[place, place - 1]])
 
         made[name] = {
-            "ours": lambda ours=ours: ours(normalised, labels),
+            "ours": partial(ours, normalised, labels),
             "torchvision, loop": pairs,
-            "torchvision, one draw": lambda once=once: once(normalised, labels),
+            "torchvision, one draw": partial(once, normalised, labels),
         }
     for name in T.PRESETS:
         preset = T.train_preset(name, SIZE, num_classes=CLASSES).to(images.device)

@@ -21,7 +21,8 @@ _SOURCE = "https://docs.pytorch.org/vision/stable/generated/torchvision.datasets
 
 def read(path: str) -> torch.Tensor:
     """torchvision's own decoder, which is faster than ImageFolder's default, Pillow."""
-    return decode_image(path, ImageReadMode.RGB)
+    image: torch.Tensor = decode_image(path, ImageReadMode.RGB)
+    return image
 
 
 def main(job: Job) -> None:

@@ -53,7 +53,8 @@ def kornia(images: Tensor, params: Params) -> Tensor:
     bottom, right = top + params["height"] - 1, left + params["width"] - 1
     corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
     boxes = torch.stack([torch.stack(corner, -1) for corner in corners], 1)
-    return crop_and_resize(images, boxes, SIZE)
+    resized: Tensor = crop_and_resize(images, boxes, SIZE)
+    return resized
 
 
 def sampled(images: Tensor, params: Params) -> Tensor:
