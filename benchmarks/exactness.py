@@ -3,7 +3,7 @@
     python benchmarks/exactness.py --shards DIR [--json FILE]
 
 Image by image is torchvision's own functional with the same parameters, to the bit, which the tests check. Then ways to
-crop and resize each image at a place of its own are compared, by their speed and by how far they are from torchvision.
+crop and resize each image at its own position are compared, by their speed and by how far they are from torchvision.
 """
 
 from __future__ import annotations

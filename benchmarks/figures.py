@@ -1,4 +1,4 @@
-"""Results of benchmarks/results, and figures and Markdown tables made of them."""
+"""The files of benchmarks/results, and how their figures are written in Markdown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Rates = Sequence[float]
 
 @functools.cache
 def result(name: str) -> Any:
-    """What a measurement left in benchmarks/results."""
+    """The JSON of a file in benchmarks/results."""
     return orjson.loads((RESULTS / f"{name}.json").read_bytes())
 
 
@@ -36,17 +36,17 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def whole(value: float) -> str:
-    """A figure in words: 1,234."""
+    """A figure without decimals: 1,234."""
     return f"{value:,.0f}"
 
 
 def median(rates: Rates) -> str:
-    """The median of repetitions in words."""
+    """The median of repetitions as text."""
     return whole(statistics.median(rates))
 
 
 def spread(rates: Rates) -> list[str]:
-    """Median and range in words."""
+    """Median and range as text."""
     return [median(rates), f"{whole(min(rates))} to {whole(max(rates))}"]
 
 

@@ -74,12 +74,12 @@ def _preparing_rows() -> list[list[str]]:
 
 def headline() -> str:
     """The figures that a reader looks for first."""
-    held = median(result("loader-cpu")["results"]["jpeg: 1 thread, residence host"]["images_per_second"])
+    in_memory = median(result("loader-cpu")["results"]["jpeg: 1 thread, residence host"]["images_per_second"])
     two = median(loading("raw", "ours_threads"))
     rows = [
         *_loader_rows("raw", f"loader: raw 192 px rows, shuffled, warm cache, one thread (two threads: {two})"),
         *_loader_rows(
-            "jpeg", f"loader: JPEG of 192 px, quality 90, two threads (held in RAM after the first epoch: {held})"
+            "jpeg", f"loader: JPEG of 192 px, quality 90, two threads (held in RAM after the first epoch: {in_memory})"
         ),
         *_training_rows(),
         *_preparing_rows(),

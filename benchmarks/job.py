@@ -45,7 +45,7 @@ class Settings:
     shards: Path
     """Folder of shards."""
     work: Path
-    """Folder for the runs; one that is there is not gone on with."""
+    """Folder for the runs; an existing run is not resumed."""
     variants: tuple[str, ...] = ("default",)
     """Which, one after the other: default, no-search, compiled, cuda-graph, compiled-graph, eager."""
     device: Literal["cpu", "cuda"] = "cuda"

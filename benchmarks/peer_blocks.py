@@ -62,7 +62,7 @@ def sources() -> str:
     for name, source in found["pipelines"]["sources"].items():
         if source.startswith("https:") and ", 192 px" not in name:
             rows[f"pipeline, {name}"] = source
-    return table(["peer", "where its settings are recommended"], ([name, place] for name, place in rows.items()))
+    return table(["peer", "where its settings are recommended"], ([name, source] for name, source in rows.items()))
 
 
 PREPARING = {

@@ -120,7 +120,7 @@ class Ours:
 
 
 def timms(folder: Path, settings: Settings) -> Batches:
-    """timm's own data set and loader, with its prefetcher, and no augmentation but crop and flip."""
+    """The data set and loader of timm, with its prefetcher, and no augmentation but crop and flip."""
     from timm.data import ImageDataset, create_loader
 
     dataset = ImageDataset(str(folder))  # type: ignore[no-untyped-call]
@@ -160,7 +160,7 @@ def _chosen(available: int, settings: Settings) -> list[int]:
 
 
 def folder_of(root: Path, transform: Any, settings: Settings) -> Batches:
-    """torchvision's ImageFolder, with Pillow, which is its default."""
+    """ImageFolder of torchvision, with Pillow, which is its default."""
     dataset = ImageFolder(str(root), transform=transform)
     return OnDevice(Subset(dataset, _chosen(len(dataset), settings)), settings)
 

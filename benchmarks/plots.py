@@ -1,4 +1,4 @@
-"""The plots of benchmarks/README.md, each a function of what lies in benchmarks/results.
+"""The plots of benchmarks/README.md, each a function of the files in benchmarks/results.
 
 A PNG says in its text field `Results` which results it was drawn from, so that a stale one is found.
 """
@@ -59,10 +59,10 @@ def _bars(axes: Axes, names: list[str], rates: Sequence[Sequence[float]], colors
     medians = [statistics.median(values) for values in rates]
     below = [middle - min(values) for middle, values in zip(medians, rates, strict=True)]
     above = [max(values) - middle for middle, values in zip(medians, rates, strict=True)]
-    places = range(len(names))
-    axes.barh(places, medians, color=colors, height=0.7)
-    axes.errorbar(medians, places, xerr=[below, above], fmt="none", ecolor="#333333", elinewidth=1, capsize=2)
-    axes.set_yticks(places, names)
+    positions = range(len(names))
+    axes.barh(positions, medians, color=colors, height=0.7)
+    axes.errorbar(medians, positions, xerr=[below, above], fmt="none", ecolor="#333333", elinewidth=1, capsize=2)
+    axes.set_yticks(positions, names)
     axes.invert_yaxis()
     axes.set_xlabel(unit)
     axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -87,7 +87,7 @@ def loaders() -> Figure:
     return figure
 
 
-# In points, where the usual place above the point is taken.
+# Offsets in points, where another label is above the point.
 _BESIDE = {"food101_fast": (0, -16), "kornia, crop_and_resize": (-150, 2), "grid_sample": (60, -14)}
 
 
@@ -106,8 +106,8 @@ def resizing() -> Figure:
             name, (middle, error), _BESIDE.get(name, (0, 9)), textcoords="offset points", color=color, ha="center"
         )
     axes.axhspan(least / 3, 1, color=OURS, alpha=0.06, linewidth=0)
-    place = axes.get_yaxis_transform()
-    axes.text(0.99, 0.6, "below one step of 8 bits", transform=place, ha="right", va="top", color=OURS)
+    across = axes.get_yaxis_transform()
+    axes.text(0.99, 0.6, "below one step of 8 bits", transform=across, ha="right", va="top", color=OURS)
     axes.set(
         yscale="log",
         ylim=(least / 3, 300),
@@ -122,7 +122,7 @@ def resizing() -> Figure:
 
 
 def ceilings() -> Figure:
-    """What each stage reaches of the machine's own."""
+    """Share of its hardware limit that each stage reaches."""
     figure, axes = _figure(3.8)
     found = result("stages-cpu")
     stages = {name: stage for name, stage in bench_stages(found).items() if stage.ceiling is not None}
@@ -134,7 +134,7 @@ def ceilings() -> Figure:
         most = found["ceilings"][stage.ceiling]["repetitions"]
         percent.append([100 * share for share in shares(stage.repetitions, stage.amount_per_image, most)])
     colors = [own.get(stage.ceiling or "", OTHERS) for stage in stages.values()]
-    _bars(axes, list(stages), percent, colors, "% of the machine's own")
+    _bars(axes, list(stages), percent, colors, "% of hardware limit")
     axes.axvline(100, color="#333333", linewidth=1)
     for name, color in own.items():
         axes.plot([], [], "s", color=color, label=name)

@@ -144,7 +144,7 @@ def bare(model: nn.Module, recipe: Recipe, device: torch.device) -> Step:
 
 
 def timms(model: nn.Module, recipe: Recipe, device: torch.device) -> Step:
-    """timm's own optimizer factory, loss and scaler, called as its train.py calls them."""
+    """Optimizer factory, loss and scaler of timm, called as its train.py calls them."""
     from timm.optim import create_optimizer_v2
     from timm.utils import NativeScaler
 

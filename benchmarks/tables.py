@@ -1,4 +1,4 @@
-"""Write the figures, tables and plots of the READMEs from benchmarks/results, so that none is written by hand.
+"""Write the figures, tables and plots of the READMEs from benchmarks/results, so that no figure is written by hand.
 
     python benchmarks/tables.py [--check]
 
@@ -36,7 +36,7 @@ class Settings:
 
 
 def filled(text: str, path: Path) -> str:
-    """A file's text with its figures made anew.
+    """A file's text with its figures filled in from the results.
 
     Raises:
         UserError: a block has a name that there is nothing for.
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
             if not settings.check:
                 draw(name)
     for name in stale:
-        print(f"{name} {'differs from the results' if settings.check else 'is made anew'}")
+        print(f"{name} {'differs from the results' if settings.check else 'is written again'}")
     if settings.check and stale:
         sys.exit(1)
 

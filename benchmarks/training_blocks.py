@@ -14,7 +14,7 @@ def stages() -> str:
     """Each stage of a training step, and its share of what the machine can do."""
     measured = bench_stages(result("stages-cpu"))
     rows = [[name, *spread(stage.repetitions), share_text(stage)] for name, stage in measured.items()]
-    return table(["stage", "images/s", "lowest to highest", "of the machine's own"], rows)
+    return table(["stage", "images/s", "lowest to highest", "of hardware limit"], rows)
 
 
 def stage_sums() -> str:

@@ -1,11 +1,10 @@
-"""Images per second of each transform and preset: ours, torchvision in a loop and once for a batch, kornia, torchaug,
-DALI.
+"""Images per second of each transform and preset: ours, torchvision, kornia, torchaug and DALI.
 
-Called by benchmarks/transforms.py in an environment of its own. Every library gets what it is made for: kornia floating
-images, the others uint8; on the CPU all in contiguous memory, on CUDA ours and torchvision's channels_last, as they
-come from the loader. torchaug gives each sample a draw of its own with as many chunks as there are samples. DALI's
-`experimental.torchvision` draws for each sample; it has crops, flips, blur and color, the last not for batches of
-tensors. All take turns, with each number of threads.
+Called by benchmarks/transforms.py in an environment of its own. torchvision runs in a loop, and once for each batch.
+Every library gets the input it is made for: kornia float images, the others uint8; on the CPU all in contiguous memory,
+on CUDA ours and torchvision's channels_last, as they come from the loader. torchaug draws for each sample if it has as
+many chunks as samples. DALI's `experimental.torchvision` draws for each sample; it has crops, flips, blur and color,
+the last not for batches of tensors. All take turns, with each number of threads.
 """
 
 # /// script
@@ -164,8 +163,8 @@ def rows(images: Tensor, floating: Tensor, threads: int) -> dict[str, dict[str, 
         ours, once = (getattr(module, name)(num_classes=CLASSES) for module in (T, v2))
 
         def pairs(once: Any = once) -> None:
-            for place in range(len(normalised)):
-                once(normalised[[place, place - 1]], labels[[place, place - 1]])
+            for index in range(len(normalised)):
+                once(normalised[[index, index - 1]], labels[[index, index - 1]])
 
         made[name] = {
             "ours": partial(ours, normalised, labels),

@@ -20,7 +20,7 @@ _SOURCE = "https://docs.pytorch.org/vision/stable/generated/torchvision.datasets
 
 
 def read(path: str) -> torch.Tensor:
-    """torchvision's own decoder, which is faster than ImageFolder's default, Pillow."""
+    """The decoder of torchvision, which is faster than ImageFolder's default, Pillow."""
     image: torch.Tensor = decode_image(path, ImageReadMode.RGB)
     return image
 
@@ -31,8 +31,8 @@ def main(job: Job) -> None:
         sys.exit("ImageFolder reads image files; it has no format for raw pixels")
 
     def write(folder: Path) -> None:
-        for place, (content, label) in enumerate(samples(job)):
-            path = folder / "train" / f"{label:04d}" / f"{place:06d}.jpg"
+        for index, (content, label) in enumerate(samples(job)):
+            path = folder / "train" / f"{label:04d}" / f"{index:06d}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
 

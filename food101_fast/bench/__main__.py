@@ -1,4 +1,4 @@
-"""`python -m food101_fast.bench`: which stage bounds a run; what each stage does; what changed; a profile."""
+"""`python -m food101_fast.bench`: the bottleneck of training, the rate of each stage, comparisons and profiles."""
 
 from __future__ import annotations
 
@@ -26,15 +26,18 @@ from food101_fast.storage import write_atomically, writing
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorSettings(BenchSettings):
-    """Measure each stage of training alone and all together, and name the one that bounds it. `bench loader`,
-    `bench transforms` and `bench train` measure these stages only; `bench compare A.json B.json` says what changed."""
+    """Measure each stage of training alone and all together, and name the bottleneck.
+
+    `bench loader`, `bench transforms` and `bench train` measure only these stages. `bench compare A.json B.json` says
+    what changed between two results.
+    """
 
     sweep: str | None = None
-    """Measure for several values of a setting, as batch_size=64,128,256 (or image_size, threads, prefetch, model)."""
+    """Measure several values of one setting, as batch_size=64,128,256 (or image_size, threads, prefetch, model)."""
     plot: Path | None = None
-    """With --sweep, a PNG file to draw the rates into."""
+    """PNG file for a plot of the rates; needs --sweep."""
     profile: Path | None = None
-    """Folder for a trace of ten steps (Perfetto), the costliest operators and a timeline, instead of measuring."""
+    """Profile ten steps instead of measuring: folder for a trace (Perfetto), the slowest operators and a timeline."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,12 +52,15 @@ class DoctorSettings(BenchSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class CompareSettings:
-    """Say which stages of two results of bench differ beyond what their repetitions do; exit code 1 if any does."""
+    """Say which stages became faster or slower between two results of bench; exit code 1 if any did.
+
+    Differences that are within the spread of the repetitions are not reported.
+    """
 
     before: tyro.conf.Positional[Path]
-    """File that bench --json wrote."""
+    """Result of the first measurement, written with --json."""
     after: tyro.conf.Positional[Path]
-    """Another one."""
+    """Result of the second measurement."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -68,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
     stages = GROUPS.get(name or "")
     if settings.profile is not None:
         if name in ("loader", "transforms"):
-            raise UserError(f"--profile looks at training steps; use it with bench train, not with bench {name}")
+            raise UserError(f"--profile records training steps, and bench {name} has none; use it with bench train")
         _profile(settings, settings.profile)
         return
     begun = time.perf_counter()
@@ -178,7 +184,7 @@ def _compare(settings: CompareSettings) -> None:
         )
     changed = [change for change in changes if change.changed]
     if not changed:
-        print("no change beyond the spread of the repetitions (ratios are to the machine's own speed meanwhile)")
+        print("no change beyond the spread of the repetitions (ratios are relative to the hardware limits)")
         return
     print("changed: " + ", ".join(f"{change.stage} ({change.ratio - 1:+.0%})" for change in changed))
     raise SystemExit(1)

@@ -1,4 +1,4 @@
-"""How fast the bytes of shards can be had: from the page cache, from the disk behind it, or from elsewhere."""
+"""How fast shards can be read: from the page cache, from the disk, or from a URL."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _COLD_REPETITIONS = 5
 
 
 def read_work(shards: ShardSet) -> Work:
-    """Reads a shard of the split train as a whole, one after the other, in one thread; returns its samples.
+    """A work that reads one whole shard of the split train at a time, in one thread, and returns its samples.
 
-    Local files are mostly in the page cache; those of a URL are downloaded anew.
+    Local files are mostly in the page cache; those behind a URL are downloaded every time.
     """
     entries = itertools.cycle(entry for entry in shards.manifest.splits["train"].shards if entry.samples)
     folder = shards.folder
@@ -39,13 +39,13 @@ def read_work(shards: ShardSet) -> Work:
 
 
 def cold_read(shards: ShardSet, most_seconds: float = math.inf) -> ColdRead | None:
-    """Bytes per second of shards that were sent out of the page cache before; None where that can't be done.
+    """Bytes per second of shards that were dropped from the page cache first; None where that can't be done.
 
-    No file may be mapped by this process, since its pages would stay.
+    This process must not have mapped a file yet, since mapped pages stay in memory.
 
     Args:
-        shards: whose split train is read, five files of it.
-        most_seconds: after which no further file is read.
+        shards: five files of their split train are read.
+        most_seconds: no further file is read after this time.
     """
     folder = shards.folder
     if not isinstance(folder, LocalFolder) or not hasattr(os, "posix_fadvise"):

@@ -1,6 +1,6 @@
-"""Measure the stages of a training step and the machine's own ceilings in turns, in images per second.
+"""Measure the stages of a training step and the hardware limits in turns, in images per second.
 
-How much faster a step is without one of its parts is how much there is to gain, whatever runs beside what.
+How much faster a step is without loading, transforms or model shows how much there is to gain, even if they overlap.
 """
 
 from __future__ import annotations
@@ -44,29 +44,29 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "transforms": ("transforms",),
     "train": ("forward", *PARTS, LOADER, FIXED, NO_TRANSFORMS, NO_MODEL, WHOLE),
 }
-"""The stages of each of the commands that measure a part only."""
+"""Stages of each command that measures only some of them."""
 
 
 _COLD_SHARE = 0.07
-"""Of the budget: what reading from the disk may take."""
+"""Share of the budget for reading from the disk."""
 
 
 class Subject:
-    """What is measured, made ready.
+    """The loader and the training step that are measured, ready to run.
 
     Args:
-        settings: what that is.
-        deadline: reading of `time.perf_counter` before which steps should be measured. On a CPU the batch is reduced
-            where that would take longer; None leaves it as it is.
+        settings: what is measured.
+        deadline: reading of `time.perf_counter` before which the measurement should end. On a CPU the batch is reduced
+            if it would take longer; None never reduces it.
 
     Attributes:
-        device: where it is computed.
-        recipe: of the step, with the batch size that is measured.
+        device: the device that the step runs on.
+        recipe: recipe of the step, with the batch size that is measured.
         reduced: a sentence that says why the batch is smaller than asked for; None if it is not.
-        loader: of the training split.
-        step: the model and its step, with a learning rate of 0: thousands of steps change nothing.
-        watch: takes notes from here on.
-        cold: bytes per second of shards that are not in memory, see `cold_read`.
+        loader: loader of the split train.
+        step: the training step, with a learning rate of 0, so that weights do not change.
+        watch: watches the machine from now on.
+        cold: rate of reading shards that are not in memory, see `cold_read`.
 
     Raises:
         UserError: the shards, the run, the model or the device can't be used.
@@ -74,9 +74,9 @@ class Subject:
 
     def __init__(self, settings: BenchSettings, deadline: float | None = None) -> None:
         self.device = choose_device(settings.device)
-        place, self.recipe = settings.chosen()
+        url, self.recipe = settings.chosen()
         set_up_device(self.device, tf32=self.recipe.tf32, cudnn_benchmark=self.recipe.cudnn_benchmark)
-        shards = ShardSet.open(place)
+        shards = ShardSet.open(url)
         classes = len(shards.classes)
         self.watch = Watch(self.device)
         self.cold = cold_read(shards, _COLD_SHARE * settings.budget)  # before anything maps the files
@@ -121,13 +121,13 @@ def run_bench(
     keep_batch: bool = False,
     progress: Progress | None = None,
 ) -> BenchResult:
-    """Measure stages and ceilings.
+    """Measure stages and hardware limits.
 
     Args:
         settings: what is measured.
         stages: names of those to measure; those that do not apply are skipped. All by default.
         keep_batch: never reduce the batch, even if only a round or two then fit into the budget.
-        progress: is told how it goes on.
+        progress: shows the progress.
 
     Raises:
         UserError: the shards, the run, the model or the device can't be used.
@@ -205,7 +205,7 @@ def _introduction(subject: Subject) -> str:
 
 
 def _precision(step: TrainStep) -> str:
-    """In which type the step multiplies matrices, such as float32."""
+    """The type in which the step multiplies matrices, such as float32."""
     return str(step.precision.dtype).removeprefix("torch.")
 
 

@@ -20,11 +20,11 @@ _SWEPT = ("batch_size", "image_size", "threads", "prefetch", "model")
 
 
 def parse_sweep(text: str) -> tuple[str, list[int | str]]:
-    """Name and values of `batch_size=64,128`.
+    """Name and values of a sweep such as `batch_size=64,128`.
 
     Raises:
-        UserError: it is not of that form, or names something else than batch_size, image_size, threads, prefetch or
-            model.
+        UserError: the text has another form, or names another setting than batch_size, image_size, threads, prefetch
+            or model.
     """
     name, _, listed = text.partition("=")
     name = name.replace("-", "_")
@@ -45,14 +45,14 @@ def run_sweep(
     stages: tuple[str, ...] | None,
     begun: float | None = None,
 ) -> list[BenchResult]:
-    """The results of `run_bench`, one for each value, each within the budget.
+    """Results of `run_bench`, one for each value, each within the budget.
 
     Args:
         settings: what is measured.
-        name: of the setting that is changed; where it is batch_size, no batch is reduced to save time.
-        values: of it.
+        name: setting that is swept; if it is batch_size, no batch is reduced to save time.
+        values: values of that setting.
         stages: see `run_bench`.
-        begun: reading of `time.perf_counter` when the command began, to report progress on stderr.
+        begun: reading of `time.perf_counter` when the command started; progress is then shown on stderr.
     """
     results = []
     for value in values:
@@ -63,7 +63,7 @@ def run_sweep(
 
 
 def _changed(settings: BenchSettings, name: str, value: int | str) -> BenchSettings:
-    """The settings with another value of one of them."""
+    """The settings with another value for one of them."""
     change: Any = {name: value}  # `replace` has no type for a field that is named at run time
     if name in ("threads", "prefetch"):
         return replace(settings, loading=replace(settings.loading, **change))
