@@ -243,10 +243,10 @@ class BenchResult:
 
 def to_document(result: BenchResult) -> dict[str, Any]:
     """A result as `bench --json` writes it."""
-    whole: dict[str, Any] = asdict(result, dict_factory=_without_missing)
-    findings: dict[str, Any] = whole.pop("findings")
+    whole: Any = asdict(result, dict_factory=_without_missing)
+    findings = whole.pop("findings")
     return {"version": whole.pop("version"), "provenance": whole.pop("provenance"), **findings, **whole}
 
 
-def _without_missing(items: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_missing(items: list[tuple[str, object]]) -> dict[str, object]:
     return {name: value for name, value in items if value is not None or name not in _OPTIONAL_KEYS}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
 
@@ -76,11 +76,12 @@ class BenchSettings:
         Raises:
             UserError: the run can't be read, or the recipe is impossible.
         """
-        names = ("model", "image_size", "batch_size", "preset", "amp", "compile", "window")
-        asked: dict[str, Any] = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if self.run is None:
             assert self.shards is not None
-            defaults: dict[str, Any] = {"weights": "none", "batch_size": 64}
-            return self.shards, Recipe(**defaults | asked)
-        run = read_run(self.run)
-        return self.shards or run.shards, replace(run.recipe, weights="none", **asked)
+            url, recipe = self.shards, Recipe(batch_size=64)
+        else:
+            run = read_run(self.run)
+            url, recipe = self.shards or run.shards, run.recipe
+        names = ("model", "image_size", "batch_size", "preset", "amp", "compile", "window")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return url, replace(recipe, weights="none", **given)
