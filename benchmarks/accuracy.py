@@ -192,12 +192,12 @@ def main(argv: Sequence[str]) -> None:
             measurement.rows.value(f"{name}, seed {seed}", rows[-1]["val_top1"], "top-1", seconds=seconds, epochs=rows)
             print(f"{name}, seed {seed}: top-1 {rows[-1]['val_top1']:.4f}, training {seconds:.1f} s", flush=True)
     verdict = agreement(curves(runs["food101_fast"]), curves(runs["plain loop"]))
-    seconds = {name: [sum(row["seconds"] for row in rows) for rows in of] for name, of in runs.items()}
+    taken = {name: [sum(row["seconds"] for row in rows) for rows in of] for name, of in runs.items()}
     print(
         f"mean top-1 of the last {verdict['last_epochs']} epochs: ours {np.mean(verdict['ours']):.4f}, plain "
         f"{np.mean(verdict['plain']):.4f}; difference {verdict['difference']:+.4f}, its standard error "
         f"{verdict['standard_error']:.4f} (p = {verdict['p_value']:.2f}); plain takes "
-        f"{statistics.median(seconds['plain loop']) / statistics.median(seconds['food101_fast']):.2f} times as long"
+        f"{statistics.median(taken['plain loop']) / statistics.median(taken['food101_fast']):.2f} times as long"
     )
     if settings.plot is not None:
         samples = {name: len(shards.split(name)) for name in ("train", "val")}

@@ -39,7 +39,7 @@ class Settings:
     repetitions: int = 5
     """Repetitions, after a first epoch that is not counted."""
     seconds: float = 1.0
-    """Length of one, at the least; an epoch is not broken off."""
+    """Shortest duration of one, in seconds; an epoch is always finished."""
     json: Path | None = None
     """File to write the results to."""
     rows: Path | None = None

@@ -3,7 +3,7 @@
     python benchmarks/exactness.py --shards DIR [--json FILE]
 
 Image by image is torchvision's own functional with the same parameters, to the bit, which the tests check. Then ways to
-crop and resize each image at a place of its own are compared, by their speed and by how far they are from torchvision.
+crop and resize each image at its own position are compared, by their speed and by how far they are from torchvision.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ def main(argv: Sequence[str]) -> None:
             for kind, batch in (("uint8", images), ("float32", floating))
         }
         if name == "RandomResizedCrop":
-            halves = resized_crop_products(floating, **params, size=(160, 160), compute=torch.float16)
+            boxes: dict[str, Any] = params
+            halves = resized_crop_products(floating, **boxes, size=(160, 160), compute=torch.float16)
             results[name]["float16"] = error(halves, transform.one_by_one(floating, params))
     print(f"{'':<42}{'uint8':>8}{'above 1':>10}{'float32':>10}{'float16':>10}")
     for name, of in results.items():

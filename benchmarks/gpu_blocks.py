@@ -1,4 +1,4 @@
-"""The tables and figures of the READMEs that gpu.sh has measured, as in blocks.py."""
+"""The tables and figures of the READMEs that gpu.sh has measured, as in training_blocks.py."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from blocks import fastest_first, result, spread, table, whole
+from figures import fastest_first, result, spread, table, whole
 
 from food101_fast.bench.measure import median_of_ratios
 
@@ -35,7 +35,7 @@ def gpu_row(part: str, name: str, of: str | None = None) -> dict[str, Any]:
 
 def gpu_rate(part: str, name: str) -> float:
     """The median of a rate of gpu.sh, in images per second."""
-    return statistics.median(gpu_row(part, name)["repetitions"])
+    return float(statistics.median(gpu_row(part, name)["repetitions"]))
 
 
 def gpu_job(epoch: int | None = None) -> float:
@@ -55,7 +55,7 @@ def gpu_step(batch: int, mode: str, name: str) -> float:
 def gpu_from_shards() -> float:
     """Images per second of the notebook's job: the median of the epochs after the first."""
     epochs = [row["timing"]["images_per_second"] for row in gpu_part("job")["rows"] if "timing" in row]
-    return statistics.median(epochs[1:])
+    return float(statistics.median(epochs[1:]))
 
 
 def gpu_timing(epoch: int) -> dict[str, float]:

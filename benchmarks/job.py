@@ -45,7 +45,7 @@ class Settings:
     shards: Path
     """Folder of shards."""
     work: Path
-    """Folder for the runs; one that is there is not gone on with."""
+    """Folder for the runs; an existing run is not resumed."""
     variants: tuple[str, ...] = ("default",)
     """Which, one after the other: default, no-search, compiled, cuda-graph, compiled-graph, eager."""
     device: Literal["cpu", "cuda"] = "cuda"
@@ -132,10 +132,10 @@ def measured(variant: str, settings: Settings, measurement: Measurement) -> dict
     images = len(ShardSet.open(settings.shards).split("train")) * settings.epochs
     last = max(path.stat().st_mtime for path in (run / "checkpoints" / "last").iterdir()) - begun
     whole = time.time() - begun
-    about = {"seconds_with_report": whole, "images_per_second": images / last, "images": images}
-    measurement.rows.value(f"{variant}, last checkpoint", last, "s from the command", **about)
+    totals = {"seconds_with_report": whole, "images_per_second": images / last, "images": images}
+    measurement.rows.value(f"{variant}, last checkpoint", last, "s from the command", **totals)
     print(f"{variant}: last checkpoint after {last:.1f} s, {images / last:,.0f} images/s", flush=True)
-    return {"seconds": last, **about, "epochs": done}
+    return {"seconds": last, **totals, "epochs": done}
 
 
 def main(argv: Sequence[str]) -> None:

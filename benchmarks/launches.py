@@ -63,7 +63,8 @@ def fake_cuda() -> FakeTensorMode:
 
 def count_launches(run: Callable[[], object]) -> Counter[str]:
     """How often each operator is launched by `run`, called inside `fake_cuda()`, with what was made there."""
-    with LaunchCounter() as counter:
+    counter = LaunchCounter()
+    with counter:
         run()
     return counter.launches
 

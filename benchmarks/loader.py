@@ -105,8 +105,8 @@ def copying(split: Split, batch_size: int) -> Callable[[], int]:
 
     def copy(ids: NDArray[np.int64], out: torch.Tensor) -> None:
         begin = out.data_ptr()
-        for place, address in enumerate(addresses[ids].tolist()):
-            ctypes.memmove(begin + place * split.row_bytes, address, split.row_bytes)
+        for index, address in enumerate(addresses[ids].tolist()):
+            ctypes.memmove(begin + index * split.row_bytes, address, split.row_bytes)
 
     return one_by_one(copy, split, batch_size)
 

@@ -111,8 +111,8 @@ def memcpy(settings: Settings, seconds: float = 2.0) -> float:
     images, begun = 0, time.perf_counter()
     while time.perf_counter() - begun < seconds:
         buffer = buffers[images // settings.batch_size % len(buffers)]
-        for place, row in enumerate(rng.integers(0, len(source), settings.batch_size).tolist()):
-            buffer[place] = source[row]
+        for index, row in enumerate(rng.integers(0, len(source), settings.batch_size).tolist()):
+            buffer[index] = source[row]
         images += settings.batch_size
     return images / (time.perf_counter() - begun)
 

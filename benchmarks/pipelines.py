@@ -120,16 +120,16 @@ class Ours:
 
 
 def timms(folder: Path, settings: Settings) -> Batches:
-    """timm's own data set and loader, with its prefetcher, and no augmentation but crop and flip."""
+    """The data set and loader of timm, with its prefetcher, and no augmentation but crop and flip."""
     from timm.data import ImageDataset, create_loader
 
-    dataset = ImageDataset(str(folder))
+    dataset = ImageDataset(str(folder))  # type: ignore[no-untyped-call]
     loader: Batches = create_loader(
-        TransformedSubset(dataset, _chosen(len(dataset), settings)),
+        TransformedSubset(dataset, _chosen(len(dataset), settings)),  # type: ignore[arg-type]
         input_size=(3, SIZE, SIZE),
         batch_size=settings.batch_size,
         is_training=True,
-        color_jitter=None,
+        color_jitter=None,  # type: ignore[arg-type]
         interpolation="bilinear",
         mean=MEAN,
         std=STD,
@@ -160,7 +160,7 @@ def _chosen(available: int, settings: Settings) -> list[int]:
 
 
 def folder_of(root: Path, transform: Any, settings: Settings) -> Batches:
-    """torchvision's ImageFolder, with Pillow, which is its default."""
+    """ImageFolder of torchvision, with Pillow, which is its default."""
     dataset = ImageFolder(str(root), transform=transform)
     return OnDevice(Subset(dataset, _chosen(len(dataset), settings)), settings)
 

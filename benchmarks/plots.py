@@ -1,4 +1,4 @@
-"""The plots of benchmarks/README.md, each a function of what lies in benchmarks/results.
+"""The plots of benchmarks/README.md, each a function of the files in benchmarks/results.
 
 A PNG says in its text field `Results` which results it was drawn from, so that a stale one is found.
 """
@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import io
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import blocks
 import xxhash
-from blocks import RESULTS, result
+from figures import RESULTS, bench_stages, result
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from peer_blocks import loaders as loader_reports
 from PIL import Image
 
 from food101_fast.bench.ceilings import MATRIX, MEMORY, shares
-from food101_fast.bench.sweep import sweep_figure
+from food101_fast.plots import plot_sweep
 from food101_fast.storage import write_atomically
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -54,15 +54,15 @@ def _plain(axes: Axes, grid: Literal["x", "both"] = "both") -> None:
     axes.set_axisbelow(True)
 
 
-def _bars(axes: Axes, names: list[str], rates: list[list[float]], colors: list[str], unit: str) -> None:
+def _bars(axes: Axes, names: list[str], rates: Sequence[Sequence[float]], colors: list[str], unit: str) -> None:
     """Horizontal bars of medians with the range of the repetitions."""
     medians = [statistics.median(values) for values in rates]
     below = [middle - min(values) for middle, values in zip(medians, rates, strict=True)]
     above = [max(values) - middle for middle, values in zip(medians, rates, strict=True)]
-    places = range(len(names))
-    axes.barh(places, medians, color=colors, height=0.7)
-    axes.errorbar(medians, places, xerr=[below, above], fmt="none", ecolor="#333333", elinewidth=1, capsize=2)
-    axes.set_yticks(places, names)
+    positions = range(len(names))
+    axes.barh(positions, medians, color=colors, height=0.7)
+    axes.errorbar(medians, positions, xerr=[below, above], fmt="none", ecolor="#333333", elinewidth=1, capsize=2)
+    axes.set_yticks(positions, names)
     axes.invert_yaxis()
     axes.set_xlabel(unit)
     axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -75,7 +75,7 @@ def loaders() -> Figure:
     figure, both = _figure(4.6, 2)
     ceiling = result("peers-cpu")["loading"]["memcpy_images_per_second"]
     for axes, encoding in zip(both, ("raw", "jpeg"), strict=True):
-        reports = blocks.loaders(encoding)
+        reports = loader_reports(encoding)
         names = [report["name"] for report in reports]
         rates = [report["images_per_second"] for report in reports]
         colors = [OURS if name.startswith("food101_fast") else OTHERS for name in names]
@@ -87,7 +87,7 @@ def loaders() -> Figure:
     return figure
 
 
-# In points, where the usual place above the point is taken.
+# Offsets in points, where another label is above the point.
 _BESIDE = {"food101_fast": (0, -16), "kornia, crop_and_resize": (-150, 2), "grid_sample": (60, -14)}
 
 
@@ -106,8 +106,8 @@ def resizing() -> Figure:
             name, (middle, error), _BESIDE.get(name, (0, 9)), textcoords="offset points", color=color, ha="center"
         )
     axes.axhspan(least / 3, 1, color=OURS, alpha=0.06, linewidth=0)
-    place = axes.get_yaxis_transform()
-    axes.text(0.99, 0.6, "below one step of 8 bits", transform=place, ha="right", va="top", color=OURS)
+    across = axes.get_yaxis_transform()
+    axes.text(0.99, 0.6, "below one step of 8 bits", transform=across, ha="right", va="top", color=OURS)
     axes.set(
         yscale="log",
         ylim=(least / 3, 300),
@@ -122,22 +122,19 @@ def resizing() -> Figure:
 
 
 def ceilings() -> Figure:
-    """What each stage reaches of the machine's own."""
+    """Share of its hardware limit that each stage reaches."""
     figure, axes = _figure(3.8)
     found = result("stages-cpu")
-    stages = {name: stage for name, stage in found["stages"].items() if "share_of_ceiling" in stage}
+    stages = {name: stage for name, stage in bench_stages(found).items() if stage.ceiling is not None}
     own = {MEMORY: OURS, MATRIX: CEILING}
-    percent = [
-        [
-            100 * share
-            for share in shares(
-                stage["repetitions"], stage["amount_per_image"], found["ceilings"][stage["ceiling"]]["repetitions"]
-            )
-        ]
-        for stage in stages.values()
-    ]
-    colors = [own.get(stage["ceiling"], OTHERS) for stage in stages.values()]
-    _bars(axes, list(stages), percent, colors, "% of the machine's own")
+    percent = []
+    for stage in stages.values():
+        assert stage.ceiling is not None
+        assert stage.amount_per_image is not None
+        most = found["ceilings"][stage.ceiling]["repetitions"]
+        percent.append([100 * share for share in shares(stage.repetitions, stage.amount_per_image, most)])
+    colors = [own.get(stage.ceiling or "", OTHERS) for stage in stages.values()]
+    _bars(axes, list(stages), percent, colors, "% of hardware limit")
     axes.axvline(100, color="#333333", linewidth=1)
     for name, color in own.items():
         axes.plot([], [], "s", color=color, label=name)
@@ -166,7 +163,8 @@ def threads() -> Figure:
 def batches() -> Figure:
     """Images per second of the stages of training over the size of a batch."""
     runs = result("batch-cpu")
-    return sweep_figure("batch_size", [run["settings"]["recipe"]["batch_size"] for run in runs], runs)
+    rates = [{name: stage.repetitions for name, stage in bench_stages(run).items()} for run in runs]
+    return plot_sweep("batch_size", [run["settings"]["recipe"]["batch_size"] for run in runs], rates)
 
 
 PLOTS: dict[str, Plot] = {

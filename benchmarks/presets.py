@@ -13,6 +13,7 @@ import importlib
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -60,7 +61,7 @@ def ours(preset: T.Preset, images: Tensor) -> dict[str, Run]:
     ways: dict[str, Callable[..., object]] = {"ours": preset}
     if images.is_cuda:
         ways["ours, compiled"] = torch.compile(preset, fullgraph=True, dynamic=False)
-    return {name: lambda way=way: way(images, labels, seed=0, epoch=epoch, ids=ids) for name, way in ways.items()}
+    return {name: partial(way, images, labels, seed=0, epoch=epoch, ids=ids) for name, way in ways.items()}
 
 
 def crop_and_flip(images: Tensor) -> dict[str, Run]:
@@ -97,12 +98,12 @@ def main(argv: Sequence[str]) -> None:
     results: dict[str, dict[str, list[float]]] = {}
     for batch in settings.batch_sizes:
         images = stored(batch, measurement.device)
-        makers: dict[str, Callable[[], dict[str, Run]]] = {"crop + flip": lambda images=images: crop_and_flip(images)}
+        makers: dict[str, Callable[[], dict[str, Run]]] = {"crop + flip": partial(crop_and_flip, images)}
         for name in settings.presets:
             preset = T.train_preset(name, SIZE, num_classes=CLASSES).to(measurement.device)
-            makers[f"preset {name}"] = lambda preset=preset, images=images: ours(preset, images)
+            makers[f"preset {name}"] = partial(ours, preset, images)
         last = T.eval_preset(SIZE, STORED).to(measurement.device)
-        makers["preset eval"] = lambda last=last, images=images: ours(last, images)
+        makers["preset eval"] = partial(ours, last, images)
         for name, make in makers.items():
             torch.compiler.reset()
 

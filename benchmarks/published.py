@@ -1,6 +1,6 @@
-"""How a measurement gets into benchmarks/results: with what it was measured on, and whole or not at all.
+"""Writes a measurement into benchmarks/results, with what it was measured on.
 
-Beside that, a script can append each of its rows to a file as it is measured (`rows.py`), for whoever may be cut.
+A script can also append each row to a file as soon as it is measured (`rows.py`), in case it is killed.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ _PR_SET_CHILD_SUBREAPER = 36  # see prctl(2)
 
 
 class Measurement:
-    """Watches from when it is made until `publish` is called.
+    """Watches the machine from its construction until `publish` is called.
 
     Args:
-        path: of the JSON file that it goes to; None for none.
-        device: that is measured.
+        path: JSON file for the results; None for none.
+        device: device that is measured.
         rows: file that each row is appended to as it is measured; None for none.
-        part: that these rows belong to.
-        settings: that it is measured with, for the first of these lines; paths are left out.
+        part: part of gpu.sh that these rows belong to.
+        settings: settings of the measurement, for the first row; paths are left out.
 
     Attributes:
         device: set up for training.
-        rows: where each row goes.
+        rows: appends rows to that file.
 
     Raises:
-        UserError: `path` or `rows` is a folder, or lies in one that is missing; or there is no such device.
+        UserError: `path` or `rows` is a folder, or its folder does not exist; or there is no such device.
     """
 
     def __init__(
@@ -72,16 +72,16 @@ class Measurement:
         """Write what was measured, if there is a path, and say if other programs ran beside it.
 
         Args:
-            settings: that it was measured with.
-            content: what was measured.
+            settings: settings of the measurement.
+            content: what was measured, by key.
         """
         with contextlib.suppress(ChildProcessError):  # there are none
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         provenance = self._watch.notes()
         self.rows.write("end", provenance=provenance)
-        if provenance["busy"]:
-            others = f"{provenance['others_share']:.0%}"
+        if provenance.busy:
+            others = f"{provenance.others_share:.0%}"
             print(f"other programs took {others} of the processors: measure again on an idle machine", file=sys.stderr)
         if self._path is None:
             return

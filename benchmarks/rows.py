@@ -76,7 +76,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def merge(lines: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """All parts with their rows, in the order in which they were first seen.
 
-    A part that was begun again replaces its earlier rows. Its `state` is `complete`, `cut`, `failed (code N)`,
+    A part that was started again replaces its earlier rows. Its `state` is `complete`, `cut`, `failed (code N)`,
     `left out: why`, or `cut` where nothing says that it ended.
     """
     parts: dict[str, dict[str, Any]] = {}

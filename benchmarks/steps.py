@@ -144,13 +144,13 @@ def bare(model: nn.Module, recipe: Recipe, device: torch.device) -> Step:
 
 
 def timms(model: nn.Module, recipe: Recipe, device: torch.device) -> Step:
-    """timm's own optimizer factory, loss and scaler, called as its train.py calls them."""
+    """Optimizer factory, loss and scaler of timm, called as its train.py calls them."""
     from timm.optim import create_optimizer_v2
     from timm.utils import NativeScaler
 
     optimizer = create_optimizer_v2(model, opt="adam", lr=recipe.learning_rate, weight_decay=0.0)
     precision = Precision(recipe.amp, device)
-    scaler = NativeScaler(device=device.type) if precision.scales else None
+    scaler = NativeScaler(device=device.type) if precision.scales else None  # type: ignore[no-untyped-call]
     forward = torch.compile(model) if recipe.compile == "on" else model
     loss_of = nn.CrossEntropyLoss().to(device)
 

@@ -1,9 +1,9 @@
-"""Write the figures, tables and plots of the READMEs from benchmarks/results, so that none is written by hand.
+"""Write the figures, tables and plots of the READMEs from benchmarks/results, so that no figure is written by hand.
 
     python benchmarks/tables.py [--check]
 
 What stands between `<!-- from results: NAME -->` and `<!-- end -->` is replaced: a table, a paragraph, or a figure in a
-sentence. blocks.py and gpu_blocks.py have their names, plots.py those of the pictures in docs/.
+sentence. blocks.py lists their names, plots.py those of the pictures in docs/.
 """
 
 from __future__ import annotations
@@ -14,15 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from blocks import BLOCKS as CPU_BLOCKS
-from gpu_blocks import GPU_BLOCKS
+from blocks import BLOCKS
 from plots import PLOTS, draw, drawn_from
 
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.storage import write_atomically
-
-BLOCKS = CPU_BLOCKS | GPU_BLOCKS
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md", ROOT / "benchmarks" / "SCALING.md")
@@ -39,7 +36,7 @@ class Settings:
 
 
 def filled(text: str, path: Path) -> str:
-    """A file's text with its figures made anew.
+    """A file's text with its figures filled in from the results.
 
     Raises:
         UserError: a block has a name that there is nothing for.
@@ -71,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
             if not settings.check:
                 draw(name)
     for name in stale:
-        print(f"{name} {'differs from the results' if settings.check else 'is made anew'}")
+        print(f"{name} {'differs from the results' if settings.check else 'is written again'}")
     if settings.check and stale:
         sys.exit(1)
 

@@ -38,7 +38,7 @@ class Settings:
     repetitions: int = 5
     """Repetitions, after one that is not counted."""
     seconds: float = 0.3
-    """Length of one, at the least; a batch is not broken off."""
+    """Shortest duration of one, in seconds; a batch is always finished."""
     threads: tuple[int, ...] = ()
     """Numbers of threads on the CPU to measure with, in turns; by default torch's own."""
     names: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
 
 Curves = Mapping[str, Sequence[float]]
@@ -151,4 +152,38 @@ def plot_timeline(
     below.set(xlabel="milliseconds", ylabel="GB in use", ylim=(0, None))
     for axes in (above, below):
         axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def plot_sweep(name: str, values: Sequence[int | str], results: Sequence[Mapping[str, Sequence[float]]]) -> Figure:
+    """Images per second of each stage of bench over the values of a setting, with the range of the repetitions.
+
+    Args:
+        name: of the setting.
+        values: of the setting; numbers, or names of models.
+        results: for each value, the repetitions of each stage, in images per second.
+    """
+    figure = Figure(figsize=(8, 5), layout="constrained", dpi=_DPI)
+    axes = _axes(figure)
+    numeric = name != "model"
+    positions = [float(value) for value in values] if numeric else list(range(len(values)))
+    for number, stage in enumerate(results[0]):
+        found = [of_value[stage] for of_value in results]
+        style = ("-", "--", ":")[number % 3]
+        (line,) = axes.plot(
+            positions, list(map(statistics.median, found)), marker="o", markersize=4, label=stage, linestyle=style
+        )
+        lowest, highest = (list(map(pick, found)) for pick in (min, max))
+        axes.fill_between(positions, lowest, highest, color=line.get_color(), alpha=0.12, linewidth=0)
+    axes.set(xlabel=_label(name), ylabel="images per second", yscale="log")
+    if numeric and len(values) > 1:
+        axes.set_xscale("log", base=2)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:,.0f}")
+    rates = [rate for of_value in results for of_stage in of_value.values() for rate in of_stage]
+    # Over less than two decades there is room, and need, for figures between the powers of ten.
+    axes.yaxis.set_minor_formatter("{x:,.0f}" if max(rates) < 100 * min(rates) else NullFormatter())
+    axes.set_xticks(positions, [str(value) for value in values])
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", frameon=False)
     return figure

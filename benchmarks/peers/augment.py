@@ -1,11 +1,10 @@
-"""Images per second of each transform and preset: ours, torchvision in a loop and once for a batch, kornia, torchaug,
-DALI.
+"""Images per second of each transform and preset: ours, torchvision, kornia, torchaug and DALI.
 
-Called by benchmarks/transforms.py in an environment of its own. Every library gets what it is made for: kornia floating
-images, the others uint8; on the CPU all in contiguous memory, on CUDA ours and torchvision's channels_last, as they
-come from the loader. torchaug gives each sample a draw of its own with as many chunks as there are samples. DALI's
-`experimental.torchvision` draws for each sample; it has crops, flips, blur and color, the last not for batches of
-tensors. All take turns, with each number of threads.
+Called by benchmarks/transforms.py in an environment of its own. torchvision runs in a loop, and once for each batch.
+Every library gets the input it is made for: kornia float images, the others uint8; on the CPU all in contiguous memory,
+on CUDA ours and torchvision's channels_last, as they come from the loader. torchaug draws for each sample if it has as
+many chunks as samples. DALI's `experimental.torchvision` draws for each sample; it has crops, flips, blur and color,
+the last not for batches of tensors. All take turns, with each number of threads.
 """
 
 # /// script
@@ -20,6 +19,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -140,9 +140,9 @@ def rows(images: Tensor, floating: Tensor, threads: int) -> dict[str, dict[str, 
     for name, arguments in ARGUMENTS.items():
         ours, theirs = getattr(T, name)(*arguments), getattr(v2, name)(*arguments)
         made[name] = {
-            "ours": lambda ours=ours: ours(images),
+            "ours": partial(ours, images),
             "torchvision, loop": looped(theirs, images),
-            "torchvision, one draw": lambda theirs=theirs: theirs(images),
+            "torchvision, one draw": partial(theirs, images),
         }
     theirs = v2.Compose([v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip()])
     made["RandomResizedCrop + flip"] = {
@@ -156,20 +156,20 @@ def rows(images: Tensor, floating: Tensor, threads: int) -> dict[str, dict[str, 
         ("DALI", dalis(images, threads) if dali is not None else {}, contiguous),
     ):
         for name, transform in transforms.items():
-            made[name][library] = lambda transform=transform, batch=batch: transform(batch)
+            made[name][library] = partial(transform, batch)
     labels = torch.arange(len(images), device=images.device) % CLASSES
     normalised = floating - 0.5
     for name in ("MixUp", "CutMix"):
         ours, once = (getattr(module, name)(num_classes=CLASSES) for module in (T, v2))
 
         def pairs(once: Any = once) -> None:
-            for place in range(len(normalised)):
-                once(normalised[[place, place - 1]], labels[[place, place - 1]])
+            for index in range(len(normalised)):
+                once(normalised[[index, index - 1]], labels[[index, index - 1]])
 
         made[name] = {
-            "ours": lambda ours=ours: ours(normalised, labels),
+            "ours": partial(ours, normalised, labels),
             "torchvision, loop": pairs,
-            "torchvision, one draw": lambda once=once: once(normalised, labels),
+            "torchvision, one draw": partial(once, normalised, labels),
         }
     for name in T.PRESETS:
         preset = T.train_preset(name, SIZE, num_classes=CLASSES).to(images.device)

@@ -31,8 +31,8 @@ class Pictures:
     def __len__(self) -> int:
         return len(self._files)
 
-    def __getitem__(self, place: int) -> tuple[np.ndarray, int]:
-        content, label = self._files[place]
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        content, label = self._files[index]
         return (pixels(content) if self._job.encoding == "raw" else simplejpeg.decode_jpeg(content)), label
 
 

@@ -20,8 +20,9 @@ _SOURCE = "https://docs.pytorch.org/vision/stable/generated/torchvision.datasets
 
 
 def read(path: str) -> torch.Tensor:
-    """torchvision's own decoder, which is faster than ImageFolder's default, Pillow."""
-    return decode_image(path, ImageReadMode.RGB)
+    """The decoder of torchvision, which is faster than ImageFolder's default, Pillow."""
+    image: torch.Tensor = decode_image(path, ImageReadMode.RGB)
+    return image
 
 
 def main(job: Job) -> None:
@@ -30,8 +31,8 @@ def main(job: Job) -> None:
         sys.exit("ImageFolder reads image files; it has no format for raw pixels")
 
     def write(folder: Path) -> None:
-        for place, (content, label) in enumerate(samples(job)):
-            path = folder / "train" / f"{label:04d}" / f"{place:06d}.jpg"
+        for index, (content, label) in enumerate(samples(job)):
+            path = folder / "train" / f"{label:04d}" / f"{index:06d}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
 

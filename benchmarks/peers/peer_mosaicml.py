@@ -44,7 +44,7 @@ def main(job: Job) -> None:
     folder = once(job, "mosaicml", write) / "train"
     streaming.base.util.clean_stale_shared_memory()
     dataset = Decoded(local=str(folder), shuffle=True, batch_size=job.batch_size)
-    loader = DataLoader(dataset, job.batch_size, num_workers=job.workers, persistent_workers=True)
+    loader: DataLoader[Any] = DataLoader(dataset, job.batch_size, num_workers=job.workers, persistent_workers=True)
     how = f"StreamingDataset, shuffled, {job.workers} workers"
     name = "MosaicML streaming"
     report(name, version("mosaicml-streaming"), how, _SOURCE, job, lambda: sum(len(images) for images, _ in loader))

@@ -25,8 +25,8 @@ def main(job: Job) -> None:
         sys.exit("SPDL decodes files; it has no format for raw pixels")
 
     def write(folder: Path) -> None:
-        for place, (content, label) in enumerate(samples(job)):
-            (folder / f"{place:06d}-{label}.jpg").write_bytes(content)
+        for index, (content, label) in enumerate(samples(job)):
+            (folder / f"{index:06d}-{label}.jpg").write_bytes(content)
 
     files = sorted(map(str, once(job, "spdl", write).glob("*.jpg")))
 

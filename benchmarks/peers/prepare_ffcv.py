@@ -25,8 +25,8 @@ class Photographs:
     def __len__(self) -> int:
         return len(self._files)
 
-    def __getitem__(self, place: int) -> tuple[np.ndarray, int]:
-        path, label = self._files[place]
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        path, label = self._files[index]
         return square(path, self._size), label
 
 

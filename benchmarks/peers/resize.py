@@ -1,4 +1,4 @@
-"""Ways to crop and resize each image of a batch at a place of its own: how fast, and how far from torchvision's pixels.
+"""Ways to crop and resize each image of a batch at its own position: how fast, and how far from torchvision's pixels.
 
 Called by benchmarks/exactness.py in an environment of its own. All get the same images and the same boxes.
 """
@@ -48,12 +48,13 @@ def products(images: Tensor, params: Params, compute: torch.dtype) -> Tensor:
 
 
 def kornia(images: Tensor, params: Params) -> Tensor:
-    """kornia's warp of boxes."""
+    """Warp of boxes by kornia."""
     top, left = params["top"].float(), params["left"].float()
     bottom, right = top + params["height"] - 1, left + params["width"] - 1
     corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
     boxes = torch.stack([torch.stack(corner, -1) for corner in corners], 1)
-    return crop_and_resize(images, boxes, SIZE)
+    resized: Tensor = crop_and_resize(images, boxes, SIZE)
+    return resized
 
 
 def sampled(images: Tensor, params: Params) -> Tensor:

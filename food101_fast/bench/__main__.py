@@ -1,12 +1,11 @@
-"""`python -m food101_fast.bench`: which stage bounds a run; what each stage does; what changed; a profile."""
+"""`python -m food101_fast.bench`: the bottleneck of training, the rate of each stage, comparisons and profiles."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import orjson
 import tyro
@@ -16,9 +15,10 @@ from food101_fast.bench.compare import compare, differing_settings, read_result
 from food101_fast.bench.doctor import diagnose
 from food101_fast.bench.profile import TRACE_NAME, profile_steps
 from food101_fast.bench.progress import Progress
+from food101_fast.bench.results import BenchResult, to_document
 from food101_fast.bench.settings import BenchSettings, check_folder
 from food101_fast.bench.stages import GROUPS, run_bench
-from food101_fast.bench.sweep import parse_sweep, plot_sweep, run_sweep, sweep_table
+from food101_fast.bench.sweep import parse_sweep, run_sweep, sweep_table, write_sweep_plot
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.storage import write_atomically, writing
@@ -26,15 +26,18 @@ from food101_fast.storage import write_atomically, writing
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorSettings(BenchSettings):
-    """Measure each stage of training alone and all together, and name the one that bounds it. `bench loader`,
-    `bench transforms` and `bench train` measure these stages only; `bench compare A.json B.json` says what changed."""
+    """Measure each stage of training alone and all together, and name the bottleneck.
+
+    `bench loader`, `bench transforms` and `bench train` measure only these stages. `bench compare A.json B.json` says
+    what changed between two results.
+    """
 
     sweep: str | None = None
-    """Measure for several values of a setting, as batch_size=64,128,256 (or image_size, threads, prefetch, model)."""
+    """Measure several values of one setting, as batch_size=64,128,256 (or image_size, threads, prefetch, model)."""
     plot: Path | None = None
-    """With --sweep, a PNG file to draw the rates into."""
+    """PNG file for a plot of the rates; needs --sweep."""
     profile: Path | None = None
-    """Folder for a trace of ten steps (Perfetto), the costliest operators and a timeline, instead of measuring."""
+    """Profile ten steps instead of measuring: folder for a trace (Perfetto), the slowest operators and a timeline."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,12 +52,15 @@ class DoctorSettings(BenchSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class CompareSettings:
-    """Say which stages of two results of bench differ beyond what their repetitions do; exit code 1 if any does."""
+    """Say which stages became faster or slower between two results of bench; exit code 1 if any did.
+
+    Differences that are within the spread of the repetitions are not reported.
+    """
 
     before: tyro.conf.Positional[Path]
-    """File that bench --json wrote."""
+    """Result of the first measurement, written with --json."""
     after: tyro.conf.Positional[Path]
-    """Another one."""
+    """Result of the second measurement."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -68,70 +74,86 @@ def main(argv: Sequence[str]) -> None:
     stages = GROUPS.get(name or "")
     if settings.profile is not None:
         if name in ("loader", "transforms"):
-            raise UserError(f"--profile looks at training steps; use it with bench train, not with bench {name}")
+            raise UserError(f"--profile records training steps, and bench {name} has none; use it with bench train")
         _profile(settings, settings.profile)
         return
-    result: Any
     begun = time.perf_counter()
     if settings.sweep is not None:
-        swept, values = parse_sweep(settings.sweep)
-        result = run_sweep(settings, swept, values, stages, begun)
-        print(sweep_table(swept, values, result))
-        if settings.plot is not None:
-            plot_sweep(swept, values, result, settings.plot)
-            print(settings.plot)
+        document: object = [to_document(one) for one in _sweep(settings, settings.sweep, stages, begun)]
     else:
-        with Progress(begun) as progress:
-            result = run_bench(settings, stages, progress=progress)
-        if "free" in result and stages is None:
-            result["verdict"] = diagnose(result)
-        print(format_table(result))
-        if "verdict" in result:
-            print(result["verdict"]["sentence"])
+        document = to_document(_measure(settings, stages, begun))
     if settings.json is not None:
-        content = orjson.dumps(result, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        content = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         with writing(settings.json, "or give another --json"):
             write_atomically(settings.json, content)
         print(settings.json)
 
 
-def format_table(result: dict[str, Any]) -> str:
-    """The stages as a table for the terminal: median and range in images per second, and the share of the ceiling."""
-    provenance, recipe, loading = result["provenance"], result["settings"]["recipe"], result["loading"]
-    timing, repetitions = result["timing"], len(next(iter(result["stages"].values()))["repetitions"])
-    machine = provenance["machine"]
-    lines = [
-        f"{machine['device']}, {machine['cores']} core{'s' if machine['cores'] > 1 else ''}, "
-        f"torch {provenance['versions']['torch']}; {recipe['model']}, "
-        f"{loading['encoding']} {loading['stored_size']} -> {recipe['image_size']} px, batch {recipe['batch_size']}, "
-        f"{result['precision']}, {loading['threads']} loader thread{'s' if loading['threads'] > 1 else ''}",
-        f"{'stage':<26}{'images/s':>12}{'lowest':>12}{'highest':>12}   % of hardware limit",
-    ]
-    for name, stage in result["stages"].items():
-        rates, own = stage["repetitions"], f"   {share_text(stage)}".rstrip()
-        lines.append(f"{name:<26}{stage['images_per_second']:>12,.1f}{min(rates):>12,.1f}{max(rates):>12,.1f}{own}")
-    for name, ceiling in result["ceilings"].items():
+def _measure(settings: BenchSettings, stages: tuple[str, ...] | None, begun: float) -> BenchResult:
+    with Progress(begun) as progress:
+        result = run_bench(settings, stages, progress=progress)
+    if stages is None:
+        result = replace(result, verdict=diagnose(result.findings, result.provenance.machine))
+    print(format_table(result))
+    if result.verdict is not None:
+        print(result.verdict.sentence)
+    return result
+
+
+def _sweep(settings: DoctorSettings, sweep: str, stages: tuple[str, ...] | None, begun: float) -> list[BenchResult]:
+    swept, values = parse_sweep(sweep)
+    results = run_sweep(settings, swept, values, stages, begun)
+    print(sweep_table(swept, values, results))
+    if settings.plot is not None:
+        write_sweep_plot(swept, values, results, settings.plot)
+        print(settings.plot)
+    return results
+
+
+def format_table(result: BenchResult) -> str:
+    """The stages as a table for the terminal: median and range in images per second, and the share of the limit."""
+    findings = result.findings
+    lines = [_conditions(result), f"{'stage':<26}{'images/s':>12}{'lowest':>12}{'highest':>12}   % of hardware limit"]
+    for name, stage in findings.stages.items():
+        rates, own = stage.repetitions, f"   {share_text(stage)}".rstrip()
+        lines.append(f"{name:<26}{stage.images_per_second:>12,.1f}{min(rates):>12,.1f}{max(rates):>12,.1f}{own}")
+    for name, ceiling in findings.ceilings.items():
         unit = "GFLOP/s" if name == MATRIX else "GB/s"
-        lines.append(f"{name}: {ceiling['per_second'] / 1e9:,.1f} {unit}")
-    if result["cold_read"] is not None:
-        lines.append(f"shards that are not in memory: {result['cold_read']['bytes_per_second'] / 1e9:,.2f} GB/s")
-    lines.append(f"loader: residence {loading['residence']}, {loading['residence_reason']}")
-    if "parts_over_fixed_batch" in result:
+        lines.append(f"{name}: {ceiling.per_second / 1e9:,.1f} {unit}")
+    if findings.cold_read is not None:
+        lines.append(f"shards that are not in memory: {findings.cold_read.bytes_per_second / 1e9:,.2f} GB/s")
+    lines.append(f"loader: residence {findings.loading.residence}, {findings.loading.residence_reason}")
+    if findings.parts_over_fixed_batch is not None:
         lines.append(
-            f"transforms, forward + backward and optimizer add up to {result['parts_over_fixed_batch']:.2f} of the "
+            f"transforms, forward + backward and optimizer add up to {findings.parts_over_fixed_batch:.2f} of the "
             "step on a fixed batch"
         )
+    repetitions = len(next(iter(findings.stages.values())).repetitions)
     lines.append(
-        f"{repetitions} repetition{'s' if repetitions > 1 else ''} of each, {timing['repetition']:.2g} s or one batch "
-        f"long, in {timing['all']:.0f} s"
+        f"{repetitions} repetition{_s(repetitions)} of each, {result.timing.repetition:.2g} s or one batch "
+        f"long, in {result.timing.all:.0f} s"
     )
-    lines += result["remarks"]
-    if provenance["busy"]:
-        lines.append(
-            f"other programs used {provenance['others_share']:.0%} of the processors meanwhile: measure again on an "
-            "idle machine"
-        )
+    lines += result.remarks
+    if result.provenance.busy:
+        others = f"{result.provenance.others_share:.0%}"
+        lines.append(f"other programs used {others} of the processors meanwhile: measure again on an idle machine")
     return "\n".join(lines)
+
+
+def _conditions(result: BenchResult) -> str:
+    """What was measured, and on what."""
+    machine, recipe, loading = result.provenance.machine, result.findings.settings.recipe, result.findings.loading
+    return (
+        f"{machine.device}, {machine.cores} core{_s(machine.cores)}, "
+        f"torch {result.provenance.versions['torch']}; {recipe.model}, "
+        f"{loading.encoding} {loading.stored_size} -> {recipe.image_size} px, batch {recipe.batch_size}, "
+        f"{result.findings.precision}, {loading.threads} loader thread{_s(loading.threads)}"
+    )
+
+
+def _s(number: int) -> str:
+    """The ending of a plural."""
+    return "s" if number > 1 else ""
 
 
 def _profile(settings: BenchSettings, folder: Path) -> None:
@@ -161,7 +183,7 @@ def _compare(settings: CompareSettings) -> None:
         )
     changed = [change for change in changes if change.changed]
     if not changed:
-        print("no change beyond the spread of the repetitions (ratios are to the machine's own speed meanwhile)")
+        print("no change beyond the spread of the repetitions (ratios are relative to the hardware limits)")
         return
     print("changed: " + ", ".join(f"{change.stage} ({change.ratio - 1:+.0%})" for change in changed))
     raise SystemExit(1)

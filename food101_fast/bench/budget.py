@@ -12,26 +12,26 @@ from food101_fast.runs.recipe import Recipe
 from food101_fast.train.step import TrainStep
 
 ENOUGH = 6
-"""Rounds to aim at: with fewer, `bench compare` can tell nothing apart."""
+"""Rounds to aim at: with fewer, `bench compare` can't find a difference."""
 
 _SMALLEST_BATCH = 4
 _TRIAL_BATCH = 8
-# Training steps, or their equivalent, in the first go through all stages (forward is a third of one), and in each round
-# after it, where two stages are preceded by a step that isn't timed.
+# Training steps, or their equivalent, in the first pass through all stages (forward is a third of one), and in each
+# round after it, where two stages are preceded by a step that isn't timed.
 _STEPS_ONCE, _STEPS_A_ROUND = 4.4, 6.4
 _SHARE = 0.7
-"""Of the time that is left: what steps may take. The rest is for stages that are not bound by the batch."""
+"""Share of the remaining time for training steps. The rest is for stages that do not depend on the batch."""
 
 
 def fitting_batch(batch: int, accumulate: int, *, seconds_per_image: float, seconds: float, rounds: int) -> int:
-    """The batch with which the warm-up and `rounds` rounds fit into the time: all of it, or the largest power of two.
+    """The batch with which the warm-up and `rounds` rounds fit into the time: `batch`, or the largest power of two.
 
     Args:
-        batch: that is asked for.
-        accumulate: pieces of a batch, which divide it.
-        seconds_per_image: of a training step.
-        seconds: that are left.
-        rounds: to aim at.
+        batch: images in a step that were asked for.
+        accumulate: number of micro-batches that a batch is split into.
+        seconds_per_image: time of a training step for each image.
+        seconds: remaining time.
+        rounds: number of rounds to aim at.
 
     Returns:
         A multiple of `accumulate`; at least 4 images, unless `batch` is smaller.
@@ -51,7 +51,7 @@ def needed_seconds(batch: int, seconds_per_image: float, rounds: int) -> float:
 
 def seconds_per_image(recipe: Recipe, device: torch.device, classes: int) -> float:
     """How long a training step takes for each image, from one step on 8 random images after a warm-up."""
-    # Without compilation: each size of a batch would be compiled anew.
+    # Not compiled: every batch size would be compiled again.
     trial = replace(recipe, batch_size=_TRIAL_BATCH, accumulate=1, compile="off", cuda_graph="off")
     step = TrainStep(trial, build_model(recipe.model, "none", classes), device, classes)
     step.train_mode()

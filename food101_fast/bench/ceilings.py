@@ -1,52 +1,52 @@
-"""What the machine itself can do: copying memory, copying to and on the device, multiplying matrices."""
+"""Hardware limits: copying memory, copying to and on the device, multiplying matrices."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
 from food101_fast.bench.measure import Work
+from food101_fast.bench.results import StageResult
 
 MEMORY, MATRIX, HOST_TO_DEVICE, DEVICE = "memory copy", "matrix product", "host to device copy", "device copy"
-"""Their names: bytes copied per second, floating point operations per second, and bytes copied per second twice."""
+"""Names of the limits. A matrix product is counted in floating point operations per second, the others in bytes."""
 
 # Larger than any cache, and small enough to be copied many times in a repetition.
 _HOST_BYTES, _DEVICE_BYTES = 64 << 20, 256 << 20
 _MATRIX_SIDE = {"cpu": 1024, "cuda": 8192}
 
 
-def share_text(stage: dict[str, Any]) -> str:
-    """What a measured stage uses of its ceiling, in words; empty if it has none."""
-    if "ceiling" not in stage:
+def share_text(stage: StageResult) -> str:
+    """How much of its hardware limit a stage uses, in words; empty if it has none."""
+    if stage.ceiling is None or stage.amount_per_image is None:
         return ""
-    unit = "GFLOP/s" if stage["ceiling"] == MATRIX else "GB/s"
-    used = stage["images_per_second"] * stage["amount_per_image"] / 1e9
-    return f"{used:,.1f} {unit}, {stage['share_of_ceiling']:.0%} of {stage['ceiling']}"
+    unit = "GFLOP/s" if stage.ceiling == MATRIX else "GB/s"
+    used = stage.images_per_second * stage.amount_per_image / 1e9
+    return f"{used:,.1f} {unit}, {stage.share_of_ceiling:.0%} of {stage.ceiling}"
 
 
 def shares(rates: Sequence[float], amount: float, most: Sequence[float]) -> list[float]:
-    """What a stage uses of its ceiling, repetition by repetition.
+    """Share of its hardware limit that a stage uses, between 0 and 1, for each round.
 
     Args:
         rates: images per second.
         amount: bytes or floating point operations per image.
-        most: of those, what the machine did per second.
+        most: the limit: bytes or floating point operations per second.
     """
     return [rate * amount / limit for rate, limit in zip(rates, most, strict=True)]
 
 
 def ceilings(device: torch.device, dtype: torch.dtype) -> dict[str, Work]:
-    """For each ceiling what measures it; each returns bytes, or floating point operations for the matrix product.
+    """A work for each hardware limit; it returns bytes, or floating point operations for the matrix product.
 
     Args:
-        device: where the training step is computed.
-        dtype: in which it multiplies.
+        device: the device that the training step runs on.
+        dtype: the type in which it multiplies matrices.
     """
     if device.type == "cpu" and dtype == torch.float16:
-        dtype = torch.float32  # there are processors that multiply half precision far slower: no ceiling
+        dtype = torch.float32  # some processors multiply half precision far slower, so it would not be a limit
     source, target = np.ones(_HOST_BYTES, np.uint8), np.ones(_HOST_BYTES, np.uint8)
 
     def copy_memory() -> float:

@@ -1,4 +1,4 @@
-"""Rates of several things, measured in turns in one run: a warm-up apart, then repetitions, within a time limit."""
+"""Rates of several works, measured in turns within a time limit: a warm-up, then repetitions that count."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,24 +16,24 @@ Work = Callable[[], float]
 """Does something once, and returns how much: images, bytes, or floating point operations."""
 
 MOST_PENDING = 4
-"""Works that a CUDA device is given ahead. The host runs ahead of the device: by its clock alone, a repetition of
-0.3 s could queue works for 5 s."""
+"""Works that may be queued on a CUDA device. The host runs ahead of the device: without a limit, a repetition of 0.3 s
+could queue works for 5 s."""
 
 _SHORTER = (1.0, 0.5, 0.25)
 """How much a repetition may be shortened, so that more of them fit into the time."""
 
 _MARGIN = 1.1
-"""A round is begun if this many times what it took before still fits."""
+"""A round starts only if the time of the round before, times this factor, still fits."""
 
 
 class Event(Protocol):
-    """The part of `torch.cuda.Event` that is needed here."""
+    """The methods of `torch.cuda.Event` that are used here."""
 
     def record(self) -> object:
-        """Note that the device has been given everything up to here."""
+        """Mark this position in the device's queue."""
 
     def synchronize(self) -> object:
-        """Wait until the device has done everything up to `record`."""
+        """Wait until the device has done everything before that mark."""
 
 
 class Pending:
@@ -51,7 +51,7 @@ class Pending:
 
     @classmethod
     def of(cls, device: torch.device) -> Pending:
-        """For a CUDA device, events of its current stream that don't spin while they wait; for others, nothing."""
+        """For a CUDA device, with events that don't spin while they wait; for others, without a limit."""
 
         def new_event() -> Event:
             return torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
@@ -77,7 +77,7 @@ class Round:
 
     Attributes:
         rates: of each work, per second.
-        go: seconds of doing each work once.
+        go: seconds of one call of each work.
         rest: seconds of the round outside the timed repetitions.
     """
 
@@ -108,10 +108,10 @@ class Measurement:
 
 
 class Observer:
-    """Is told how a measurement goes on; this one does nothing with it."""
+    """Hears of the progress of a measurement; this one ignores it."""
 
     def doing(self, name: str) -> None:
-        """The work `name` is next."""
+        """The work `name` runs next."""
 
     def warmed_up(self, rates: Mapping[str, list[float]], rounds: int) -> None:
         """The warm-up is over: its rates, a list of one each, and how many rounds are expected to follow."""
@@ -156,81 +156,106 @@ def measure_within(
 ) -> Measurement:
     """Rates per second of each work, at most `repetitions` of them.
 
-    The works take turns, so that whatever else the machine does meets them all, and figures of one repetition can be
-    compared with each other; every other repetition goes through them backwards, so that none always follows the same
-    one. The device is waited for before each reading of the clock, and so that at most four works are queued on it.
-    Each work is done once, and then for one repetition, before anything counts.
+    The works take turns, so that other load on the machine affects all of them, and rates of one round can be compared.
+    Every other round runs them backwards, so that no work always follows the same one. The clock is read only after
+    the device is idle, and at most four works are queued on the device. Each work runs once, and then for one
+    repetition, before anything counts.
 
-    A round is begun only if it is expected to end before the deadline, and repetitions are shortened, down to a
+    A round starts only if it is expected to end before the deadline, and repetitions are shortened, down to a
     quarter, where that lets all rounds end before it. The warm-up is always done.
 
     Args:
         works: by name.
-        seconds: length of a repetition; each lasts at least one go.
-        repetitions: that count, at the most.
-        device: that is waited for.
-        deadline: reading of `clock` before which all should be over.
-        primes: what to do before a repetition of a work, outside its time.
-        observer: is told how it goes on.
-        clock: seconds.
-        pending: bounds what is queued on the device; chosen by the device by default.
+        seconds: length of a repetition; each lasts at least one call.
+        repetitions: most repetitions that count.
+        device: the device that the works run on.
+        deadline: reading of `clock` before which the measurement should end.
+        primes: called before each repetition of a work, outside its time.
+        observer: hears of the progress.
+        clock: returns seconds.
+        pending: limits what is queued on the device; chosen by the device by default.
     """
-    primes, observer, pending = primes or {}, observer or Observer(), pending or Pending.of(device)
-
-    def one_round(number: int, seconds: float) -> Round:
-        turns = list(works.items())
-        began, timed = clock(), 0.0
-        done = Round({}, {}, 0.0)
-        for name, work in reversed(turns) if number % 2 else turns:
-            observer.doing(name)
-            if name in primes:
-                primes[name]()
-            pending.synchronize()
-            amount, goes, start = 0.0, 0, clock()
-            while not amount or clock() - start < seconds:
-                amount += pending.run(work)
-                goes += 1
-            pending.synchronize()
-            took = clock() - start
-            timed += took
-            done.rates[name], done.go[name] = amount / took, took / goes
-        done.rest = clock() - began - timed
-        return done
-
+    turns = _Turns(
+        works=works,
+        primes=primes or {},
+        observer=observer or Observer(),
+        clock=clock,
+        pending=pending or Pending.of(device),
+    )
     began = clock()
-    for name, work in works.items():
-        observer.doing(name)
-        pending.run(work)
-    last = one_round(0, seconds)
+    turns.each_once()
+    last = turns.round(0, seconds)
     warm_up_seconds = clock() - began
     seconds = _repetition(last, seconds, repetitions, deadline - clock())
     warm_up = {name: [rate] for name, rate in last.rates.items()}
     fitting = (deadline - clock()) / (_MARGIN * last.seconds(seconds))
-    observer.warmed_up(warm_up, int(min(repetitions, max(fitting, 0))))
+    turns.observer.warmed_up(warm_up, int(min(repetitions, max(fitting, 0))))
     rates: dict[str, list[float]] = {name: [] for name in works}
     for number in range(1, repetitions + 1):
         if clock() + _MARGIN * last.seconds(seconds) > deadline:
             break
-        last = one_round(number, seconds)
+        last = turns.round(number, seconds)
         for name, rate in last.rates.items():
             rates[name].append(rate)
-        observer.finished(number, rates)
+        turns.observer.finished(number, rates)
     counted = all(rates.values())
     return Measurement(rates if counted else warm_up, seconds, warm_up_seconds, warm_up_only=not counted)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Turns:
+    """The works that take turns, and how each is timed; see `measure_within`."""
+
+    works: Mapping[str, Work]
+    primes: Mapping[str, Callable[[], object]]
+    observer: Observer
+    clock: Callable[[], float]
+    pending: Pending
+
+    def each_once(self) -> None:
+        """Do every work once, so that whatever it compiles or allocates is there."""
+        for name, work in self.works.items():
+            self.observer.doing(name)
+            self.pending.run(work)
+
+    def round(self, number: int, seconds: float) -> Round:
+        """Time every work for a repetition of so many seconds, backwards in every other round."""
+        order = list(self.works.items())
+        began, timed = self.clock(), 0.0
+        done = Round({}, {}, 0.0)
+        for name, work in reversed(order) if number % 2 else order:
+            self.observer.doing(name)
+            if name in self.primes:
+                self.primes[name]()
+            amount, goes, took = self._repeated(work, seconds)
+            timed += took
+            done.rates[name], done.go[name] = amount / took, took / goes
+        done.rest = self.clock() - began - timed
+        return done
+
+    def _repeated(self, work: Work, seconds: float) -> tuple[float, int, float]:
+        """What a work did in a repetition, in how many calls, and in how many seconds."""
+        self.pending.synchronize()
+        amount, goes, start = 0.0, 0, self.clock()
+        while not amount or self.clock() - start < seconds:
+            amount += self.pending.run(work)
+            goes += 1
+        self.pending.synchronize()
+        return amount, goes, self.clock() - start
+
+
 def _repetition(warm_up: Round, seconds: float, repetitions: int, left: float) -> float:
-    """The length of a repetition, of those allowed, with which all of them end in time; if none does, the shortest."""
+    """The longest allowed repetition with which all repetitions end in time; if there is none, the shortest one."""
     lengths = [factor * seconds for factor in _SHORTER]
     return next((one for one in lengths if repetitions * _MARGIN * warm_up.seconds(one) <= left), lengths[-1])
 
 
 def wait_for(device: torch.device) -> None:
-    """Let the device finish what it was given."""
+    """Wait until the device has done everything in its queue."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def median_of_ratios(over: list[float], under: list[float]) -> float:
+def median_of_ratios(over: Sequence[float], under: Sequence[float]) -> float:
     """The median over the repetitions of one rate over another, each pair measured shortly after each other."""
     return statistics.median(one / other for one, other in zip(over, under, strict=True))

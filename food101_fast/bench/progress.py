@@ -1,4 +1,4 @@
-"""How a measurement goes on, on stderr."""
+"""Progress of a measurement, on stderr."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from tqdm import tqdm
 
@@ -15,11 +14,11 @@ from food101_fast.bench.works import WHOLE
 
 
 class Progress(Observer):
-    """Lines on stderr that say how a measurement goes on; on a terminal also a bar of what is measured now.
+    """Lines on stderr that say how far a measurement is; on a terminal also a bar that names the current stage.
 
     Args:
-        begun: reading of `time.perf_counter` when the command began.
-        title: of the whole measurement; begins each line.
+        begun: reading of `time.perf_counter` when the command started.
+        title: of the whole measurement; the first words of each line.
     """
 
     def __init__(self, begun: float, title: str = "bench") -> None:
@@ -27,27 +26,30 @@ class Progress(Observer):
         self._rounds = 0
         self._first_answer: Callable[[Mapping[str, list[float]]], str | None] = lambda rates: None
         # Not disable=None: that would hide the environment variable TQDM_DISABLE from tqdm.
-        hidden: dict[str, Any] = {} if sys.stderr.isatty() else {"disable": True}
+        hidden = {} if sys.stderr.isatty() else {"disable": True}
         self._bar = tqdm(bar_format="{desc}", leave=False, **hidden)
 
     def say(self, text: str) -> None:
-        """A line on stderr, with the seconds since the beginning."""
+        """Write a line on stderr, with the seconds since the start."""
         tqdm.write(f"{self._title}: {time.perf_counter() - self._begun:3.0f} s: {text}", file=sys.stderr)
         sys.stderr.flush()
 
     def answer_with(self, answer: Callable[[Mapping[str, list[float]]], str | None]) -> None:
-        """Have `answer` say what the rates of the warm-up mean."""
+        """Let `answer` say in words what the rates of the warm-up mean."""
         self._first_answer = answer
 
     def doing(self, name: str) -> None:
+        """Show the stage on the bar."""
         self._bar.set_description_str(f"{self._title}: measuring {name}")
 
     def warmed_up(self, rates: Mapping[str, list[float]], rounds: int) -> None:
+        """Say what the warm-up suggests."""
         self._rounds = rounds
         answer = self._first_answer(rates)
         self.say("warmed up" if answer is None else f"first look: {answer}")
 
     def finished(self, number: int, rates: Mapping[str, list[float]]) -> None:
+        """Say which round is done, with the median rate up to now."""
         name = WHOLE if WHOLE in rates else next(iter(rates))
         rate = statistics.median(rates[name])
         self.say(f"round {number} of {max(self._rounds, number)}: {name} {rate:,.0f} images/s")

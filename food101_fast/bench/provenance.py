@@ -1,4 +1,4 @@
-"""What figures were measured on, and whether the machine had something else to do."""
+"""What figures were measured on, and whether other programs used the machine meanwhile."""
 
 from __future__ import annotations
 
@@ -6,29 +6,28 @@ import os
 import shutil
 import subprocess
 import time
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
 
+from food101_fast.bench.results import CpuState, Provenance
 from food101_fast.compute.device import machine
 from food101_fast.processes import family, processor_seconds
 from food101_fast.runs.run import versions
 
 _BUSY = 0.1
-"""Share of the processors' time that others take when a result is marked."""
+"""Share of the processors' time from which on a result is marked as disturbed by other programs."""
 
 _GPU_STATE = "power.draw,power.limit,clocks.sm,clocks.max.sm,clocks.mem,temperature.gpu,utilization.gpu"
 
 
 class Watch:
-    """Takes notes of a measurement from when it is made until `notes` is called.
+    """Watches the machine from its construction until `notes` is called.
 
     Args:
-        device: that is measured.
+        device: the device that is measured.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -38,46 +37,45 @@ class Watch:
         self._begun = time.perf_counter()
         self._own, self._all = _own_seconds(), _processor_seconds()
 
-    def notes(self) -> dict[str, Any]:
-        """Commit, versions, machine, time, load, clocks, and `busy`: whether others took a tenth of the processors or
-        more."""
-        cores = machine(self._device).cores
-        available = (time.perf_counter() - self._begun) * cores
+    def notes(self) -> Provenance:
+        """Commit, versions, machine, time, load, clocks, and whether other programs disturbed the measurement."""
+        measured_on = machine(self._device)
+        available = (time.perf_counter() - self._begun) * measured_on.cores
         own, everything = _own_seconds() - self._own, _processor_seconds() - self._all
         others = max(everything - own, 0.0) / available
-        return {
-            "commit": _commit(),
-            "versions": versions(),
-            "machine": asdict(machine(self._device)),
-            "started": self._started.isoformat(timespec="seconds"),
-            "load_before": self._load,
-            "others_share": others,
-            "busy": others >= _BUSY,
-            "cpu_state": _cpu_state(),
-            "gpu_state": _gpu_state() if self._device.type == "cuda" else None,
-        }
+        return Provenance(
+            commit=_commit(),
+            versions=versions(),
+            machine=measured_on,
+            started=self._started.isoformat(timespec="seconds"),
+            load_before=self._load,
+            others_share=others,
+            busy=others >= _BUSY,
+            cpu_state=_cpu_state(),
+            gpu_state=_gpu_state() if self._device.type == "cuda" else None,
+        )
 
 
 def _own_seconds() -> float:
-    """Processor time of this process and all that it has started; of those that ended, what somebody has waited for."""
+    """Processor time of this process and its children; of those that ended, only if they were waited for."""
     times = os.times()
     own = times.user + times.system + times.children_user + times.children_system
     return own + sum(processor_seconds(process, waited=True) for process in family(os.getpid())[1:])
 
 
 def _processor_seconds() -> float:
-    """Seconds that all processors of the machine were at work, or taken away from it."""
+    """Seconds that all processors of the machine were busy, stolen time of a virtual machine included."""
     times = psutil.cpu_times()
     idle = times.idle + getattr(times, "iowait", 0.0)
-    guest = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # which `user` and `nice` hold, too
+    guest = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)  # `user` and `nice` contain it, too
     return float(sum(times) - idle - guest)
 
 
 def _commit() -> str | None:
-    """The commit of the checkout that this package lies in, with a plus sign where its code was changed.
+    """The commit of the checkout that contains this package, with a plus sign if its code was changed.
 
-    What FOOD101_FAST_COMMIT says goes before it, for copies that have no `.git`, or that of another commit. None if
-    neither is known.
+    The environment variable FOOD101_FAST_COMMIT overrides it, for copies without the right `.git`. None if neither is
+    known.
     """
     if told := os.environ.get("FOOD101_FAST_COMMIT"):
         return told
@@ -94,8 +92,7 @@ def _commit() -> str | None:
         return None
 
 
-def _cpu_state() -> dict[str, Any]:
-    """Clocks of the processors now in MHz, and what governs them; None where the system does not say."""
+def _cpu_state() -> CpuState:
     try:
         clocks = [clock.current for clock in psutil.cpu_freq(percpu=True) or ()]
     except (OSError, NotImplementedError, AttributeError):  # the system has no such figures
@@ -104,11 +101,11 @@ def _cpu_state() -> dict[str, Any]:
         governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
     except OSError:
         governor = None
-    return {"mhz": clocks or None, "governor": governor}
+    return CpuState(mhz=clocks or None, governor=governor)
 
 
 def _gpu_state() -> dict[str, str] | None:
-    """Power, clocks, temperature and use of the first GPU, as nvidia-smi words them; None without it."""
+    """Power, clocks, temperature and use of the first GPU, as nvidia-smi prints them; None without nvidia-smi."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None

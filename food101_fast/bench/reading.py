@@ -1,4 +1,4 @@
-"""How fast the bytes of shards can be had: from the page cache, from the disk behind it, or from elsewhere."""
+"""How fast shards can be read: from the page cache, from the disk, or from a URL."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import os
 import statistics
 import time
 from pathlib import Path
-from typing import Any
 
 from food101_fast.bench.measure import Work
+from food101_fast.bench.results import ColdRead
 from food101_fast.shards import ShardSet
 from food101_fast.storage import LocalFolder
 
@@ -20,9 +20,9 @@ _COLD_REPETITIONS = 5
 
 
 def read_work(shards: ShardSet) -> Work:
-    """Reads a shard of the split train as a whole, one after the other, in one thread; returns its samples.
+    """A work that reads one whole shard of the split train at a time, in one thread, and returns its samples.
 
-    Local files are mostly in the page cache; those of a URL are downloaded anew.
+    Local files are mostly in the page cache; those behind a URL are downloaded every time.
     """
     entries = itertools.cycle(entry for entry in shards.manifest.splits["train"].shards if entry.samples)
     folder = shards.folder
@@ -38,14 +38,14 @@ def read_work(shards: ShardSet) -> Work:
     return read
 
 
-def cold_read(shards: ShardSet, most_seconds: float = math.inf) -> dict[str, Any] | None:
-    """Bytes per second of shards that were sent out of the page cache before; None where that can't be done.
+def cold_read(shards: ShardSet, most_seconds: float = math.inf) -> ColdRead | None:
+    """Bytes per second of shards that were dropped from the page cache first; None where that can't be done.
 
-    No file may be mapped by this process, since its pages would stay.
+    This process must not have mapped a file yet, since mapped pages stay in memory.
 
     Args:
-        shards: whose split train is read, five files of it.
-        most_seconds: after which no further file is read.
+        shards: five files of their split train are read.
+        most_seconds: no further file is read after this time.
     """
     folder = shards.folder
     if not isinstance(folder, LocalFolder) or not hasattr(os, "posix_fadvise"):
@@ -64,7 +64,7 @@ def cold_read(shards: ShardSet, most_seconds: float = math.inf) -> dict[str, Any
         start = time.perf_counter()
         _read_file(path)
         rates.append(entry.bytes / (time.perf_counter() - start))
-    return {"bytes_per_second": statistics.median(rates), "repetitions": rates}
+    return ColdRead(bytes_per_second=statistics.median(rates), repetitions=rates)
 
 
 def _read_file(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
 
@@ -17,11 +17,15 @@ from food101_fast.runs.run import read_run
 
 
 def check_folder(path: Path | None, flag: str) -> None:
-    """Raise UserError if a file that is to be written is a folder, or lies in one that is not there."""
+    """Check that a file can be written to this path.
+
+    Raises:
+        UserError: the path is a folder, or its folder does not exist.
+    """
     if path is not None and path.is_dir():
         raise UserError(f"{path} is a folder; name a file for {flag}")
     if path is not None and not path.absolute().parent.is_dir():
-        raise UserError(f"there is no folder {path.absolute().parent} for {flag}; make it first")
+        raise UserError(f"there is no folder {path.absolute().parent} for {flag}; create it first")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +33,15 @@ class BenchSettings:
     """Measure each stage of training alone and all together, and name the one that bounds it."""
 
     shards: str | None = None
-    """Folder of shards made by prepare or indexed by `shards index`, a path or a URL; of a run its own by default."""
+    """Folder or URL of shards that prepare wrote or `shards index` indexed; with --run, the run's shards by default."""
     run: Path | None = None
-    """Folder of a run, whose recipe and shards are measured; --model and what follows it then change the recipe."""
+    """Folder of a run: measure its recipe on its shards. --model to --window override its recipe."""
     json: Path | None = None
-    """File to write the results to, with commit, versions, hardware and load."""
+    """File for the results as JSON, with commit, versions, hardware and load."""
     model: str | None = None
-    """torchvision model to train a step of, with random weights; mobilenet_v2 by default."""
+    """torchvision model to train, with random weights; mobilenet_v2 by default."""
     image_size: int | None = None
-    """Height and width that the model sees, in pixels; 160 by default."""
+    """Height and width of the model's input, in pixels; 160 by default."""
     batch_size: int | None = None
     """Images in one step; 64 by default."""
     preset: str | None = None
@@ -47,18 +51,18 @@ class BenchSettings:
     compile: Literal["auto", "on", "off"] | None = None
     """torch.compile, as in train; auto by default."""
     window: int | None = None
-    """Samples that are shuffled among each other; all by default."""
+    """Samples that are shuffled with each other; all by default."""
     device: Device = "auto"
-    """Where to compute; auto is CUDA where there is one."""
+    """Device to compute on; auto takes CUDA if there is a CUDA device."""
     loading: LoaderOptions = field(default_factory=LoaderOptions)
     """How images are loaded."""
     budget: Annotated[float, Gt(0)] = 70
-    """Seconds that the whole measurement may take (of a sweep: each value). A slow machine does fewer or shorter
+    """Seconds for the whole measurement (in a sweep, for each value). A slow machine then does fewer or shorter
     repetitions, and a CPU also takes smaller batches; a higher budget measures more."""
     seconds: Annotated[float, Gt(0)] = 0.3
-    """Length of one repetition, at most; at least one batch is always measured."""
+    """Longest duration of one repetition, in seconds; one batch is always measured."""
     repetitions: Annotated[int, Ge(1)] = 7
-    """Repetitions of each stage, at most, after one that is not counted; `bench compare` needs at least 6."""
+    """Most repetitions of each stage, after a warm-up that is not counted; `bench compare` needs at least 6."""
 
     def __post_init__(self) -> None:
         if self.shards is None and self.run is None:
@@ -67,16 +71,17 @@ class BenchSettings:
         check_folder(self.json, "--json")
 
     def chosen(self) -> tuple[str, Recipe]:
-        """Where the shards lie, and the recipe that is measured.
+        """Folder or URL of the shards, and the recipe that is measured.
 
         Raises:
             UserError: the run can't be read, or the recipe is impossible.
         """
-        names = ("model", "image_size", "batch_size", "preset", "amp", "compile", "window")
-        asked: dict[str, Any] = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if self.run is None:
             assert self.shards is not None
-            defaults: dict[str, Any] = {"weights": "none", "batch_size": 64}
-            return self.shards, Recipe(**defaults | asked)
-        run = read_run(self.run)
-        return self.shards or run.shards, replace(run.recipe, weights="none", **asked)
+            url, recipe = self.shards, Recipe(batch_size=64)
+        else:
+            run = read_run(self.run)
+            url, recipe = self.shards or run.shards, run.recipe
+        names = ("model", "image_size", "batch_size", "preset", "amp", "compile", "window")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return url, replace(recipe, weights="none", **given)

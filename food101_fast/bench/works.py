@@ -1,6 +1,6 @@
-"""What is measured: the stages of a training step, each alone, some together, and all from shards.
+"""The stages of a training step that are measured: each alone, some together, and all from shards.
 
-What bounds a step is found by doing without: the step is also measured with a batch that is already in memory (loading
+The bottleneck is found by leaving work out: the step is also measured with a batch that is already in memory (loading
 is free), with images that are already transformed, and without a model.
 """
 
@@ -27,7 +27,7 @@ from food101_fast.train.graph import CALLS_BEFORE_REPLAY, GraphedFunction, Resul
 from food101_fast.train.optimizer import learning_rate_on_device
 from food101_fast.train.step import TrainStep
 
-# Names of the stages that are put together of others.
+# Names of the stages that consist of others.
 LOADER, FIXED, WHOLE = "loader", "step, fixed batch", "step from shards"
 NO_TRANSFORMS, NO_MODEL = "step without transforms", "step without the model"
 PARTS = ("transforms", "forward + backward", "optimizer")
@@ -40,13 +40,13 @@ _TRAINING = 3
 
 @dataclass(frozen=True)
 class Stage:
-    """Something that is done with a batch at a time.
+    """Something that is done with one batch at a time.
 
     Attributes:
-        work: returns how many images it was done with.
+        work: does it, and returns the number of images.
         amount: bytes or floating point operations per image, in the unit of the ceiling.
-        ceiling: what the machine can do of those at the most; None if nothing measured is one.
-        prime: what brings it into the state that it stays in, before each repetition.
+        ceiling: name of the hardware limit that bounds it; None if none of those that are measured does.
+        prime: brings it into its steady state; called before each repetition.
     """
 
     work: Work
@@ -56,19 +56,19 @@ class Stage:
 
 
 def loading_stages(loader: ShardLoader) -> dict[str, Stage]:
-    """What a loader's threads do, in one thread each, on samples in random order."""
+    """What the loader's threads do, each in a single thread, on samples in random order."""
     split = loader.shards.split("train", verify="never")
     size = min(loader.batch_size, len(split))
     rng = np.random.default_rng(0)
     out = torch.empty(size, split.row_bytes, dtype=torch.uint8)
     mean_bytes = float(split.shard_bytes.sum()) / len(split)
-    # Of a remote folder not everything need fit into the cache at a time.
+    # Not all shards of a remote folder need fit into the cache at once.
     pool = np.arange(int(split.shard_samples[0]) if not split.is_local else len(split))
 
     def some() -> np.ndarray[Any, np.dtype[np.int64]]:
         return rng.choice(pool, size)
 
-    # As the loader's threads are: with more than one OpenMP thread copying takes another way.
+    # As in the loader's threads: with more than one OpenMP thread torch copies by another code path.
     thread = ThreadPoolExecutor(1, initializer=use_one_thread)
 
     def gather() -> float:
@@ -94,7 +94,7 @@ def _payload_bytes(split: Split, pool: np.ndarray[Any, np.dtype[np.int64]]) -> f
 
 
 def computing_stages(loader: ShardLoader, step: TrainStep, prefetch: int) -> dict[str, Stage]:
-    """What the device does with a batch, and the loader with it."""
+    """What the device does with a batch, alone and together with the loader."""
     ready = next(iter(loader))
     images, labels = step.augment(ready, epoch=0)
     flop = _flop_per_image(step, images)
@@ -118,14 +118,16 @@ def computing_stages(loader: ShardLoader, step: TrainStep, prefetch: int) -> dic
 
 
 class Parts:
-    """The parts of a step, each on its own: called one by one, or each a CUDA graph where the step is one, since the
-    host may launch their kernels for longer than the device computes them.
+    """The parts of a step, each callable on its own.
+
+    Where the step is a CUDA graph, each part is one, too: launching its kernels one by one may take the host longer
+    than the device computes them.
 
     Args:
-        step: whose parts they are.
+        step: the step that the parts are taken from.
         ready: a batch as the loader gives it.
-        images: of that batch, augmented.
-        labels: theirs.
+        images: the augmented images of that batch.
+        labels: their labels.
     """
 
     def __init__(self, step: TrainStep, ready: Batch, images: torch.Tensor, labels: torch.Tensor) -> None:
@@ -159,7 +161,7 @@ class Parts:
         return self._apply(labels)
 
     def _made(self, part: Callable[..., Results], *given: torch.Tensor) -> Callable[..., object]:
-        """A function of no tensors, which takes those given here, or of others in their place."""
+        """A function that runs `part` on the given tensors, or on others that it is called with."""
         if not self._step.graphed:
             return lambda *others: part(*(others or given))
         graph = GraphedFunction(part)
@@ -206,18 +208,18 @@ def _on_one_batch(
 def _with_the_loader(
     loader: ShardLoader, step: TrainStep, parts: Parts, prefetch: int, flop: float
 ) -> dict[str, Stage]:
-    """The loader alone, the whole step with it, and that step without one of its parts."""
+    """The loader alone, the whole step from shards, and that step without transforms or model."""
     batches = endless(loader)  # one loader iterates once at a time
 
     def drain() -> None:
-        """Take what was loaded ahead while other stages ran, which would count as loaded in no time."""
+        """Take the batches that were prefetched while other stages ran; they would count as loaded in no time."""
         for _ in range(prefetch + 1):
             next(batches)
 
     def primed(work: Work) -> Callable[[], None]:
         def prime() -> None:
             drain()
-            work()  # meanwhile as much is loaded ahead as there is time for
+            work()  # meanwhile the loader prefetches what it has time for
 
         return prime
 
@@ -253,8 +255,10 @@ def endless(loader: ShardLoader) -> Iterator[Batch]:
 
 
 def _flop_per_image(step: TrainStep, images: torch.Tensor) -> float:
-    """Floating point operations of a forward pass, counted by torch. (It counts the backward pass of convolutions in
-    groups as if they had none.)"""
+    """Floating point operations of a forward pass, counted by torch.
+
+    (torch counts the backward pass of grouped convolutions as if they had no groups.)
+    """
     few = images[:2]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         step.model(few)

@@ -10,10 +10,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from food101_fast.bench import budget, stages
 from food101_fast.bench.budget import fitting_batch, needed_seconds, seconds_per_image
 from food101_fast.runs.recipe import Recipe
+from food101_fast.train.step import TrainStep
 
 Command = Callable[..., tuple[int, str, str]]
 FLAGS = ["--model", "shufflenet_v2_x0_5", "--image-size", "32", "--device", "cpu", "--seconds", "0.01"]
@@ -41,10 +43,10 @@ def test_a_batch_fits_or_is_the_smallest(
 def test_a_trial_takes_the_precision_of_the_recipe_and_no_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
 
-    class Step(budget.TrainStep):
-        def update(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    class Step(TrainStep):
+        def update(self, images: Tensor, labels: Tensor, *, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
             tried.append((self.precision.dtype, self.compiled, len(images)))
-            return super().update(images, labels)
+            return super().update(images, labels, weight=weight)
 
     monkeypatch.setattr(budget, "TrainStep", Step)
     recipe = Recipe(model="shufflenet_v2_x0_5", image_size=32, batch_size=96, accumulate=3, amp="bf16", compile="on")

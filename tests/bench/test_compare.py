@@ -12,17 +12,18 @@ import orjson
 import pytest
 import torch
 
-from food101_fast.bench.compare import compare
+from food101_fast.bench.compare import SavedResult, compare, read_result
 from food101_fast.bench.measure import measure
-from food101_fast.bench.stages import RESULT_VERSION
+from food101_fast.bench.results import RESULT_VERSION
+from food101_fast.documents import convert
 
 STAGES = ("read", "gather", "checksum", "loader", "transforms", "forward", "step from shards")
 NOISE = 0.03
 Command = Callable[..., tuple[int, str, str]]
 
 
-def result(seed: int, *, slower: str | None = None, machine: float = 1.0, repetitions: int = 7) -> dict[str, Any]:
-    """A result measured on a clock that runs on by noisy times: of the machine (drifting), and of each work.
+def written(seed: int, *, slower: str | None = None, machine: float = 1.0, repetitions: int = 7) -> Any:
+    """A result as JSON, measured on a clock that noisy works move: each work has noise, and the machine drifts.
 
     Args:
         seed: of the noise.
@@ -63,6 +64,12 @@ def result(seed: int, *, slower: str | None = None, machine: float = 1.0, repeti
     }
 
 
+def result(seed: int, *, slower: str | None = None, machine: float = 1.0, repetitions: int = 7) -> SavedResult:
+    """The same, read back."""
+    document = written(seed, slower=slower, machine=machine, repetitions=repetitions)
+    return convert(document, SavedResult, where="", advice="")
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_that_is_a_fifth_slower_is_named(stage: str) -> None:
     changes = compare(result(1), result(2, slower=stage))
@@ -92,7 +99,7 @@ def test_few_repetitions_tell_nothing_apart() -> None:
 
 def test_the_command_names_what_changed(tmp_path: Path, command: Command) -> None:
     paths = [tmp_path / name for name in ("a.json", "b.json", "c.json")]
-    for path, one in zip(paths, (result(1), result(2), result(2, slower="forward")), strict=True):
+    for path, one in zip(paths, (written(1), written(2), written(2, slower="forward")), strict=True):
         path.write_bytes(orjson.dumps(one))
     code, out, _ = command("bench", "compare", str(paths[0]), str(paths[1]))
     assert code == 0
@@ -103,7 +110,7 @@ def test_the_command_names_what_changed(tmp_path: Path, command: Command) -> Non
 
 
 def test_what_was_not_measured_alike_is_said(tmp_path: Path, command: Command) -> None:
-    one, two = result(1), result(2)
+    one, two = written(1), written(2)
     two["settings"]["recipe"]["batch_size"] = 128
     two["loading"]["threads"] = 2
     two["provenance"]["busy"] = True
@@ -118,7 +125,9 @@ def test_what_was_not_measured_alike_is_said(tmp_path: Path, command: Command) -
     ("content", "message"),
     [
         (None, "can't be read"),
-        (b"{", "is no result of bench"),
+        (b"{", "is damaged"),
+        (b"[]", "is damaged"),
+        (b'{"version": 2, "stages": {"read": {}}}', "give files that bench --json wrote"),
         (b'{"version": 1, "stages": {}, "ceilings": {}}', "has version 1"),
     ],
 )
@@ -131,3 +140,9 @@ def test_a_file_that_is_no_result_is_one_sentence(
     code, _, err = command("bench", "compare", str(path), str(path))
     assert (code, err.count("\n")) == (2, 1)
     assert message in err
+
+
+def test_results_of_earlier_commits_are_read() -> None:
+    saved = read_result(Path(__file__).parents[2] / "benchmarks" / "results" / "stages-cpu.json")
+    assert saved.settings.recipe["model"] == "mobilenet_v2"
+    assert not any(change.changed for change in compare(saved, saved))

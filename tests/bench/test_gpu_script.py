@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ class Whole:
 
     done: subprocess.CompletedProcess[str]
     out: Path
-    shared: dict[str, object]
+    shared: Mapping[str, object]
     """Variables that it was given, with the shards that it prepared."""
 
 

@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import pytest
 import torch
 
 from food101_fast.bench.measure import Event, Observer, Pending, measure, measure_within, median_of_ratios
+from tests.bench.simulated import Clock
 
 CPU = torch.device("cpu")
-
-
-class Clock:
-    """Seconds, and who moved them."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.calls: list[str] = []
-
-    def __call__(self) -> float:
-        return self.now
-
-    def work(self, name: str, seconds: float, amount: float) -> Callable[[], float]:
-        def done() -> float:
-            self.now += seconds
-            self.calls.append(name)
-            return amount
-
-        return done
 
 
 def test_works_take_turns_after_a_warm_up() -> None:
@@ -156,7 +138,8 @@ def test_a_work_that_becomes_slower_ends_the_measurement_early() -> None:
 
 
 def test_the_observer_hears_of_the_warm_up_and_of_each_round() -> None:
-    clock, heard = Clock(), []
+    clock = Clock()
+    heard: list[object] = []
 
     class Listener(Observer):
         def doing(self, name: str) -> None:

@@ -29,8 +29,7 @@ def test_time_of_processes_that_still_run_is_ones_own() -> None:
 
 def test_a_copy_without_git_is_told_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def commit() -> str | None:
-        found: str | None = Watch(torch.device("cpu")).notes()["commit"]
-        return found
+        return Watch(torch.device("cpu")).notes().commit
 
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
