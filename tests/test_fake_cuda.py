@@ -28,6 +28,7 @@ from food101_fast.loader.nvjpeg import DeviceRing, GpuDecoder
 from food101_fast.loader.pipeline import Counters
 from food101_fast.loader.residence import ResidentRows
 from food101_fast.predict import Classifier
+from food101_fast.runs.recipe import Amp, Optimizer
 from food101_fast.shards import ShardSet
 from food101_fast.train import RECIPES, Recipe
 from food101_fast.train.meter import EpochMeter
@@ -120,7 +121,7 @@ def test_a_preset_waits_for_nothing(name: str, cuda: FakeCuda) -> None:
 
 @pytest.mark.parametrize("amp", ["fp16", "bf16", "off"])
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
-def test_a_step_waits_for_nothing(amp: str, optimizer: str, cuda: FakeCuda) -> None:
+def test_a_step_waits_for_nothing(amp: Amp, optimizer: Optimizer, cuda: FakeCuda) -> None:
     recipe = dataclasses.replace(TINY, amp=amp, optimizer=optimizer, ema_decay=0.9, clip_norm=1.0, label_smoothing=0.1)
     step = made_step(cuda, recipe)
     given, labels = images(dtype=torch.float32), torch.arange(8, device=CUDA) % 5
@@ -154,7 +155,9 @@ def test_the_recipes_wait_for_nothing(recipe: str, cuda: FakeCuda) -> None:
 
 @pytest.mark.parametrize("amp", ["fp16", "off"])
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
-def test_a_step_can_be_captured(amp: str, optimizer: str, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_can_be_captured(
+    amp: Amp, optimizer: Optimizer, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What a CUDA graph captures waits for nothing, and takes from the host no number that changes in a run."""
     monkeypatch.setattr("torch.cuda.is_current_stream_capturing", lambda: True)
     recipe = dataclasses.replace(
@@ -196,7 +199,7 @@ def test_validation_waits_once(amp: str, cuda: FakeCuda) -> None:
 def test_predictions_wait_for_nothing(tta: Any, cuda: FakeCuda) -> None:
     with cuda.waiting_allowed():
         model = small_model().to(CUDA).eval()
-        presets = [preset.to(CUDA) for preset in views(tta, 24, 40)]
+        presets = [preset.to(CUDA) for preset in views(tta, EvalSpec.of(24, 40))]
     for preset in presets:
         parts = list(predict(model, Split(), preset, Precision("fp16", CUDA)))  # type: ignore[arg-type]
         assert [logits.shape for logits, _, _ in parts] == [(8, 5), (8, 5), (5, 5)]
@@ -336,7 +339,7 @@ def test_a_planted_fault_is_found(fault: str, cuda: FakeCuda) -> None:
     """In a preset, and in the model."""
     with cuda.waiting_allowed():
         preset = Preset([*eval_preset(24, 40).transforms, Planted(FAULTS[fault])]).to(CUDA)
-    step = made_step(cuda, TINY, nn.Sequential(Planted(FAULTS[fault]), *small_model()))
+    step = made_step(cuda, TINY, nn.Sequential(Planted(FAULTS[fault]), small_model()))
     with pytest.raises(WaitsError):
         preset(images())
     with pytest.raises(WaitsError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 from annotated_types import Ge, Gt, Le, Lt
@@ -62,5 +62,6 @@ def test_every_number_of_a_recipe_has_a_limit() -> None:
     """A new field is seen here: each of the recipe's numbers is refused somewhere far below zero."""
     for field in dataclasses.fields(Recipe):
         if isinstance(field.default, int | float) and not isinstance(field.default, bool):
+            below: dict[str, Any] = {field.name: -1}
             with pytest.raises(UserError, match="--" + field.name.replace("_", "-")):
-                Recipe(**{field.name: -1})
+                dataclasses.replace(Recipe(), **below)

@@ -137,11 +137,11 @@ def test_no_activation_is_copied_for_its_gradient(name: str) -> None:
         assert torch.equal(ours.grad, expected.grad)
 
 
-class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Copies(TorchDispatchMode):
     """Counts copies of tensors."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

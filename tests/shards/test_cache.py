@@ -317,7 +317,7 @@ def test_leaving_early_stops_the_downloads(server: Server, tmp_path: Path) -> No
     for entry in first:
         server.faults[entry.name] = [waits]
     release.set()
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     assert threading.active_count() <= before + 2  # fsspec keeps one thread, the server one for each connection
     assert not list(tmp_path.rglob("*.tmp"))
     assert isinstance(remote.folder, RemoteFolder)

@@ -70,7 +70,7 @@ def test_a_step_is_the_plain_loop() -> None:
         logits = plain(images)
         expected = functional.cross_entropy(logits, labels, label_smoothing=0.1)
         optimizer.zero_grad()
-        expected.backward()  # type: ignore[no-untyped-call]
+        expected.backward()
         optimizer.step()
         assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
         assert correct.item() == (logits.argmax(1) == labels).sum().item()
@@ -179,11 +179,11 @@ def test_frozen_layers_keep_their_weights_and_statistics() -> None:
     assert changed(before, weights(step)) == set(before)
 
 
-class Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Counted(TorchDispatchMode):
     """Counts in-place additions to whole numbers, of which batch normalization does one for each layer."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.additions = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -149,7 +149,7 @@ def test_random_apply_and_random_choice() -> None:
         assert np.bincount(choice, minlength=3) / COUNT == pytest.approx(expected, abs=0.015)
 
 
-class Noted(v2.TrivialAugmentWide):  # type: ignore[misc]  # torchvision has no types
+class Noted(v2.TrivialAugmentWide):  # torchvision has no types
     """Which operations torchvision draws."""
 
     def _apply_image_or_video_transform(self, image: Any, transform_id: str, magnitude: float, **_: Any) -> Any:
