@@ -196,7 +196,7 @@ def test_validation_waits_once(amp: str, cuda: FakeCuda) -> None:
 def test_predictions_wait_for_nothing(tta: Any, cuda: FakeCuda) -> None:
     with cuda.waiting_allowed():
         model = small_model().to(CUDA).eval()
-        presets = [preset.to(CUDA) for preset in views(tta, 24, 40)]
+        presets = [preset.to(CUDA) for preset in views(tta, EvalSpec.of(24, 40))]
     for preset in presets:
         parts = list(predict(model, Split(), preset, Precision("fp16", CUDA)))  # type: ignore[arg-type]
         assert [logits.shape for logits, _, _ in parts] == [(8, 5), (8, 5), (5, 5)]

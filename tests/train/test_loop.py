@@ -46,12 +46,12 @@ def same_weights(a: Path, b: Path) -> bool:
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+def finished(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[EpochRow]]:
     run = tmp_path_factory.mktemp("runs") / "run"
     return run, train(ShardSet.open(tiny_path), run, TINY, device="cpu").metrics
 
 
-def test_a_run_leaves_what_it_found(finished: tuple[Path, list[dict[str, Any]]], tiny_path: Path) -> None:
+def test_a_run_leaves_what_it_found(finished: tuple[Path, list[EpochRow]], tiny_path: Path) -> None:
     run, metrics = finished
     lines = [orjson.loads(line) for line in (run / "metrics.jsonl").read_bytes().splitlines()]
     assert lines == [dataclasses.asdict(row) for row in metrics]
@@ -67,7 +67,7 @@ def test_a_run_leaves_what_it_found(finished: tuple[Path, list[dict[str, Any]]],
 
 
 def test_the_same_seed_gives_the_same_run(
-    finished: tuple[Path, list[dict[str, Any]]], tiny_shards: ShardSet, tmp_path: Path
+    finished: tuple[Path, list[EpochRow]], tiny_shards: ShardSet, tmp_path: Path
 ) -> None:
     run, metrics = finished
     again = train(tiny_shards, tmp_path / "again", TINY, device="cpu").metrics
@@ -78,7 +78,7 @@ def test_the_same_seed_gives_the_same_run(
 
 
 def test_a_resumed_run_equals_one_that_was_not_interrupted(
-    finished: tuple[Path, list[dict[str, Any]]], tiny_shards: ShardSet, tmp_path: Path
+    finished: tuple[Path, list[EpochRow]], tiny_shards: ShardSet, tmp_path: Path
 ) -> None:
     run, metrics = finished
     train(tiny_shards, tmp_path / "run", changed(TINY, epochs=1), device="cpu")
@@ -88,7 +88,7 @@ def test_a_resumed_run_equals_one_that_was_not_interrupted(
 
 
 def test_a_checkpoint_cut_off_between_its_renames_is_found(
-    finished: tuple[Path, list[dict[str, Any]]], tiny_shards: ShardSet, tmp_path: Path
+    finished: tuple[Path, list[EpochRow]], tiny_shards: ShardSet, tmp_path: Path
 ) -> None:
     run = Path(shutil.copytree(finished[0], tmp_path / "run"))
     (run / "checkpoints" / "last").rename(run / "checkpoints" / "last.old")
@@ -199,7 +199,7 @@ def test_cuda_without_a_device_is_one_sentence(
 
 
 def test_a_folder_with_a_run_is_not_overwritten(
-    finished: tuple[Path, list[dict[str, Any]]], tiny_shards: ShardSet, tmp_path: Path
+    finished: tuple[Path, list[EpochRow]], tiny_shards: ShardSet, tmp_path: Path
 ) -> None:
     before = (finished[0] / "recipe.json").read_bytes()
     with pytest.raises(UserError, match="already has a run; continue it with --resume"):
@@ -211,7 +211,7 @@ def test_a_folder_with_a_run_is_not_overwritten(
 
 
 def test_a_run_that_ended_in_its_first_epoch_is_started_again(
-    finished: tuple[Path, list[dict[str, Any]]], tiny_shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: tuple[Path, list[EpochRow]], tiny_shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -226,9 +226,7 @@ def test_a_run_that_ended_in_its_first_epoch_is_started_again(
     assert without_times(again) == without_times(finished[1])
 
 
-def test_a_run_goes_on_only_with_its_own_recipe(
-    finished: tuple[Path, list[dict[str, Any]]], tiny_shards: ShardSet
-) -> None:
+def test_a_run_goes_on_only_with_its_own_recipe(finished: tuple[Path, list[EpochRow]], tiny_shards: ShardSet) -> None:
     with pytest.raises(UserError, match="was trained with --batch-size 8 and can't be resumed with 16"):
         train(tiny_shards, finished[0], changed(TINY, batch_size=16), device="cpu", resume=True)
 
