@@ -1,4 +1,5 @@
 # `make` alone prints the targets. Override what follows on the command line: make shards SOURCE=folder:photos SIZE=224
+# ARGS has further flags of the target's command: make train ARGS="--epochs 3"
 PYTHON  ?= python3
 EXTRAS  ?= dev
 SOURCE  ?= hub:ethz/food101
@@ -8,6 +9,7 @@ SHARDS  ?= shards/food101
 RECIPE  ?= baseline
 RUN     ?= runs/$(RECIPE)
 DEMO    ?= runs/demo
+ARGS    ?=
 
 VENV := .venv
 BIN  := $(VENV)/bin
@@ -15,10 +17,10 @@ BIN  := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo shards train evaluate report export bench profile bench-peers test lint
+.PHONY: help setup demo shards train evaluate report export bench profile bench-peers test test-fast lint docs wheel
 
 help: ## print the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## build .venv with the pinned versions
 
@@ -35,31 +37,40 @@ demo: $(READY) ## the whole job on drawn pictures: prepare, train, evaluate (no 
 	$(BIN)/python -m food101_fast.evaluate --run $(DEMO)/run
 
 shards: $(READY) ## decode SOURCE (default: Food-101 from the hub) once into SHARDS
-	$(BIN)/python -m food101_fast.prepare --source $(SOURCE) --size $(SIZE) --encoding $(ENCODING) --out $(SHARDS)
+	$(BIN)/python -m food101_fast.prepare --source $(SOURCE) --size $(SIZE) --encoding $(ENCODING) --out $(SHARDS) $(ARGS)
 
 train: $(READY) ## train RECIPE (default: baseline) on SHARDS into RUN
-	$(BIN)/python -m food101_fast.train --shards $(SHARDS) --run $(RUN) --recipe $(RECIPE)
+	$(BIN)/python -m food101_fast.train --shards $(SHARDS) --run $(RUN) --recipe $(RECIPE) $(ARGS)
 
 evaluate: $(READY) ## measure RUN on the test split
-	$(BIN)/python -m food101_fast.evaluate --run $(RUN)
+	$(BIN)/python -m food101_fast.evaluate --run $(RUN) $(ARGS)
 
 report: $(READY) ## write report.html of RUN again
-	$(BIN)/python -m food101_fast.report --run $(RUN)
+	$(BIN)/python -m food101_fast.report --run $(RUN) $(ARGS)
 
 export: $(READY) ## RUN as a torch.export program and ONNX with a model card, into RUN/export
-	$(BIN)/python -m food101_fast.export --run $(RUN) --onnx
+	$(BIN)/python -m food101_fast.export --run $(RUN) --onnx $(ARGS)
 
 bench: $(READY) ## which stage bounds training on SHARDS, and what each can do
-	$(BIN)/python -m food101_fast.bench --shards $(SHARDS)
+	$(BIN)/python -m food101_fast.bench --shards $(SHARDS) $(ARGS)
 
 profile: $(READY) ## a trace and a timeline of ten steps on SHARDS, into profiles/
-	$(BIN)/python -m food101_fast.bench train --shards $(SHARDS) --profile profiles
+	$(BIN)/python -m food101_fast.bench train --shards $(SHARDS) --profile profiles $(ARGS)
 
 bench-peers: $(READY) ## ours against all others on PHOTOS (class folders), from loading to training; half an hour
-	$(BIN)/python benchmarks/peers.py --photos $(PHOTOS)
+	$(BIN)/python benchmarks/peers.py --photos $(PHOTOS) $(ARGS)
 
 test: $(READY) ## run the tests on all cores (those on real photographs need FOOD101_FAST_DATA)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup $(ARGS)
+
+test-fast: $(READY) ## the tests that train nothing, under a minute
+	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup $(FAST) $(ARGS)
+
+docs: $(READY) ## the pages as a site in build/site; a broken link is an error
+	$(BIN)/mkdocs build --strict --quiet
+
+wheel: $(READY) ## the package as a wheel in dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 lint: $(READY) ## ruff, mypy --strict, and which folder may import which
 	$(BIN)/ruff check .

@@ -1,0 +1,44 @@
+"""Classify one image with an exported ONNX model: onnxruntime, NumPy and simplejpeg or Pillow, no torch.
+
+python -m food101_fast.export --run runs/baseline --onnx
+python examples/serve_onnx.py runs/baseline/export photo.jpg
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import simplejpeg
+from PIL import Image, ImageOps
+
+
+def decode(path: Path, stored_size: int) -> np.ndarray:
+    """RGB pixels, uint8 (H, W, 3), decoded as the training images were: a JPEG at a reduced scale."""
+    content = path.read_bytes()
+    turned = ImageOps.exif_transpose(Image.open(path))
+    if simplejpeg.is_jpeg(content) and turned.size == Image.open(path).size and turned.mode == "RGB":
+        return simplejpeg.decode_jpeg(content, min_height=stored_size, min_width=stored_size)
+    return np.asarray(turned.convert("RGB"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("export", type=Path, help="folder that `food101_fast.export --onnx` wrote")
+    parser.add_argument("image", type=Path)
+    parser.add_argument("--top-k", type=int, default=5)
+    args = parser.parse_args()
+
+    config = json.loads((args.export / "config.json").read_text())
+    session = onnxruntime.InferenceSession(args.export / "model.onnx", providers=["CPUExecutionProvider"])
+    pixels = decode(args.image, config["preprocessing"]["stored_size"])
+    (probabilities,) = session.run(None, {"images": pixels.transpose(2, 0, 1)[None]})
+    for index in np.argsort(-probabilities[0])[: args.top_k]:
+        print(f"{probabilities[0, index]:.4f}  {config['id2label'][str(index)]}")
+
+
+if __name__ == "__main__":
+    main()

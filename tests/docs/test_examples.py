@@ -1,0 +1,56 @@
+"""The examples run as they are."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import nbclient
+import nbformat
+import pytest
+
+from tests.docs.test_pages import ROOT, run
+
+EXAMPLES = ROOT / "examples"
+SMALL = "--shards shards/food101 --model resnet18 --image-size 64 --epochs 1"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("examples")
+    run(folder, "python -m food101_fast.prepare --source demo: --size 64 --limit 320 --out shards/food101")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["train_in_100_lines", "accelerate_loop", "lightning_loop"])
+def test_a_loop_trains(name: str, folder: Path) -> None:
+    run(folder, f"{sys.executable} {EXAMPLES / name}.py {SMALL}")
+
+
+@pytest.mark.slow
+def test_webdataset_both_ways(folder: Path) -> None:
+    run(folder, f"{sys.executable} {EXAMPLES / 'webdataset_interop.py'} --folder interop")
+
+
+@pytest.mark.slow
+def test_an_export_is_served(folder: Path) -> None:
+    from food101_fast.prepare.sources import DemoSource
+
+    source = DemoSource()
+    (folder / "photo.jpg").write_bytes(source.read(source.pool().keys[5]))
+    run(folder, "python -m food101_fast.train --shards shards/food101 --run run --recipe demo --epochs 1")
+    run(folder, "python -m food101_fast.export --run run --onnx")
+    run(folder, f"{sys.executable} {EXAMPLES / 'serve_onnx.py'} run/export photo.jpg")
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    shutil.copy(EXAMPLES / "food101.ipynb", tmp_path)
+    notebook = nbformat.read(tmp_path / "food101.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "commit the notebook without outputs"
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    printed = str(notebook.cells)
+    assert "truncated" in printed  # the corrupt files of the demo source were named
+    assert printed.count("image/png") >= 4

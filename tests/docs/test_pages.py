@@ -1,0 +1,109 @@
+"""Every command and every line of Python in the pages runs as it is written there, on drawn pictures.
+
+A page's blocks run in order, in one folder and one Python session. A block that can't run here has a comment before it,
+`<!-- skip: reason -->`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "shards" / "README.md"]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+SKIP = re.compile(r"<!-- skip: (.+?) -->\n$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A fenced block of a page."""
+
+    page: str
+    line: int
+    language: str
+    code: str
+    reason: str | None
+    """Why it does not run."""
+
+
+def blocks(page: Path) -> list[Block]:
+    """What a page tells its reader to run."""
+    text = page.read_text()
+    found = []
+    for fence in FENCE.finditer(text):
+        skip = SKIP.search(text[: fence.start()])
+        line = text[: fence.start()].count("\n") + 1
+        reason = skip[1] if skip else None
+        found.append(Block(page=page.name, line=line, language=fence[1], code=fence[2], reason=reason))
+    return [block for block in found if block.language in ("sh", "python")]
+
+
+ALL = {page: blocks(page) for page in PAGES}
+
+
+def test_each_fence_has_a_language() -> None:
+    """A block without one would never run."""
+    for page in PAGES:
+        assert "" not in {fence[1] for fence in FENCE.finditer(page.read_text())}, page
+
+
+def test_most_blocks_run() -> None:
+    skipped = [block for found in ALL.values() for block in found if block.reason]
+    assert len(skipped) < sum(len(found) for found in ALL.values()) / 2
+
+
+@pytest.fixture(scope="session")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the pages take for granted: photos, shards/food101, and two trained runs."""
+    from food101_fast.prepare.sources import DemoSource
+
+    folder = tmp_path_factory.mktemp("reader")
+    source = DemoSource()
+    pool = source.pool()
+    for number, key in enumerate(pool.keys[:200]):
+        of_class = folder / "photos" / pool.classes[pool.labels[number]]
+        of_class.mkdir(parents=True, exist_ok=True)
+        (of_class / f"{number}.jpg").write_bytes(source.read(key))
+    shutil.copy(next(folder.glob("photos/*/5*.jpg")), folder / "photo.jpg")
+    run(folder, "python -m food101_fast.prepare --source demo: --size 64 --out shards/food101")
+    for name, seed in (("baseline", 0), ("other", 1)):
+        train = f"python -m food101_fast.train --shards shards/food101 --run runs/{name} --recipe demo"
+        run(folder, f"{train} --epochs 1 --seed {seed} && python -m food101_fast.evaluate --run runs/{name}")
+    return folder
+
+
+def run(folder: Path, command: str) -> None:
+    """Run a shell command that uses this interpreter."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if any(not b.reason for b in ALL[page])], ids=lambda p: p.name)
+def test_a_page_does_what_it_says(page: Path, reader: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "reader"
+    shutil.copytree(reader, folder)
+    lines = ["import subprocess"]
+    for block in ALL[page]:
+        if block.reason:
+            continue
+        # So that a traceback names the line of the page.
+        code = "\n" * block.line + block.code
+        if block.language == "python":
+            lines.append(f"exec(compile({code!r}, {page.name!r}, 'exec'))")
+        else:
+            lines.append(f"subprocess.run(['bash', '-euxo', 'pipefail', '-c', {block.code!r}], check=True)")
+    (tmp_path / "page.py").write_text("\n".join(lines))
+    run(folder, f"python {tmp_path / 'page.py'}")
