@@ -1,4 +1,4 @@
-"""The tables and figures of the READMEs that gpu.sh has measured, as in training_blocks.py."""
+"""The tables and figures of the pages that gpu.sh has measured, as in training_blocks.py."""
 
 from __future__ import annotations
 
@@ -209,4 +209,4 @@ GPU_BLOCKS: dict[str, Callable[[], str]] = {
     ),
     "gpu-waiting": lambda: f"{100 * gpu_timing(1)['wait_share']:.1f} %",
 }
-"""By the name that a README asks for."""
+"""By the name that a page asks for."""

@@ -1,4 +1,4 @@
-"""The figures that a reader looks for first, and those that SCALING.md starts from."""
+"""The figures that a reader looks for first, and those that docs/scaling.md starts from."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def megabytes(limit: int, kind: str) -> Callable[[], str]:
 
 
 def scaling_measured() -> str:
-    """What SCALING.md reckons with."""
+    """What docs/scaling.md reckons with."""
     size = result("loader-cpu")["bytes_per_image"]
     settings = result("loader-cpu")["results"]
     found = result("scaling-cpu")

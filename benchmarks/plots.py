@@ -1,4 +1,4 @@
-"""The plots of benchmarks/README.md, each a function of the files in benchmarks/results.
+"""The plots of docs/benchmarks.md, each a function of the files in benchmarks/results.
 
 A PNG says in its text field `Results` which results it was drawn from, so that a stale one is found.
 """
@@ -24,7 +24,7 @@ from food101_fast.bench.ceilings import MATRIX, MEMORY, shares
 from food101_fast.plots import plot_sweep
 from food101_fast.storage import write_atomically
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "img"
 FIELD = "Results"
 OURS, OTHERS, CEILING = "#1f6f8b", "#b9c4c9", "#d98c3f"
 
@@ -174,11 +174,11 @@ PLOTS: dict[str, Plot] = {
     "threads": Plot(("threads-raw-cpu", "threads-jpeg-cpu"), threads),
     "batches": Plot(("batch-cpu",), batches),
 }
-"""By the name of their file in docs/."""
+"""By the name of their file in docs/img."""
 
 
 def drawn_from(name: str) -> str | None:
-    """The digest of the results that the picture in docs/ was drawn from; None if there is no picture."""
+    """The digest of the results that the picture in docs/img was drawn from; None if there is no picture."""
     try:
         with Image.open(DOCS / f"{name}.png") as image:
             return str(image.info.get(FIELD))
@@ -187,7 +187,7 @@ def drawn_from(name: str) -> str | None:
 
 
 def draw(name: str) -> None:
-    """Draw a picture into docs/."""
+    """Draw a picture into docs/img."""
     stream = io.BytesIO()
     PLOTS[name].draw().savefig(stream, format="png", metadata={FIELD: PLOTS[name].digest()})
     write_atomically(DOCS / f"{name}.png", stream.getvalue())

@@ -1,9 +1,9 @@
-"""Write the figures, tables and plots of the READMEs from benchmarks/results, so that no figure is written by hand.
+"""Write the figures, tables and plots of the pages from benchmarks/results, so that no figure is written by hand.
 
     python benchmarks/tables.py [--check]
 
 What stands between `<!-- from results: NAME -->` and `<!-- end -->` is replaced: a table, a paragraph, or a figure in a
-sentence. blocks.py lists their names, plots.py those of the pictures in docs/.
+sentence. blocks.py lists their names, plots.py those of the pictures in docs/img.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from food101_fast.errors import UserError
 from food101_fast.storage import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = (ROOT / "README.md", ROOT / "benchmarks" / "README.md", ROOT / "benchmarks" / "SCALING.md")
+FILES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 BLOCK = re.compile(r"<!-- from results: ([\w-]+) -->(\n?).*?\n?<!-- end -->", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Write the figures, tables and plots of the READMEs from benchmarks/results."""
+    """Write the figures, tables and plots of the pages from benchmarks/results."""
 
     check: bool = False
     """Only say whether they are what the results say; exit code 1 if not."""
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> None:
                 write_atomically(path, new.encode())
     for name, plot in PLOTS.items():
         if drawn_from(name) != plot.digest():
-            stale.append(f"docs/{name}.png")
+            stale.append(f"docs/img/{name}.png")
             if not settings.check:
                 draw(name)
     for name in stale:

@@ -1,4 +1,4 @@
-"""What the READMEs say was measured is what the measurements said."""
+"""What the pages say was measured is what the measurements said."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import pytest
 from food101_fast.errors import UserError
 
 ROOT = Path(__file__).parents[1]
-README, BENCHMARKS, SCALING = (ROOT / name for name in ("README.md", "benchmarks/README.md", "benchmarks/SCALING.md"))
+README, BENCHMARKS = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
+PAGES = [path for path in (README, *(ROOT / "docs").glob("*.md")) if "<!-- from results: " in path.read_text()]
 
 # Numbers that the benchmark page says of its own: settings, sizes of the data, limits. None was measured.
 CHOSEN = "0.3 1 2 10 16 32 64 80 90 101 128 160 192 255 256 512 768 800 1,000 1,024 6,000 9,600 12,000"
@@ -32,10 +33,9 @@ def numbers(text: str) -> set[str]:
     return set(re.findall(r"(?<![\w.])\d+(?:[.,]\d+)*", text))
 
 
-@pytest.mark.parametrize("path", [README, BENCHMARKS, SCALING], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_figures_are_those_of_the_results(tables: ModuleType, path: Path) -> None:
     text = path.read_text()
-    assert "<!-- from results: " in text
     assert tables.filled(text, path) == text, "run python benchmarks/tables.py"
 
 
