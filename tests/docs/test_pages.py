@@ -6,6 +6,7 @@ A page's blocks run in order, in one folder and one Python session. A block that
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -107,3 +108,29 @@ def test_a_page_does_what_it_says(page: Path, reader: Path, tmp_path: Path) -> N
             lines.append(f"subprocess.run(['bash', '-euxo', 'pipefail', '-c', {block.code!r}], check=True)")
     (tmp_path / "page.py").write_text("\n".join(lines))
     run(folder, f"python {tmp_path / 'page.py'}")
+
+
+def messages() -> list[str]:
+    """Every text in the package, with what is filled in as an ellipsis."""
+    found = []
+    for path in (ROOT / "food101_fast").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                values = [str(value.value) if isinstance(value, ast.Constant) else "…" for value in node.values]
+                found.append("".join(values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def test_troubleshooting_quotes_errors_as_they_are() -> None:
+    """Each phrase in the first column is in a message of the program, or is one of the system's own words."""
+    of_the_system = {"No space left on device", "Read-only file system", "Permission denied"}
+    said = messages()
+    quoted = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    phrases = [phrase for cell in quoted for phrase in re.findall(r"`([^`]+)`", cell)]
+    assert len(phrases) > 30
+    for phrase in phrases:
+        pieces = [piece.strip() for piece in re.split(r"…|[()]", phrase) if piece.strip() not in of_the_system]
+        found = any(all(piece in text for piece in pieces) for text in said)
+        assert found, f"no message of the program says {phrase!r}"
