@@ -61,10 +61,10 @@ bench-peers: $(READY) ## ours against all others on PHOTOS (class folders), from
 	$(BIN)/python benchmarks/peers.py --photos $(PHOTOS) $(ARGS)
 
 test: $(READY) ## run the tests on all cores (those on real photographs need FOOD101_FAST_DATA)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 test-fast: $(READY) ## the tests that train nothing, under a minute
-	$(BIN)/python -m pytest --numprocesses auto --dist loadgroup $(FAST) $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(FAST) $(ARGS)
 
 docs: $(READY) ## the pages as a site in build/site; a broken link is an error
 	$(BIN)/mkdocs build --strict --quiet

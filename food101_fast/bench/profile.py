@@ -140,9 +140,9 @@ def profile_steps(settings: BenchSettings, folder: Path) -> Profile:
     zero = _beginning(events)
     spans[KERNELS], spans[COPIES] = _spans_of(events, "kernel", zero), _spans_of(events, "gpu_memcpy", zero)
     device = "cuda" if subject.device.type == "cuda" else "cpu"
-    table = profiler.key_averages().table(
-        sort_by=f"self_{device}_time_total", row_limit=_OPERATORS, max_name_column_width=40
-    )
+    operators = profiler.key_averages()
+    operators[:] = [operator for operator in operators if not operator.is_user_annotation]
+    table = operators.table(sort_by=f"self_{device}_time_total", row_limit=_OPERATORS, max_name_column_width=40)
     result = Profile(
         steps=STEPS,
         seconds=seconds,

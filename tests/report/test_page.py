@@ -26,10 +26,7 @@ ODD = '<b>bold & "quoted"'
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 
-pytestmark = [
-    pytest.mark.skipif(PROGRAM is None, reason="needs a browser: install chromium"),
-    pytest.mark.xdist_group("report page"),  # its runs are trained once
-]
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs a browser: install chromium")
 
 
 def trained(folder: Path, shards: Path, seed: int) -> Path:

@@ -292,7 +292,7 @@ def test_a_damaged_checkpoint_is_one_sentence(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=f"{name} is damaged: its bytes are not those that were written"):
             load_checkpoint(tmp_path, "last")
         path.unlink()
-        with pytest.raises(UserError, match=rf"{name} cannot be read \(FileNotFoundError\); put another"):
+        with pytest.raises(UserError, match=rf"{name} cannot be read \(FileNotFoundError\); replace its folder"):
             load_checkpoint(tmp_path, "last")
 
 
