@@ -43,7 +43,9 @@ def main(argv: Sequence[str]) -> None:
     picture_of(Path(run, "report.html"), IMAGES / "report.png", settings.browser)
     grid = ("--samples", "4", "--epochs", "6", "--out", str(IMAGES / "strong.jpg"))
     food101_fast("transforms", "--preset", "strong", "--shards", shards, *grid)
-    food101_fast("bench", "train", "--shards", shards, "--model", "resnet18", "--batch-size", "32", "--profile", profile)
+    food101_fast(
+        "bench", "train", "--shards", shards, "--model", "resnet18", "--batch-size", "32", "--profile", profile
+    )
     shutil.copy(Path(profile, "timeline.png"), IMAGES / "timeline.png")
     for name in ("overview", "report", "timeline"):
         path = IMAGES / f"{name}.png"

@@ -18,6 +18,7 @@ from food101_fast import transforms as T
 
 
 def main() -> None:
+    """Run the example."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shards", required=True)
     parser.add_argument("--model", default="mobilenet_v2")

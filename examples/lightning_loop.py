@@ -42,6 +42,7 @@ class Classifier(lightning.LightningModule):
 
 
 def main() -> None:
+    """Run the example."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shards", required=True)
     parser.add_argument("--model", default="mobilenet_v2")
@@ -49,8 +50,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1)
     args = parser.parse_args()
     shards = ShardSet.open(args.shards)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    loader = ShardLoader(shards, split="train", batch_size=64, device=device)
+    loader = ShardLoader(shards, split="train", batch_size=64, device="cuda" if torch.cuda.is_available() else "cpu")
     model = Classifier(args.model, len(shards.classes), args.image_size)
     trainer = lightning.Trainer(max_epochs=args.epochs, devices=1, logger=False, enable_checkpointing=False)
     trainer.fit(model, loader)

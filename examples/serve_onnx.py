@@ -21,11 +21,12 @@ def decode(path: Path, stored_size: int) -> np.ndarray:
     content = path.read_bytes()
     turned = ImageOps.exif_transpose(Image.open(path))
     if simplejpeg.is_jpeg(content) and turned.size == Image.open(path).size and turned.mode == "RGB":
-        return simplejpeg.decode_jpeg(content, min_height=stored_size, min_width=stored_size)
-    return np.asarray(turned.convert("RGB"))
+        return np.array(simplejpeg.decode_jpeg(content, min_height=stored_size, min_width=stored_size))
+    return np.array(turned.convert("RGB"))
 
 
 def main() -> None:
+    """Run the example."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("export", type=Path, help="folder that `food101_fast.export --onnx` wrote")
     parser.add_argument("image", type=Path)

@@ -20,6 +20,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def main() -> None:
+    """Run the example."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--shards", required=True)
     parser.add_argument("--model", default="mobilenet_v2")
@@ -36,7 +37,7 @@ def main() -> None:
     val = ShardLoader(shards, split="val", batch_size=args.batch_size, device=device, shuffle=False, drop_last=False)
 
     model = with_head(torchvision.models.get_model(args.model, weights=args.weights), len(shards.classes))
-    model = model.to(device, memory_format=torch.channels_last)
+    model = model.to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.learning_rate, fused=device == "cuda")
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.learning_rate, total_steps=args.epochs * len(train))
 

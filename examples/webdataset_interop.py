@@ -25,6 +25,7 @@ def run(*arguments: str) -> None:
 
 
 def main() -> None:
+    """Run the example."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="a new folder")
     folder = parser.parse_args().folder

@@ -15,6 +15,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -64,16 +65,15 @@ def test_most_blocks_run() -> None:
 @pytest.fixture(scope="session")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the pages take for granted: photos, shards/food101, and two trained runs."""
-    from food101_fast.prepare.sources import DemoSource
+    from food101_fast.prepare.sources.demo import DemoSource
 
     folder = tmp_path_factory.mktemp("reader")
     source = DemoSource()
-    pool = source.pool()
-    for number, key in enumerate(pool.keys[:200]):
-        of_class = folder / "photos" / pool.classes[pool.labels[number]]
-        of_class.mkdir(parents=True, exist_ok=True)
-        (of_class / f"{number}.jpg").write_bytes(source.read(key))
-    shutil.copy(next(folder.glob("photos/*/5*.jpg")), folder / "photo.jpg")
+    for label, name in enumerate(source.classes):
+        (folder / "photos" / name).mkdir(parents=True)
+        for position in np.flatnonzero(source.labels == label)[:20].tolist():
+            (folder / "photos" / name / f"{position}.jpg").write_bytes(source.read(position))
+    (folder / "photo.jpg").write_bytes(source.read(305))
     run(folder, "python -m food101_fast.prepare --source demo: --size 64 --out shards/food101")
     for name, seed in (("baseline", 0), ("other", 1)):
         train = f"python -m food101_fast.train --shards shards/food101 --run runs/{name} --recipe demo"
