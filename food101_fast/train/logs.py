@@ -120,9 +120,9 @@ def epoch_line(row: EpochRow, epochs: int, *, improved: bool) -> str:
     """An epoch's results for the terminal."""
     timing, downloaded_bytes = row.timing, row.timing.loader.downloaded_bytes
     skipped = f", {row.skipped_steps} steps skipped" if row.skipped_steps else ""
+    waiting = f", waiting {timing.wait_share:.0%}" if timing.wait_share >= 0.01 else ""
     downloaded = f", {downloaded_bytes / 1e9:.2f} GB downloaded" if downloaded_bytes else ""
     return (
-        f"epoch {row.epoch}/{epochs}: validation loss {row.val_loss:.3f}, top-1 {row.val_top1:.4f}, "
-        f"top-5 {row.val_top5:.4f}{' (best so far)' if improved else ''}; "
-        f"{timing.images_per_second:,.0f} images/s, waiting {timing.wait_share:.1%}{downloaded}{skipped}"
+        f"epoch {row.epoch}/{epochs}: val loss {row.val_loss:.3f}, top-1 {row.val_top1:.4f}, top-5 {row.val_top5:.4f}"
+        f"{' (best)' if improved else ''}; {timing.images_per_second:,.0f} images/s{waiting}{downloaded}{skipped}"
     )
