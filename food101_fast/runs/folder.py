@@ -1,4 +1,4 @@
-"""Names of all files in a run's folder; no other module knows them."""
+"""Names of all files in a run's folder; no other module knows them. Those in a checkpoint are in `checkpoint.py`."""
 
 from __future__ import annotations
 
