@@ -13,16 +13,19 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import simplejpeg
-from PIL import Image, ImageOps
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
 
 
-def decode(path: Path, stored_size: int) -> np.ndarray:
-    """RGB pixels, uint8 (H, W, 3), decoded as the training images were: a JPEG at a reduced scale."""
+def decode(path: Path, stored_size: int) -> NDArray[np.uint8]:
+    """Upright RGB pixels, uint8 (H, W, 3). A JPEG is decoded at a reduced scale, as the training images were."""
     content = path.read_bytes()
-    turned = ImageOps.exif_transpose(Image.open(path))
-    if simplejpeg.is_jpeg(content) and turned.size == Image.open(path).size and turned.mode == "RGB":
-        return np.array(simplejpeg.decode_jpeg(content, min_height=stored_size, min_width=stored_size))
-    return np.array(turned.convert("RGB"))
+    opened = Image.open(path)
+    if not simplejpeg.is_jpeg(content) or opened.mode == "CMYK":  # a CMYK file may differ a little from `predict`
+        return np.array(ImageOps.exif_transpose(opened).convert("RGB"))
+    pixels = Image.fromarray(simplejpeg.decode_jpeg(content, min_height=stored_size, min_width=stored_size))
+    pixels.getexif()[ExifTags.Base.Orientation] = opened.getexif().get(ExifTags.Base.Orientation, 1)
+    return np.array(ImageOps.exif_transpose(pixels))
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ class PrepareSettings:
     size: Annotated[int, Ge(8), Le(4096)] = 192
     """Height and width of the stored images in pixels."""
     encoding: Literal["raw", "jpeg"] = "raw"
-    """How images are stored: raw pixels, which load fastest, or JPEG, which takes a tenth of the space."""
+    """How images are stored: raw pixels, which load fastest, or JPEG, which takes about a seventh of the space."""
     quality: Annotated[int, Ge(1), Le(100)] = 90
     """JPEG quality from 1 to 100, for --encoding jpeg."""
     fit: Fit = "crop"

@@ -77,7 +77,8 @@ class Recipe:
     """Mixed precision: fp16 (with gradient scaling), bf16 or off (float32). auto is fp16 on CUDA, bf16 on CPUs with
     AMX, and off on other CPUs."""
     tf32: bool = True
-    """Let CUDA multiply float32 matrices in TF32 (10 bits of mantissa), where mixed precision leaves float32."""
+    """Whether CUDA may multiply float32 matrices in TF32 (10 bits of mantissa), where mixed precision leaves float32.
+    --no-tf32 forbids it."""
     compile: Compile = "auto"
     """torch.compile for the training step, the transforms and validation. auto is off on the CPU. On CUDA it measures
     40 steps, and compiles if the remaining steps would save more time than compiling takes."""
@@ -88,8 +89,8 @@ class Recipe:
     batches, needs no compiler, works on one GPU only. auto is on with one GPU, unless --compile-mode makes graphs of
     its own or a step waits for the GPU."""
     cudnn_benchmark: bool = True
-    """Let cuDNN time several algorithms for each convolution in the first step of each image size, and use the fastest.
-    Without it training starts sooner, with the algorithms that cuDNN estimates to be best."""
+    """Whether cuDNN times several algorithms for each convolution in the first step of each image size, and uses the
+    fastest. With --no-cudnn-benchmark training starts sooner, with the algorithms that cuDNN estimates to be best."""
     sync_batchnorm: bool = False
     """With several ranks: compute BatchNorm statistics over the batch of all ranks instead of each rank's own (CUDA
     only)."""
