@@ -43,7 +43,8 @@ shards: $(READY) ## decode SOURCE (default: Food-101 from the hub) once into SHA
 	$(BIN)/python -m food101_fast.prepare --source $(SOURCE) --size $(SIZE) --encoding $(ENCODING) --out $(SHARDS) $(ARGS)
 
 train: $(READY) ## train RECIPE (default: baseline) on SHARDS into RUN
-	$(BIN)/python -m food101_fast.train --shards $(SHARDS) --run $(RUN) --recipe $(RECIPE) $(ARGS)
+	$(BIN)/python -m food101_fast.train --shards $(SHARDS) --run $(RUN) \
+	  $(if $(findstring --resume,$(ARGS)),,--recipe $(RECIPE)) $(ARGS)
 
 evaluate: $(READY) ## measure RUN on the test split
 	$(BIN)/python -m food101_fast.evaluate --run $(RUN) $(ARGS)

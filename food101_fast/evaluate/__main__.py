@@ -91,7 +91,7 @@ def format_table(metrics: SplitMetrics | EnsembleMetrics) -> str:
         precision, recall, f1 = cells
         lines.append(f"{name:<{width}}  {entry.support:>7,}  {precision:>9}  {recall:>7}  {f1:>7}")
     lines += [
-        f"{pair.count:,} of {pair.true} taken for {pair.predicted} ({pair.share:.0%})"
+        f"{pair.true} taken for {pair.predicted}: {pair.count:,} ({pair.share:.0%} of its images)"
         for pair in metrics.confused[:_PAIRS_SHOWN]
     ]
     return "\n".join(lines)

@@ -22,7 +22,9 @@ def main(argv: Sequence[str]) -> None:
     written = sum(split.samples for split in manifest.splits.values())
     sizes = ", ".join(f"{name} {split.samples:,}" for name, split in manifest.splits.items())
     print(f"{settings.out}: {written:,} images of {len(manifest.classes)} classes ({sizes})")
-    if manifest.rejects:
+    if not manifest.rejects:
+        print("dropped none")
+    else:
         dropped = _listed(manifest.rejects)
         print(f"dropped {manifest.read - written:,} of {manifest.read:,} ({dropped}); see {settings.out}/rejects.jsonl")
     if manifest.notes:

@@ -158,8 +158,8 @@ def _read(folder: Folder, path: str) -> bytes:
                 f"there is no shards folder {folder.url}; make one with `python -m food101_fast.prepare`"
             ) from error
         raise UserError(
-            f"{folder.url} has no {MANIFEST_NAME}, so it is not a finished folder of shards; if prepare was "
-            "interrupted, run the same command again to finish it"
+            f"{folder.url} has no {MANIFEST_NAME}, so it is not a finished folder of shards; make shards of a folder "
+            "of images with `python -m food101_fast.prepare`, or finish an interrupted one with the same command"
         ) from error
     except OSError as error:
         raise UserError(

@@ -140,6 +140,7 @@ class Trainer:
             initial=meter.counters.images * world.size,
             desc=f"epoch {self.progress.epoch + 1}/{recipe.epochs}",
             unit="images",
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
             mininterval=0.2 if sys.stderr.isatty() else _SECONDS_PER_LOGGED_BAR,
             **({} if world.is_main else {"disable": True}),  # an argument would overrule TQDM_DISABLE
         )

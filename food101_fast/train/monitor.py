@@ -71,9 +71,9 @@ class Monitor:
         if streak >= self._most_skipped:
             raise self._not_finite(step, streak)
         results, timing = meter.results(), meter.timing()
+        waiting = f", waiting {timing.wait_share:.0%}" if timing.wait_share >= 0.01 else ""
         bar.set_postfix_str(
-            f"loss {results.loss:.3f}, {timing.images_per_second:,.0f}/s, without waiting "
-            f"{timing.compute_images_per_second:,.0f}/s, waiting {timing.wait_share:.1%}",
+            f"loss {results.loss:.3f}, {timing.images_per_second:,.0f}/s{waiting}",
             refresh=False,
         )
         self.board.add(

@@ -164,16 +164,16 @@ def _restore(stored: _Stored, step: TrainStep, loader: ShardLoader) -> None:
 
 
 def _title(context: TrainContext, step: TrainStep, progress: Progress, steps_per_epoch: int) -> str:
-    """The line that says what is trained, where, and from which step on."""
+    """Two lines that say what is trained, where, and from which step on."""
     recipe = context.recipe
     weights = sum(parameter.numel() for parameter in step.model.parameters()) / 1e6
     ranks = f"{context.world.size} ranks, " if context.world.size > 1 else ""
     start = "random weights" if recipe.weights == "none" else f"weights {recipe.weights}"
     line = (
-        f"{recipe.model} ({weights:.1f} million, {start}) on {context.device}, {ranks}"
-        f"{step.precision.name}, {recipe.image_size} px, batch {recipe.batch_size}, {steps_per_epoch} steps in an epoch"
+        f"{recipe.model} ({weights:.1f} M parameters, {start}) on {context.device}, {ranks}{step.precision.name}\n"
+        f"{recipe.image_size} px, batch {recipe.batch_size}, {steps_per_epoch} steps per epoch"
     )
-    return line + (f"; resumed after step {progress.step}, {progress.epoch} epochs done" if progress.step else "")
+    return line + (f"; resumed after step {progress.step}, in epoch {progress.epoch + 1}" if progress.step else "")
 
 
 def _enlarged(context: TrainContext) -> str:
