@@ -69,7 +69,7 @@ def choose_residence(
     if free_device is not None and need <= _DEVICE_SHARE * free_device:
         return Choice(residence="device", reason=f"the rows take {_gb(need)} of {_gb(free_device)} free on {device}")
     if encoding == "raw":
-        return Choice(residence="stream", reason="raw rows load as fast from files as from RAM")
+        return Choice(residence="stream", reason=f"raw rows ({_gb(need)}) load as fast from files as from RAM")
     if need <= _HOST_SHARE * free_host:
         return Choice(residence="host", reason=f"decoded rows take {_gb(need)} of {_gb(free_host)} free RAM")
     return Choice(residence="stream", reason=f"decoded rows take {_gb(need)}, and {_gb(free_host)} of RAM are free")
