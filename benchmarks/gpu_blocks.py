@@ -87,49 +87,49 @@ def gpu_headline() -> str:
     whole_step = gpu_step(128, "cuda-graph", "whole step")
     rows = [
         [
-            "a whole step of MobileNetV2 at 160 px (augmentation included), fp16, batch 128 / 512",
+            "MobileNetV2 at 160 px, fp16: training step with augmentation, as one CUDA graph; batch 128 / 512",
             f"{whole(whole_step)} / {whole(gpu_step(512, 'cuda-graph', 'whole step'))}",
         ],
         [
-            "timm's step in the same run, without augmentation, launched one by one (in a graph it was not measured)",
+            "timm's training step in the same run, without augmentation and without a graph (not measured with one)",
             f"{whole(gpu_step(128, 'eager', 'timm'))} / {whole(gpu_step(512, 'eager', 'timm'))}",
         ],
         [
-            "our step so: without augmentation, launched one by one",
+            "our training step, also without augmentation and without a graph",
             f"{whole(gpu_step(128, 'eager', 'food101_fast'))} / {whole(gpu_step(512, 'eager', 'food101_fast'))}",
         ],
         [
-            "trained from shards, batch 128, median of epochs 2 to 7 (from the GPU's memory); share of a whole step",
+            "a run from shards, batch 128, median of epochs 2 to 7; divided by the first row",
             f"{whole(gpu_from_shards())}, {gpu_from_shards() / whole_step:.3f}",
         ],
         [
-            "the notebook's job (7 epochs of 80,800 images, with validation) from the command to the last checkpoint",
+            "the notebook's training (7 epochs of 80,800 images, with validation), from start to last checkpoint",
             f"{gpu_job():.1f} s",
         ],
         [
-            "the same command to its end, with the report",
+            "the same, with the report",
             f"{gpu_row('job', 'default, last checkpoint')['seconds_with_report']:.1f} s",
         ],
         [
-            "of that, start and first epoch; each later epoch",
+            "of this time: start and first epoch; each later epoch",
             f"{gpu_job(1):.1f} s; {(gpu_job(7) - gpu_job(1)) / 6:.1f} s",
         ],
         [
-            "random resized crop + flip to 160 px with a draw for each image, compiled (not compiled), batch 512",
+            "random resized crop + flip to 160 px, random for each image, batch 512: compiled (not compiled)",
             f"{whole(gpu_rate('presets', crop.format('ours, compiled')))} "
             f"({whole(gpu_rate('presets', crop.format('ours')))})",
         ],
         [
-            "the same by torchvision image by image; by kornia; by torchvision with one draw for the batch",
+            "the same: torchvision image by image; kornia; torchvision with the same random numbers for all images",
             "; ".join(whole(gpu_rate("presets", name)) for name in peers),
         ],
         [
-            "raw shards to the GPU, one thread (copies alone, the bus)",
+            "raw shards to the GPU, one thread (the limit: copies from page-locked memory)",
             f"{whole(gpu_rate('device', 'raw, residence stream'))} "
             f"({whole(gpu_rate('device', 'copies alone, page-locked (the bus)'))})",
         ],
     ]
-    return table(["what", "images/s, or seconds"], rows)
+    return table(["what", "images/s (or seconds)"], rows)
 
 
 def gpu_steps() -> str:

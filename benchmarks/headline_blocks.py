@@ -36,7 +36,7 @@ def _training_rows() -> list[list[str]]:
     ratios = ", ".join(f"{median_of_ratios(trained['food101_fast'], trained[name]):.2f}" for name in others)
     rows = [
         [
-            "photographs to augmented, normalised batches of 160 px, two threads or processes",
+            "photographs to augmented, normalized batches of 160 px, two threads or processes",
             median(fed["food101_fast"]),
         ],
         ["the same, in the same run", _listed(fed.items())],
@@ -79,7 +79,7 @@ def headline() -> str:
     rows = [
         *_loader_rows("raw", f"loader: raw 192 px rows, shuffled, warm cache, one thread (two threads: {two})"),
         *_loader_rows(
-            "jpeg", f"loader: JPEG of 192 px, quality 90, two threads (held in RAM after the first epoch: {in_memory})"
+            "jpeg", f"loader: JPEG of 192 px, quality 90, two threads (kept in RAM after the first epoch: {in_memory})"
         ),
         *_training_rows(),
         *_preparing_rows(),

@@ -5,7 +5,7 @@
 All get the same photographs (longest side 512 px), model, optimizer, crop and flip to 160 px, batches and number of
 worker processes. Two things are timed, all in turns:
 
-- `input`: an epoch of batches, augmented, normalised and on the device, without a model: the fastest that any model
+- `input`: an epoch of batches, augmented, normalized and on the device, without a model: the fastest that any model
   could be trained on this machine.
 - `training`: the same epoch with its training steps.
 
@@ -49,7 +49,7 @@ from food101_fast.transforms.presets import MEAN, STD
 SIZE, STORED = 160, 192
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-"""One epoch each time it is gone through: normalised float32 images and labels on the device."""
+"""One epoch each time it is gone through: normalized float32 images and labels on the device."""
 
 
 @dataclass(frozen=True, kw_only=True)

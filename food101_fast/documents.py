@@ -33,7 +33,7 @@ def parse(content: bytes, kind: type[T], *, where: str, advice: str) -> T:
 
 
 def convert(document: Any, kind: type[T], *, where: str, advice: str) -> T:
-    """Like `parse`, of a document that is already made of dicts, lists, strings and numbers.
+    """Like `parse`, of a document that is already dicts, lists, strings and numbers.
 
     Raises:
         UserError: the document is not of this type.

@@ -96,7 +96,7 @@ def essence(data: bytes) -> tuple[bytes, bool]:
     for marker, start, end in _segments(data):
         stray = stray or start != at
         at = end
-        if (not _APP0 < marker <= _APP15 and marker != _COMMENT) or marker == _APP14:  # 14: Adobe's colour transform
+        if (not _APP0 < marker <= _APP15 and marker != _COMMENT) or marker == _APP14:  # 14: Adobe's color transform
             kept += data[start:end]
     return bytes(kept) + data[at:], stray
 

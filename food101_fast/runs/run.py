@@ -124,7 +124,7 @@ def _never_got_far(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def held_run(folder: Path) -> Iterator[None]:
+def locked_run(folder: Path) -> Iterator[None]:
     """Lock a run's folder against other processes that train into it; the folder is made if needed.
 
     Raises:

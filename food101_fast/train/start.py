@@ -13,7 +13,7 @@ from torch import nn
 from food101_fast.loader import LoaderOptions, ShardLoader
 from food101_fast.models import check_sizes, load_weights
 from food101_fast.runs.checkpoint import Weights, load_checkpoint, load_training_weights
-from food101_fast.runs.run import Run, check_resumable, held_run, new_run, read_run, write_run
+from food101_fast.runs.run import Run, check_resumable, locked_run, new_run, read_run, write_run
 from food101_fast.shards import ShardSet
 from food101_fast.train.compile_control import CompileControl
 from food101_fast.train.compiling import AutoCompile, chosen_at_once
@@ -62,7 +62,7 @@ def started(
         if stored is not None:
             _restore(stored, step, loader)
         elif is_main:
-            exits.enter_context(held_run(folder))
+            exits.enter_context(locked_run(folder))
         progress = Progress() if stored is None else stored.state.progress
         log = MetricsLog(folder, progress.epoch)
         board = Board(folder if options.tensorboard and is_main else None, progress.step + 1)
@@ -130,7 +130,7 @@ def _stored(context: TrainContext, shards: ShardSet, folder: Path, exits: contex
     run = read_run(folder)
     check_resumable(folder, run, context.recipe, shards)
     if context.world.is_main:
-        exits.enter_context(held_run(folder))
+        exits.enter_context(locked_run(folder))
     weights, document = load_checkpoint(folder, "last")
     state = read_state(document, folder)
     return _Stored(run=run, weights=weights, training=load_training_weights(folder, "last"), state=state)

@@ -19,7 +19,7 @@ from food101_fast.errors import UserError
 from food101_fast.models import build_model
 from food101_fast.runs.checkpoint import load_checkpoint, save_checkpoint
 from food101_fast.runs.results import EpochRow
-from food101_fast.runs.run import held_run, new_run
+from food101_fast.runs.run import locked_run, new_run
 from food101_fast.shards import ShardSet
 from food101_fast.train import RECIPES, Hooks, Recipe, train
 from food101_fast.train.step import TrainStep
@@ -306,7 +306,7 @@ def test_a_missing_checkpoint_says_which_there_are(tmp_path: Path) -> None:
 
 def test_a_second_process_may_not_train_into_the_same_folder(tiny_shards: ShardSet, tmp_path: Path) -> None:
     train(tiny_shards, tmp_path / "run", changed(TINY, epochs=1), device="cpu")
-    with held_run(tmp_path / "run"), pytest.raises(UserError, match="another process"):
+    with locked_run(tmp_path / "run"), pytest.raises(UserError, match="another process"):
         train(tiny_shards, tmp_path / "run", TINY, device="cpu", resume=True)
     train(tiny_shards, tmp_path / "run", TINY, device="cpu", resume=True)
 
