@@ -38,7 +38,8 @@ sys.addaudithook(hook)
 
 
 def environment(**variables: object) -> dict[str, str]:
-    own = {name: value for name, value in os.environ.items() if name not in OWN}
+    # The script's own tests must not take themselves for workers of these.
+    own = {name: value for name, value in os.environ.items() if name not in OWN and not name.startswith("PYTEST_XDIST")}
     defaults = {"PYTHON": sys.executable, "DEVICE": "cpu", "BUDGET": "4000", "WHEELS": "/there/are/none"}
     return own | defaults | {name: str(value) for name, value in variables.items()}
 
