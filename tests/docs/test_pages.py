@@ -74,7 +74,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for position in np.flatnonzero(source.labels == label)[:20].tolist():
             (folder / "photos" / name / f"{position}.jpg").write_bytes(source.read(position))
     (folder / "photo.jpg").write_bytes(source.read(305))
-    run(folder, "python -m food101_fast.prepare --source demo: --size 64 --out shards/food101")
+    run(folder, "python -m food101_fast.prepare --source demo: --size 64 --limit 400 --out shards/food101")
     for name, seed in (("baseline", 0), ("other", 1)):
         train = f"python -m food101_fast.train --shards shards/food101 --run runs/{name} --recipe demo"
         run(folder, f"{train} --epochs 1 --seed {seed} && python -m food101_fast.evaluate --run runs/{name}")
