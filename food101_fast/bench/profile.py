@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -133,10 +134,8 @@ def profile_steps(settings: BenchSettings, folder: Path) -> Profile:
         folder.mkdir(parents=True, exist_ok=True)
     subject = Subject(settings)
     profiler, spans, seconds = _recorded(subject)
-    trace = folder / TRACE_NAME
-    with writing(trace, _ADVICE):
-        profiler.export_chrome_trace(str(trace))
-    events = parse(gzip.decompress(trace.read_bytes()), Trace, where=str(trace), advice="profile again").events
+    trace = _exported(profiler)
+    events = parse(gzip.decompress(trace), Trace, where=TRACE_NAME, advice="profile again").events
     zero = _beginning(events)
     spans[KERNELS], spans[COPIES] = _spans_of(events, "kernel", zero), _spans_of(events, "gpu_memcpy", zero)
     device = "cuda" if subject.device.type == "cuda" else "cpu"
@@ -152,10 +151,19 @@ def profile_steps(settings: BenchSettings, folder: Path) -> Profile:
     )
     starts = [start for start, _ in spans[WAIT]]
     with writing(folder, _ADVICE):
+        write_atomically(folder / TRACE_NAME, trace)
         write_atomically(folder / "operators.txt", table.encode())
         write_atomically(folder / "profile.json", orjson.dumps(asdict(result), option=orjson.OPT_INDENT_2))
         write_atomically(folder / "timeline.png", png(plot_timeline(spans, result.memory, starts, seconds)))
     return result
+
+
+def _exported(profiler: profile) -> bytes:
+    """The trace as gzipped JSON. torch can only write it into a file, and not atomically."""
+    with tempfile.TemporaryDirectory() as scratch, writing(scratch, _ADVICE):
+        path = Path(scratch) / TRACE_NAME
+        profiler.export_chrome_trace(str(path))
+        return path.read_bytes()
 
 
 def _recorded(subject: Subject) -> tuple[profile, dict[str, list[Span]], float]:
