@@ -28,8 +28,8 @@ class Settings:
 
     folder: Path
     """New folder for shards and a run."""
-    browser: str = "/usr/bin/chromium"
-    """Chromium, for the picture of the report."""
+    browser: str = "chromium"
+    """Name or path of Chromium, for the picture of the report."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -60,7 +60,7 @@ def food101_fast(*arguments: str) -> None:
 def picture_of(page: Path, picture: Path, browser: str) -> None:
     """A picture of the first 1,500 pixels of a page."""
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        chromium = playwright.chromium.launch(executable_path=shutil.which(browser), args=["--no-sandbox"])
         tab = chromium.new_page(viewport={"width": 1000, "height": 1500})
         tab.goto(page.absolute().as_uri())
         tab.screenshot(path=picture)

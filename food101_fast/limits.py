@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import operator
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from numbers import Integral
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -33,10 +33,8 @@ def check_limits(settings: Any) -> None:
     """
     for name, limits in _limits(type(settings)).items():  # type: ignore[arg-type]
         value = getattr(settings, name)
-        if value is None or (math.isfinite(value) and all(_holds(value, limit) for limit in limits)):
-            continue
-        flag = "--" + name.replace("_", "-")
-        raise UserError(f"{flag} {value} should be {' and '.join(map(_words, limits))}")
+        if value is not None and not (math.isfinite(value) and _within(value, limits)):
+            raise UserError(f"--{name.replace('_', '-')} {value} should be {_words(limits)}")
 
 
 def check_arguments(arguments: Any) -> None:
@@ -47,23 +45,27 @@ def check_arguments(arguments: Any) -> None:
     Raises:
         ValueError: an argument is out of its range.
     """
-    for name, hint in get_type_hints(type(arguments), include_extras=True).items():
-        value, limits = getattr(arguments, name), _of(hint)
-        choices = get_args(hint) if get_origin(hint) is Literal else ()
-        if choices and value not in choices:
+    for name, choices in _choices(type(arguments)).items():  # type: ignore[arg-type]
+        value = getattr(arguments, name)
+        if value not in choices:
             raise ValueError(f"{name} should be one of {', '.join(choices)} and is {value!r}")
-        if value is None or not limits:
-            continue
-        if not isinstance(value, Integral) or not all(_holds(value, limit) for limit in limits):
-            words = " and ".join(map(_words, limits))
-            raise ValueError(f"{name} should be a whole number of {words} and is {value!r}")
+    for name, limits in _limits(type(arguments)).items():  # type: ignore[arg-type]
+        value = getattr(arguments, name)
+        if value is not None and not (isinstance(value, Integral) and _within(value, limits)):
+            raise ValueError(f"{name} should be a whole number of {_words(limits)} and is {value!r}")
 
 
 @functools.cache
-def _limits(kind: Hashable) -> dict[str, tuple[Limit, ...]]:
+def _limits(kind: Any) -> dict[str, tuple[Limit, ...]]:
     """The fields that have limits, and these limits."""
     found = {name: _of(hint) for name, hint in get_type_hints(kind, include_extras=True).items()}
     return {name: limits for name, limits in found.items() if limits}
+
+
+@functools.cache
+def _choices(kind: Any) -> dict[str, tuple[str, ...]]:
+    """The fields that are `Literal`, and their values."""
+    return {name: get_args(hint) for name, hint in get_type_hints(kind).items() if get_origin(hint) is Literal}
 
 
 def _of(hint: Any) -> tuple[Limit, ...]:
@@ -72,11 +74,15 @@ def _of(hint: Any) -> tuple[Limit, ...]:
     return next((limits for limits in map(_of, get_args(hint)) if limits), ())
 
 
-def _holds(value: Any, limit: Limit) -> bool:
-    attribute, _, compare = _MEANINGS[type(limit)]
-    return compare(value, getattr(limit, attribute))
+def _meaning(limit: Limit) -> tuple[Callable[[Any, Any], bool], str, Any]:
+    """How a limit compares, its words, and its number."""
+    attribute, words, compare = _MEANINGS[type(limit)]
+    return compare, words, getattr(limit, attribute)
 
 
-def _words(limit: Limit) -> str:
-    attribute, words, _ = _MEANINGS[type(limit)]
-    return f"{words} {getattr(limit, attribute)}"
+def _within(value: Any, limits: tuple[Limit, ...]) -> bool:
+    return all(compare(value, bound) for compare, _, bound in map(_meaning, limits))
+
+
+def _words(limits: tuple[Limit, ...]) -> str:
+    return " and ".join(f"{words} {bound}" for _, words, bound in map(_meaning, limits))

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from food101_fast.loader import ShardLoader
-from food101_fast.runs.checkpoint import epoch_name, remove_epochs, save_checkpoint
+from food101_fast.runs.checkpoint import StateDict, epoch_name, remove_epochs, save_checkpoint
 from food101_fast.runs.results import EpochRow
 from food101_fast.train.context import TrainContext
 from food101_fast.train.logs import MetricsLog
@@ -18,7 +18,7 @@ from food101_fast.train.step import TrainStep
 
 
 class Saver:
-    """Writes a run's checkpoints and its metrics. Every rank must call `save`; the main rank writes.
+    """Writes a run's checkpoints and its metrics. Every rank must call the methods that save; the main rank writes.
 
     Args:
         context: of the run.
@@ -65,14 +65,7 @@ class Saver:
         position = self._loader.state_dict()
         if self._loader.epoch > progress.epoch:  # all steps of the epoch are done
             position |= {"epoch": progress.epoch, "step": len(self._loader)}
-        state = TrainState(
-            recipe=self._context.recipe,
-            progress=progress,
-            step=self._step.state(),
-            loader=position,
-            meter=meter.state_dict(),
-        )
-        self._write(state)
+        self._write(self._state(progress, position, meter.state_dict()))
 
     def save_epoch(self, progress: Progress, row: EpochRow, *, improved: bool) -> None:
         """Save `last` after an epoch, and with it the epoch's metrics, `best` and the epochs to keep.
@@ -85,14 +78,11 @@ class Saver:
         Raises:
             UserError: something could not be written.
         """
-        state = TrainState(
-            recipe=self._context.recipe,
-            progress=progress,
-            step=self._step.state(),
-            loader=self._loader.state_dict(),
-            meter=None,
-        )
-        self._write(state, row, improved=improved)
+        self._write(self._state(progress, self._loader.state_dict(), None), row, improved=improved)
+
+    def _state(self, progress: Progress, loader: StateDict, meter: StateDict | None) -> TrainState:
+        step = self._step.state()
+        return TrainState(recipe=self._context.recipe, progress=progress, step=step, loader=loader, meter=meter)
 
     def _write(self, state: TrainState, row: EpochRow | None = None, *, improved: bool = False) -> None:
         self._saved_at = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -26,12 +27,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["train_in_100_lines", "accelerate_loop", "lightning_loop"])
 def test_a_loop_trains(name: str, folder: Path) -> None:
-    run(folder, f"{sys.executable} {EXAMPLES / name}.py {SMALL}")
+    assert "loss" in run(folder, f"{sys.executable} {EXAMPLES / name}.py {SMALL}")
 
 
 @pytest.mark.slow
 def test_webdataset_both_ways(folder: Path) -> None:
-    run(folder, f"{sys.executable} {EXAMPLES / 'webdataset_interop.py'} --folder interop")
+    printed = run(folder, f"{sys.executable} {EXAMPLES / 'webdataset_interop.py'} --folder interop")
+    assert "tars of webdataset in our loader: (8, 3, 64, 64)" in printed
+    assert "our shards in webdataset alone: (64, 64, 3)" in printed
 
 
 @pytest.mark.slow
@@ -41,7 +44,9 @@ def test_an_export_is_served(folder: Path) -> None:
     (folder / "photo.jpg").write_bytes(DemoSource().read(305))
     run(folder, "python -m food101_fast.train --shards shards/food101 --run run --recipe demo --epochs 1")
     run(folder, "python -m food101_fast.export --run run --onnx")
-    run(folder, f"{sys.executable} {EXAMPLES / 'serve_onnx.py'} run/export photo.jpg")
+    served = run(folder, f"{sys.executable} {EXAMPLES / 'serve_onnx.py'} run/export photo.jpg").splitlines()
+    (predicted,) = run(folder, "python -m food101_fast.predict --run run photo.jpg --json --device cpu").splitlines()
+    assert [line.split()[1] for line in served] == [one["class"] for one in json.loads(predicted)["predictions"]]
 
 
 @pytest.mark.slow

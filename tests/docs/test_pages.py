@@ -81,14 +81,15 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(folder: Path, command: str) -> None:
-    """Run a shell command that uses this interpreter."""
+def run(folder: Path, command: str) -> str:
+    """Run a shell command that uses this interpreter, and return what it printed; it must succeed."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command], cwd=folder, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
 
 
 @pytest.mark.slow
@@ -97,17 +98,18 @@ def test_a_page_does_what_it_says(page: Path, reader: Path, tmp_path: Path) -> N
     folder = tmp_path / "reader"
     shutil.copytree(reader, folder)
     lines = ["import subprocess"]
-    for block in ALL[page]:
-        if block.reason:
-            continue
+    due = [block for block in ALL[page] if not block.reason]
+    for number, block in enumerate(due, 1):
         # So that a traceback names the line of the page.
         code = "\n" * block.line + block.code
         if block.language == "python":
             lines.append(f"exec(compile({code!r}, {page.name!r}, 'exec'))")
         else:
             lines.append(f"subprocess.run(['bash', '-euxo', 'pipefail', '-c', {block.code!r}], check=True)")
+        lines.append(f"print('block {number} of {page.name} has run', flush=True)")
     (tmp_path / "page.py").write_text("\n".join(lines))
-    run(folder, f"python {tmp_path / 'page.py'}")
+    printed = run(folder, f"python {tmp_path / 'page.py'}")
+    assert printed.count(f"of {page.name} has run\n") == len(due)
 
 
 def messages() -> list[str]:
