@@ -37,7 +37,7 @@ def prepare(settings: PrepareSettings) -> Manifest:
         files = folder.files()
         existed = folder.exists()
     _refuse_others(folder, files)
-    source = open_source(settings.source, seed=settings.seed)
+    source = open_source(settings.source, settings.source_options)
     _refuse_source_as_target(folder, source)
     run = PrepareRun(folder=folder, source=source, settings=settings, executor=_executor(settings, folder, source))
     if MANIFEST_NAME in files:

@@ -22,7 +22,12 @@ from food101_fast.storage import TEMPORARY_SUFFIX, Folder, LocalFolder
 LOCK_NAME = f"{UNFINISHED}/lock"
 _SETTINGS_NAME = f"{UNFINISHED}/settings.json"
 # Flags that are not called like the field of the manifest.
-_FLAGS = {"image_size": "--size", "check": "the check (--strict, --tolerant)"}
+_FLAGS = {
+    "image_size": "--size",
+    "check": "the check (--strict, --tolerant)",
+    "split_by": "--splits",
+    "only_classes": "--classes",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +124,8 @@ def _flag(field: str) -> str:
 
 
 def _text(value: object) -> str:
+    if value in (None, ()):
+        return "not given"
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,8 @@ from food101_fast.shards.layout import FORMAT_VERSION, MANIFEST_NAME, SPLITS
 from food101_fast.storage import Folder
 
 Duplicates = Literal["drop", "keep"]
+SplitBy = Literal["stratified", "source"]
+Rare = Literal["refuse", "to-train", "drop"]
 
 _FORMAT = "food101_fast"
 _ADVICE = "remove the folder and prepare it again"
@@ -75,6 +77,35 @@ class StoredSettings:
     """Shares of train, val and test."""
     source: str
     """`--source` as it was given."""
+    # Settings below have a default, which the file leaves out: manifests from before they existed stay the same.
+    split_by: SplitBy = "stratified"
+    """Whether all images were split anew, or the splits of the source were kept."""
+    val_fraction: float = 0.1
+    """Share of the source's training images that became val; only where the source's splits were kept."""
+    test_fraction: float = 0.0
+    """Share of the source's training images that became test; only where the source's splits were kept."""
+    map_splits: tuple[str, ...] = ()
+    """What each split of the source became, as NAME=SPLIT, where that was given."""
+    group_by: str | None = None
+    """Column or pattern of the groups that stay in one split."""
+    only_classes: tuple[str, ...] = ()
+    """Classes that were chosen; empty for all."""
+    exclude_classes: tuple[str, ...] = ()
+    """Classes that were left out."""
+    min_images: int = 1
+    """Classes with fewer images were left out."""
+    rare: Rare = "refuse"
+    """What became of classes with too few images for every split."""
+    columns: tuple[str, ...] = ()
+    """Columns of a table by what they mean, as MEANING=COLUMN, where that was given."""
+    config: str | None = None
+    """Configuration of the data set on the hub."""
+    revision: str | None = None
+    """Revision of the data set on the hub."""
+    image_column: str | None = None
+    """Column with the images, where it was given."""
+    label_column: str | None = None
+    """Column with the labels, where it was given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +123,10 @@ class Manifest(StoredSettings):
     notes: Mapping[str, int]
     """Kept images about which there is something to note, by kind."""
     splits: Mapping[str, SplitEntry]
+    given_splits: Mapping[str, str] = field(default_factory=dict)
+    """What each split of the source became, by its name there; empty where all images were split anew."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Classes that were left out, and the images of each, which were not read."""
 
     def to_json(self) -> bytes:
         """The content of `manifest.json`."""
@@ -100,12 +135,18 @@ class Manifest(StoredSettings):
 
     def _document(self) -> dict[str, Any]:
         # `classes` has its position in the file from here, and its value again from the fields.
-        return {"format": _FORMAT, "version": FORMAT_VERSION, "classes": self.classes, **asdict(self)}
+        defaults = {field.name: _default(field) for field in fields(self)}
+        values = {name: value for name, value in asdict(self).items() if value != defaults[name]}
+        return {"format": _FORMAT, "version": FORMAT_VERSION, "classes": self.classes, **values}
 
     @property
     def digest(self) -> str:
         """XXH3-64 of everything else in the manifest, 16 hexadecimal digits: the identity of the data set."""
         return xxhash.xxh3_64_hexdigest(orjson.dumps(self._document()))
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()  # MISSING equals no value
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ import pytest
 
 from food101_fast.errors import UserError
 from food101_fast.images import RejectedError, Rules, clean
-from food101_fast.prepare.sources import KINDS, open_source
+from food101_fast.prepare.sources import KINDS, SourceOptions, open_source
 from tests.conftest import encoded, picture, write_folder
 
 
@@ -78,7 +78,7 @@ def test_the_demo_has_three_corrupt_files() -> None:
         except RejectedError as error:
             reasons[error.reason] += 1
     assert reasons == {"truncated": 1, "not-an-image": 1, "empty": 1}
-    assert source.read(3) == open_source("demo:").read(3) != open_source("demo:", seed=1).read(3)
+    assert source.read(3) == open_source("demo:").read(3) != open_source("demo:", SourceOptions(seed=1)).read(3)
 
 
 def hub_folder(path: Path) -> Path:

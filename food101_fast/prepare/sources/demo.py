@@ -8,6 +8,8 @@ import numpy as np
 import xxhash
 
 from food101_fast.prepare import demo
+from food101_fast.prepare.sources.base import GivenSplits
+from food101_fast.shards.rejects import Reject
 
 
 class DemoSource:
@@ -17,6 +19,8 @@ class DemoSource:
 
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed
+        self.splits: GivenSplits | None = None
+        self.rejects: tuple[Reject, ...] = ()
         self._corrupt = demo.corrupt_files()
         self.classes = demo.CLASSES
         drawn = np.repeat(np.arange(len(demo.CLASSES)), self.images_per_class)
@@ -28,6 +32,9 @@ class DemoSource:
     def file(self, position: int) -> str:
         """Class and number of a picture, which is in no file."""
         return f"{self.classes[self.labels[position]]}/{self.names[position]}"
+
+    def column(self, name: str) -> None:
+        """None: a drawing has no columns."""
 
     def read(self, position: int) -> bytes:
         """A picture, drawn now, as the bytes of a JPEG file."""

@@ -6,7 +6,8 @@ import numpy as np
 import xxhash
 
 from food101_fast.errors import UserError
-from food101_fast.prepare.sources.base import unreadable
+from food101_fast.prepare.sources.base import GivenSplits, unreadable
+from food101_fast.shards.rejects import Reject
 from food101_fast.storage import Folder
 
 _SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
@@ -17,6 +18,8 @@ class FolderSource:
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
+        self.splits: GivenSplits | None = None
+        self.rejects: tuple[Reject, ...] = ()
         files = _list_files(folder)
         folders = [name for name in folder.subfolders() if not name.startswith(".")]
         if not folders:
@@ -49,6 +52,9 @@ class FolderSource:
     def file(self, position: int) -> str:
         """The path of a file below the folder."""
         return self._files[position]
+
+    def column(self, name: str) -> None:
+        """None: a folder has no columns."""
 
     def read(self, position: int) -> bytes:
         """The bytes of a file.

@@ -9,7 +9,8 @@ import numpy as np
 import xxhash
 
 from food101_fast.errors import UserError
-from food101_fast.prepare.sources.base import unreadable
+from food101_fast.prepare.sources.base import GivenSplits, unreadable
+from food101_fast.shards.rejects import Reject
 
 
 class HubSource:
@@ -33,6 +34,8 @@ class HubSource:
                 f"hub:{name} should have one image column and one class label column and has the columns "
                 f"{dict(pool.features)}; choose an image classification data set"
             )
+        self.splits: GivenSplits | None = None
+        self.rejects: tuple[Reject, ...] = ()
         self._column = image_columns[0]
         self.classes = tuple(pool.features[label_columns[0]].names)
         labels = pool.data.column(label_columns[0]).to_numpy()
@@ -59,6 +62,9 @@ class HubSource:
         """The image's path in the data set, or its row."""
         row = int(self._positions[position])
         return str(self._pool[row][self._column]["path"] or f"row {row}")
+
+    def column(self, name: str) -> None:
+        """None."""
 
     def read(self, position: int) -> bytes:
         """The bytes of an image file.

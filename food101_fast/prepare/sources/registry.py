@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from food101_fast.errors import UserError
-from food101_fast.prepare.sources.base import Source
+from food101_fast.prepare.sources.base import Source, SourceOptions
 from food101_fast.prepare.sources.demo import DemoSource
 from food101_fast.prepare.sources.folder import FolderSource
 from food101_fast.prepare.sources.hub import HubSource
@@ -19,8 +19,10 @@ class SourceKind:
 
     usage: str
     """How `--source` is written, for the error about an unknown kind."""
-    open: Callable[[str, int], Source]
-    """Opens the source. Takes the text after the colon, and the seed."""
+    open: Callable[[str, SourceOptions], Source]
+    """Opens the source. Takes the text after the colon."""
+    options: frozenset[str] = frozenset({"seed"})
+    """Fields of `SourceOptions` that this kind uses. Others are refused when given."""
     has_location: bool = True
     """Whether there is a text after the colon."""
 
@@ -28,33 +30,40 @@ class SourceKind:
 KINDS = {
     "hub": SourceKind(
         usage="hub:ID (such as hub:ethz/food101)",
-        open=lambda location, seed: HubSource(location),
+        open=lambda location, options: HubSource(location),
     ),
     "folder": SourceKind(
         usage="folder:PATH with one folder per class",
-        open=lambda location, seed: FolderSource(open_folder(location)),
+        open=lambda location, options: FolderSource(open_folder(location)),
     ),
     "demo": SourceKind(
         usage="demo:",
-        open=lambda location, seed: DemoSource(seed),
+        open=lambda location, options: DemoSource(options.seed),
         has_location=False,
     ),
 }
 
 
-def open_source(text: str, *, seed: int = 0) -> Source:
+def open_source(text: str, options: SourceOptions | None = None) -> Source:
     """Open the source that `--source` names.
 
     Args:
         text: the kind, a colon, and the location if the kind has one, such as `hub:ethz/food101`.
-        seed: `demo:` draws other pictures for another seed; other kinds ignore it.
+        options: what else decides what is listed.
 
     Raises:
-        UserError: the kind is unknown, nothing is there, or it has no classes.
+        UserError: the kind is unknown, has no such option, nothing is there, or it has no classes.
     """
+    options = options or SourceOptions()
     name, colon, location = text.partition(":")
     kind = KINDS.get(name)
     if kind is None or not colon or bool(location) != kind.has_location:
         *first, last = [kind.usage for kind in KINDS.values()]
         raise UserError(f"unknown source {text!r}; give {', '.join(first)}, or {last}")
-    return kind.open(location, seed)
+    for option in fields(options):
+        if option.name not in kind.options and getattr(options, option.name) != getattr(SourceOptions(), option.name):
+            able = [f"{other}:" for other, kind in KINDS.items() if option.name in kind.options]
+            raise UserError(
+                f"--{option.name.replace('_', '-')} is for {' and '.join(able)}, and --source is {text}; leave it out"
+            )
+    return kind.open(location, options)
