@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from food101_fast.images import RejectedError, Rules, clean
 from food101_fast.prepare.sources import Source
+from food101_fast.shards.layout import SPLITS
 from food101_fast.shards.rejects import Reject
 
 DUPLICATE = "duplicate"
@@ -47,12 +48,18 @@ class FileHasher:
 
 
 def drop_duplicates(
-    source: Source, keys: Sequence[str], positions: NDArray[np.int64], hashes: dict[int, int], rules: Rules
+    source: Source,
+    keys: Sequence[str],
+    positions: NDArray[np.int64],
+    hashes: dict[int, int],
+    rules: Rules,
+    splits: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.int64], list[Reject]]:
     """Keep the first of identical files, and none where they carry different labels.
 
     Identical files with different labels that are not images are kept here: the check of every file drops them later,
-    with the right reason.
+    with the right reason. Where the source's own splits are kept, a file of test is dropped from val and train, and one
+    of val from train; val and test themselves stay as the source has them.
 
     Args:
         source: where the files come from.
@@ -60,6 +67,7 @@ def drop_duplicates(
         positions: (n,) int64, the files to compare.
         hashes: XXH3-128 by position.
         rules: which files are images.
+        splits: (N,) split of each file of the source, an index into `SPLITS`; None if everything is split later.
 
     Returns:
         The positions that are kept, in the same order, and a reject for each of the others.
@@ -72,10 +80,17 @@ def drop_duplicates(
     for group in groups.values():
         if len(group) == 1:
             continue
-        if len({int(source.labels[position]) for position in group}) == 1:
+        last = 0 if splits is None else max(int(splits[position]) for position in group)
+        if splits is not None and last > 0:
+            first = next(position for position in group if splits[position] == last)
+            for position in group:
+                if splits[position] != last:
+                    where = f"the same as {source.file(first)}, which is in {SPLITS[last]}"
+                    dropped[position] = _reject(source, keys, position, DUPLICATE, where)
+        elif len({int(source.labels[position]) for position in group}) == 1:
             for position in group[1:]:
-                first = source.file(group[0])
-                dropped[position] = _reject(source, keys, position, DUPLICATE, f"the same as {first}")
+                where = f"the same as {source.file(group[0])}"
+                dropped[position] = _reject(source, keys, position, DUPLICATE, where)
         elif _is_image(source.read(group[0]), rules):
             for position in group:
                 others = ", ".join(source.file(other) for other in group if other != position)

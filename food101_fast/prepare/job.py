@@ -11,8 +11,9 @@ from food101_fast.errors import UserError
 from food101_fast.prepare import unfinished
 from food101_fast.prepare.executors import Executor, InProcess, LocalPool, RayCluster
 from food101_fast.prepare.plan import Plan, plan
-from food101_fast.prepare.progress import advance, progress_bar
+from food101_fast.prepare.progress import advance, progress_bar, say
 from food101_fast.prepare.records import ShardResult, ShardTask
+from food101_fast.prepare.replace import replace_damaged
 from food101_fast.prepare.settings import PrepareSettings
 from food101_fast.prepare.sources import FolderSource, Source, open_source
 from food101_fast.prepare.summary import make_manifest
@@ -129,25 +130,31 @@ class PrepareRun:
         else:
             unfinished.refuse_other_origin(self.folder, before, origin)
             done = unfinished.finished_shards(self.folder, files, planned.tasks)
-        results = self._write_shards(planned.tasks, done)
+        results = self._write_shards(planned, done)
+        while (changed := replace_damaged(self.source, planned, results)) is not None:
+            say(f"{changed.notes[-1].file} {changed.notes[-1].detail}")
+            planned = changed
+            results = self._write_shards(planned, {result.entry.name: result for result in results})
         try:
-            manifest = make_manifest(self.source, planned, results, self.settings)
+            manifest = make_manifest(planned, results, self.settings)
         except UserError:
             unfinished.remove_records(self.folder)  # running again would come to the same end
             raise
         self._write_rest(planned, results, manifest)
         return manifest
 
-    def _write_shards(self, tasks: Sequence[ShardTask], done: Mapping[str, ShardResult]) -> list[ShardResult]:
-        """Write the shards that are not in `done`; the results of all tasks, in their order."""
-        results = dict(done)
-        todo = [task for task in tasks if task.name not in done]
+    def _write_shards(self, planned: Plan, done: Mapping[str, ShardResult]) -> list[ShardResult]:
+        """Write the shards that are not in `done` as planned; the results of all tasks, in their order."""
+        tasks = planned.tasks
+        results = {task.name: done[task.name] for task in tasks if _is_done(task, done)}
+        todo = [task for task in tasks if task.name not in results]
         total = sum(map(len, tasks))
         kept = total - sum(map(len, todo))
         writer = ShardWriter(
             source=self.source,
             folder=self.folder,
             rules=self.settings.rules,
+            classes=len(planned.classes),
             quality=self.settings.stored.quality,
         )
         with progress_bar("prepare", total, initial=kept) as bar:
@@ -162,13 +169,18 @@ class PrepareRun:
 
         rejects = [*planned.rejects, *(reject for result in results for reject in result.rejects)]
         self.folder.write(REJECTS_NAME, to_lines(rejects))
-        self.folder.write(NOTES_NAME, to_lines(note for result in results for note in result.notes))
+        notes = [*planned.notes, *(note for result in results for note in result.notes)]
+        self.folder.write(NOTES_NAME, to_lines(notes))
         positions = {key: position for position, key in enumerate(planned.keys)}
         rejects.sort(key=lambda reject: reject.key)
         for name, picture in overview.draw(manifest, self.folder, self.source, rejects, positions).items():
             self.folder.write(name, picture)
         write_manifest(manifest, self.folder)
         unfinished.remove_records(self.folder)
+
+
+def _is_done(task: ShardTask, done: Mapping[str, ShardResult]) -> bool:
+    return task.name in done and done[task.name].task == task.digest
 
 
 def _decoders() -> str:

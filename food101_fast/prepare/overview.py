@@ -40,7 +40,7 @@ def draw(
         folder: with all its shards.
         source: where the rejected files are read from.
         rejects: all of them, sorted by key; a selection is shown, with some of every reason.
-        positions: position of each reject in the source, by key.
+        positions: position in the source, by key, of each reject that is a file there.
 
     Raises:
         OSError: a shard can't be read.
@@ -112,7 +112,7 @@ def _rejects_sheet(
             # Tolerant, to show what can be decoded.
             rules = Rules(size=_TILE, check="tolerant")
             picture = Image.fromarray(clean(source.read(positions[reject.key]), rules).pixels)
-        except RejectedError:
+        except (RejectedError, KeyError):  # a KeyError: the source lists it without an image
             picture = None
         captions = [reject.reason, reject.key, reject.detail]
         sheet.put(number % _REJECT_COLUMNS, number // _REJECT_COLUMNS, picture, captions)

@@ -3,35 +3,50 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from food101_fast.prepare.cut import Cut
 from food101_fast.prepare.duplicates import FileHasher, drop_duplicates
 from food101_fast.prepare.executors import Executor
+from food101_fast.prepare.given import NO_SPLIT, KeptSplits, groups_of, keep_splits
 from food101_fast.prepare.progress import advance, progress_bar
 from food101_fast.prepare.records import ShardTask
+from food101_fast.prepare.selection import choose_classes, left_out
 from food101_fast.prepare.settings import PrepareSettings
 from food101_fast.prepare.sources import Source
-from food101_fast.prepare.split import check_counts, stratified_split, stratified_subset
-from food101_fast.shards.layout import sample_keys, shard_name
-from food101_fast.shards.rejects import Reject
+from food101_fast.prepare.split import stratified_subset
+from food101_fast.shards.layout import SPLITS, sample_keys, shard_name
+from food101_fast.shards.rejects import NotedImage, Reject
 
 _FILES_PER_HASH_TASK = 1000
 
 
-class Plan(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class Plan:
     """All shards to write: a pure function of the source and the settings."""
 
-    tasks: list[ShardTask]
-    rejects: list[Reject]
-    """Duplicates, which are in no task."""
+    tasks: tuple[ShardTask, ...]
+    rejects: tuple[Reject, ...]
+    """Duplicates, and what the source lists without an image, a label or a split: images in no task."""
+    notes: tuple[NotedImage, ...] = ()
+    """Images that took the place of damaged ones in another split."""
     keys: list[str]
     """Key of each file of the source."""
     fingerprint: str
     """16 hexadecimal digits that change with the source's names, sizes and, if duplicates are dropped, contents."""
+    classes: tuple[str, ...]
+    """Classes that are used; labels of tasks are indices into them."""
+    left_out: Mapping[str, int]
+    """Images of each class that is not used."""
+    given_splits: Mapping[str, str]
+    """What each split of the source becomes, by its name there."""
+    groups: NDArray[np.int64] | None
+    """(N,) group of each file of the source."""
 
 
 def plan(source: Source, settings: PrepareSettings, executor: Executor) -> Plan:
@@ -40,15 +55,21 @@ def plan(source: Source, settings: PrepareSettings, executor: Executor) -> Plan:
     The split is decided before any image is decoded, so that no shard depends on another.
 
     Raises:
-        UserError: the source can't be read, or has too few images of a class.
+        UserError: the source can't be read, has too few images of a class, or not what the settings name.
     """
-    kept = np.arange(source.labels.size)
-    if settings.limit is not None:
-        kept = stratified_subset(source.labels, settings.limit, settings.seed)
-    check_counts(source.labels[kept], source.classes, settings.fractions)
+    given = keep_splits(source, settings)
+    cut = Cut(
+        classes=source.classes,
+        labels=source.labels,
+        given=given,
+        groups=groups_of(source, settings.group_by),
+        settings=settings,
+    )
     keys = sample_keys(source.classes, source.labels, source.names)
+    kept, used = _chosen(source, settings, cut)
+    counts = np.bincount(source.labels, minlength=len(source.classes))
     fingerprint = source.fingerprint
-    rejects: list[Reject] = []
+    rejects = [*source.rejects, *_in_no_split(source, keys, given)]
     hashes: dict[int, int] | None = None
     if settings.duplicates == "drop":
         hashes = _hash_files(source, kept, executor)
@@ -56,17 +77,56 @@ def plan(source: Source, settings: PrepareSettings, executor: Executor) -> Plan:
         for position in kept.tolist():
             digest.update(hashes[position].to_bytes(16))
         fingerprint = digest.hexdigest()
-        kept, rejects = drop_duplicates(source, keys, kept, hashes, settings.rules)
-        check_counts(source.labels[kept], source.classes, settings.fractions, dropped=len(rejects))
-    splits = stratified_split(source.labels[kept], source.classes, settings.fractions, settings.seed)
+        numbers = None if given is None else given.numbers
+        kept, duplicates = drop_duplicates(source, keys, kept, hashes, settings.rules, numbers)
+        used = cut.usable(kept, used, dropped=len(duplicates))
+        kept = kept[used[source.labels[kept]]]
+        rejects += duplicates
+    new_labels = np.cumsum(used) - 1
     tasks = [
-        _task(split, index, of_shard, source, keys, hashes)
-        for split, positions in splits.items()
+        _task(split, index, of_shard, new_labels[source.labels], keys, hashes)
+        for split, positions in cut.split(kept).items()
         for index, of_shard in enumerate(
-            np.array_split(kept[positions], math.ceil(positions.size / settings.samples_per_shard))
+            np.array_split(positions, math.ceil(positions.size / settings.samples_per_shard))
         )
     ]
-    return Plan(tasks, rejects, keys, fingerprint)
+    return Plan(
+        tasks=tuple(tasks),
+        rejects=tuple(rejects),
+        keys=keys,
+        fingerprint=fingerprint,
+        classes=tuple(name for name, is_used in zip(source.classes, used, strict=True) if is_used),
+        left_out=left_out(source.classes, counts, used),
+        given_splits={} if given is None else given.becomes,
+        groups=cut.groups,
+    )
+
+
+def _chosen(source: Source, settings: PrepareSettings, cut: Cut) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Positions of the files to use, ascending, and (C,) whether each class is used."""
+    counts = np.bincount(source.labels, minlength=len(source.classes))
+    used = choose_classes(source.classes, counts, settings)
+    wanted = used[source.labels]
+    strata = source.labels
+    if cut.given is not None:
+        wanted &= cut.given.numbers >= 0
+        strata = strata * len(SPLITS) + cut.given.numbers
+    kept = np.flatnonzero(wanted)
+    if settings.limit is not None:
+        kept = kept[stratified_subset(strata[kept], settings.limit, settings.seed)]
+    used = cut.usable(kept, used)
+    return kept[used[source.labels[kept]]], used
+
+
+def _in_no_split(source: Source, keys: list[str], given: KeptSplits | None) -> list[Reject]:
+    """Files that the source has in none of the splits that are to be kept."""
+    if given is None:
+        return []
+    detail = "the source has it in no split"
+    return [
+        Reject(key=keys[position], file=source.file(position), reason=NO_SPLIT, detail=detail)
+        for position in np.flatnonzero(given.numbers == -1).tolist()
+    ]
 
 
 def _hash_files(source: Source, positions: NDArray[np.int64], executor: Executor) -> dict[int, int]:
@@ -84,7 +144,12 @@ def _chunks(positions: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
 
 
 def _task(
-    split: str, index: int, positions: NDArray[np.int64], source: Source, keys: list[str], hashes: dict[int, int] | None
+    split: str,
+    index: int,
+    positions: NDArray[np.int64],
+    labels: NDArray[np.int64],
+    keys: list[str],
+    hashes: dict[int, int] | None,
 ) -> ShardTask:
     # The order of the members' names: in them a dot follows the key.
     ordered = sorted(positions.tolist(), key=lambda position: keys[position] + ".")
@@ -92,7 +157,7 @@ def _task(
         split=split,
         name=shard_name(split, index),
         positions=tuple(ordered),
-        labels=tuple(source.labels[ordered].tolist()),
+        labels=tuple(labels[ordered].tolist()),
         keys=tuple(keys[position] for position in ordered),
         hashes=None if hashes is None else tuple(hashes[position] for position in ordered),
     )

@@ -1,6 +1,8 @@
-"""The progress bar of `prepare`."""
+"""The progress bar of `prepare`, and what it says meanwhile."""
 
 from __future__ import annotations
+
+import sys
 
 from tqdm import tqdm
 
@@ -15,3 +17,8 @@ def advance(bar: tqdm[None], done: int) -> None:
     if not bar.disable and done > bar.n == bar.initial:  # a disabled bar (TQDM_DISABLE) has no `initial`
         bar.unpause()  # so that the start of the workers does not count for the rate
     bar.update(done - bar.n)
+
+
+def say(line: str) -> None:
+    """Print a line on stderr, above a progress bar."""
+    tqdm.write(line, file=sys.stderr)

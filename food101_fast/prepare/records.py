@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 import orjson
+import xxhash
 
 from food101_fast.shards.manifest import ShardEntry
 from food101_fast.shards.rejects import NotedImage, Reject
@@ -35,11 +36,18 @@ class ShardTask:
     def __len__(self) -> int:
         return len(self.positions)
 
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that change with the images of the shard and their labels."""
+        return xxhash.xxh3_64_hexdigest(repr((self.positions, self.labels, self.keys, self.hashes)).encode())
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShardResult:
     """A shard that was written."""
 
+    task: str
+    """`ShardTask.digest` of the task: a record of another task is of no use."""
     entry: ShardEntry
     """How the manifest describes the shard."""
     class_counts: tuple[int, ...]

@@ -6,7 +6,8 @@ its own shard by one and moves no other image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,43 +25,24 @@ def check_fractions(fractions: Sequence[float]) -> None:
         )
 
 
-def check_counts(
-    labels: NDArray[np.int64], classes: Sequence[str], fractions: Sequence[float], *, dropped: int = 0
-) -> None:
-    """Refuse a class that has too few images for one of the splits; `dropped` duplicates are already left out."""
-    shares = [share for share in fractions if share > 0]
-    needed = int(np.ceil(1 / min(shares) - 1e-9))
-    counts = np.bincount(labels, minlength=len(classes))
-    if counts.min() < needed:
-        without = f" without the {dropped} duplicates (which --duplicates keep would keep)" if dropped else ""
-        raise UserError(
-            f"too few images of class {classes[int(counts.argmin())]!r}: {counts.min()}{without}, and at least "
-            f"{needed} are needed to split {' / '.join(f'{share:g}' for share in shares)}; add images, remove the "
-            "class, or change --fractions or --limit"
-        )
+def needed_images(shares: Sequence[float]) -> int:
+    """How many images of a class give at least one to each split, with shares that are above 0 and add up to 1."""
+    return int(np.ceil(1 / min(shares) - 1e-9))
 
 
-def stratified_split(
-    labels: NDArray[np.int64], classes: Sequence[str], fractions: tuple[float, float, float], seed: int
-) -> dict[str, NDArray[np.int64]]:
+def stratified_split(labels: NDArray[np.int64], shares: Mapping[str, float], seed: int) -> dict[str, NDArray[np.int64]]:
     """Split samples so that every class has its share of each split, within one image.
 
     Args:
-        labels: (N,) label of each sample.
-        classes: class names, for the error message.
-        fractions: shares of train, val and test, checked by `check_fractions`; a split with share 0 is left out.
+        labels: (N,) label of each sample; `needed_images` of each class at least.
+        shares: share of each split, above 0; they add up to 1.
         seed: another seed gives another split.
 
     Returns:
         int64 positions in `labels` of the samples of each split, shuffled; every position is in exactly one split.
-
-    Raises:
-        UserError: a class has too few images for one of the splits.
     """
     from sklearn.model_selection import train_test_split  # here, since it takes seconds to import
 
-    check_counts(labels, classes, fractions)
-    shares = {name: share for name, share in zip(SPLITS, fractions, strict=True) if share > 0}
     remaining = np.arange(labels.size)
     splits: dict[str, NDArray[np.int64]] = {}
     left = 1.0
@@ -73,12 +55,54 @@ def stratified_split(
     return splits
 
 
+def grouped_split(
+    labels: NDArray[np.int64], groups: NDArray[np.int64], shares: Mapping[str, float], seed: int
+) -> dict[str, NDArray[np.int64]]:
+    """Split samples so that no group is in two splits, and every class has about its share of each split.
+
+    The samples are cut into folds by scikit-learn's `StratifiedGroupKFold`, and each split gets its share of them.
+
+    Args:
+        labels: (N,) label of each sample.
+        groups: (N,) number of the group of each sample.
+        shares: share of each split, above 0, the largest first; they add up to 1.
+        seed: another seed gives another split.
+
+    Returns:
+        int64 positions in `labels` of the samples of each split, shuffled; every position is in exactly one split.
+
+    Raises:
+        UserError: there are fewer groups than splits.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    found = np.unique(groups).size
+    if found < len(shares):
+        raise UserError(f"--group-by finds {found} groups for {len(shares)} splits; give a finer pattern or column")
+    if len(shares) == 1:
+        return {next(iter(shares)): np.random.default_rng(seed).permutation(labels.size)}
+    count = min(found, needed_images(list(shares.values())))
+    folder = StratifiedGroupKFold(max(count, len(shares)), shuffle=True, random_state=seed)
+    with warnings.catch_warnings():  # of classes with fewer images than folds, which prepare names itself
+        warnings.simplefilter("ignore", UserWarning)
+        folds = [held_out for _, held_out in folder.split(labels, labels, groups)]
+    splits: dict[str, NDArray[np.int64]] = {}
+    for name, share in list(shares.items())[1:]:
+        taken = max(1, round(share * len(folds)))
+        splits[name] = np.concatenate([folds.pop() for _ in range(min(taken, len(folds) - 1))])
+    splits[next(iter(shares))] = np.concatenate(folds)
+    rng = np.random.default_rng(seed)
+    return {name: rng.permutation(splits[name]) for name in shares}
+
+
 def stratified_subset(labels: NDArray[np.int64], limit: int, seed: int) -> NDArray[np.int64]:
     """Ascending int64 positions of `limit` samples, with every class in proportion."""
     if limit >= labels.size:
         return np.arange(labels.size)
     if limit < np.unique(labels).size:
-        raise UserError(f"--limit {limit} is less than one image for each of the {np.unique(labels).size} classes")
+        raise UserError(
+            f"--limit {limit} is less than one image for each of the {np.unique(labels).size} classes; give more"
+        )
     classes, counts = np.unique(labels, return_counts=True)
     quota = counts * limit / labels.size
     take = np.floor(quota).astype(np.int64)

@@ -58,6 +58,8 @@ class ShardWriter:
     source: Source
     folder: Folder
     rules: Rules
+    classes: int
+    """Number of classes."""
     quality: int | None
     """JPEG quality of the stored images; None stores them raw."""
 
@@ -95,6 +97,7 @@ class ShardWriter:
             tar=content,
             index=index_bytes,
             result=ShardResult(
+                task=task.digest,
                 entry=ShardEntry(
                     name=task.name,
                     samples=len(index),
@@ -102,7 +105,7 @@ class ShardWriter:
                     xxh3_64=xxhash.xxh3_64_hexdigest(content),
                     index_xxh3_64=xxhash.xxh3_64_hexdigest(index_bytes),
                 ),
-                class_counts=tuple(np.bincount(index["label"], minlength=len(self.source.classes)).tolist()),
+                class_counts=tuple(np.bincount(index["label"], minlength=self.classes).tolist()),
                 rejects=tuple(rejects),
                 notes=tuple(notes),
             ),

@@ -35,6 +35,19 @@ INDEX_DTYPE = np.dtype([("offset", "<u8"), ("length", "<u8"), ("label", "<i8"), 
 _CLASS_CHARACTERS = 40
 _SAMPLE_CHARACTERS = 44
 
+_SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training", "trn", "trainset"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "valset"), "val"),
+    **dict.fromkeys(("test", "testing", "tst", "testset", "eval", "evaluation"), "test"),
+}
+
+
+def split_of_name(name: str) -> str | None:
+    """The split that a file or folder is named after, such as val for `ILSVRC2012_img_val`; None if none or several."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)
+    splits = {_SPLIT_WORDS[word.lower()] for word in words if word.lower() in _SPLIT_WORDS}
+    return splits.pop() if len(splits) == 1 else None
+
 
 def shard_name(split: str, index: int) -> str:
     """File name of shard `index` of `split`: `train-000007.tar`."""

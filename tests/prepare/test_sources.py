@@ -34,12 +34,12 @@ def test_the_fingerprint_changes_with_the_files(tmp_path: Path) -> None:
 
 
 def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
-    write_folder(tmp_path, {"a": 2})
+    write_folder(tmp_path, {"a": 2, "b": 1})
     (tmp_path / "a" / ".DS_Store").write_bytes(b"x")
     (tmp_path / ".git").mkdir()
     source = open_source(f"folder:{tmp_path}")
-    assert source.classes == ("a",)
-    assert source.labels.size == 2
+    assert source.classes == ("a", "b")
+    assert source.labels.size == 3
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,8 @@ def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
         (lambda path: None, "there is no folder"),
         (lambda path: path.mkdir(), "has no class folders"),
         (lambda path: (path / "pizza").mkdir(parents=True), "is empty"),
-        (lambda path: write_folder(path, {"train": 1, "test": 1}), "are splits, not classes"),
+        (lambda path: write_folder(path, {"train": 1, "test": 1}), "have no class folders"),
+        (lambda path: write_folder(path, {"a": 5}), "one class folder only, a, and a classifier needs two"),
     ],
 )
 def test_a_folder_without_images_is_refused(tmp_path: Path, make: Callable[[Path], object], message: str) -> None:
