@@ -15,6 +15,7 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     )
 
 import shutil
+import tarfile
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -53,6 +54,19 @@ def write_folder(path: Path, counts: dict[str, int], *, width: int = 48, height:
         for i in range(count):
             (path / name / f"{i:03d}.jpg").write_bytes(encoded(picture(1000 * label + i, width, height), quality=95))
     return path
+
+
+def stored_labels(folder: Path, split: str) -> dict[str, int]:
+    """Label of each sample of a split, by its key."""
+    labels = {}
+    for path in sorted(folder.glob(f"{split}-*.tar")):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if member.name.endswith(".cls"):
+                    content = tar.extractfile(member)
+                    assert content is not None
+                    labels[member.name.removesuffix(".cls")] = int(content.read())
+    return labels
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -13,6 +13,7 @@ def main(argv: Sequence[str]) -> None:
     from food101_fast.cli import parse
     from food101_fast.prepare.job import is_finished, prepare
     from food101_fast.prepare.settings import PrepareSettings
+    from food101_fast.shards.protocol import protocol, remarks
 
     settings = parse(PrepareSettings, "prepare", argv)
     before = is_finished(settings.out)
@@ -22,6 +23,8 @@ def main(argv: Sequence[str]) -> None:
     written = sum(split.samples for split in manifest.splits.values())
     sizes = ", ".join(f"{name} {split.samples:,}" for name, split in manifest.splits.items())
     print(f"{settings.out}: {written:,} images of {len(manifest.classes)} classes ({sizes})")
+    for line in (protocol(manifest), *remarks(manifest)):
+        print(line)
     if not manifest.rejects:
         print("dropped none")
     else:

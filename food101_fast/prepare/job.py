@@ -108,6 +108,9 @@ class PrepareRun:
             unfinished.refuse_other_settings(self.folder, before.settings, self.settings.stored)
         unfinished.remove_temporary(self.folder, files)
         planned: Plan | None = None
+        if self.settings.splits != "source" and self.source.splits is not None and len(self.source.splits.names) > 1:
+            names = ", ".join(self.source.splits.names)
+            say(f"the splits of the source ({names}) are joined and split again; --splits source keeps them")
         try:
             planned = plan(self.source, self.settings, self.executor)
             return self._carry_out(planned, before, files)

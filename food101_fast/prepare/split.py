@@ -72,7 +72,7 @@ def grouped_split(
         int64 positions in `labels` of the samples of each split, shuffled; every position is in exactly one split.
 
     Raises:
-        UserError: there are fewer groups than splits.
+        UserError: there are fewer groups, or images of the largest class, than splits.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -81,8 +81,10 @@ def grouped_split(
         raise UserError(f"--group-by finds {found} groups for {len(shares)} splits; give a finer pattern or column")
     if len(shares) == 1:
         return {next(iter(shares)): np.random.default_rng(seed).permutation(labels.size)}
-    count = min(found, needed_images(list(shares.values())))
-    folder = StratifiedGroupKFold(max(count, len(shares)), shuffle=True, random_state=seed)
+    count = min(found, needed_images(list(shares.values())), int(np.bincount(labels).max()))
+    if count < len(shares):
+        raise UserError(f"no class has an image for each of the {len(shares)} splits; add images")
+    folder = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     with warnings.catch_warnings():  # of classes with fewer images than folds, which prepare names itself
         warnings.simplefilter("ignore", UserWarning)
         folds = [held_out for _, held_out in folder.split(labels, labels, groups)]

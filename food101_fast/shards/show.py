@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from food101_fast.shards.manifest import Manifest
+from food101_fast.shards.protocol import protocol, remarks
 
 _CLASS_WIDTH = 32
 
@@ -20,7 +21,9 @@ def describe(manifest: Manifest, location: str) -> str:
     stored = manifest.encoding + (f" (quality {manifest.quality})" if manifest.quality is not None else "")
     lines = [
         f"{location}: {written:,} images of {len(manifest.classes)} classes",
-        f"{manifest.image_size} px, {stored}, {manifest.fit}, from {manifest.source} with seed {manifest.seed}",
+        f"{manifest.image_size} px, {stored}, {manifest.fit}, from {manifest.source}",
+        protocol(manifest),
+        *remarks(manifest),
         "",
         *_table(
             ("split", "images", "share", "shards", "size", "bytes/image", "per class"),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from food101_fast.errors import UserError
 from food101_fast.shards.layout import split_of_name
@@ -33,9 +32,9 @@ def is_image_name(file: str) -> bool:
 def find_split_folders(files: Sequence[str], url: str) -> dict[str, str] | None:
     """The split folders of a source.
 
-    Folders are splits if all of them are named after one, such as `train2017` or `seg_train`, and a class folder
-    repeats in two of them. They may be inside of one outer folder (`data/train/CLASS`), and may have one more inside
-    (`seg_train/seg_train/CLASS`).
+    Folders are splits if they are named after one, such as `train2017` or `seg_train`, and have the same class folders.
+    They may be inside of one outer folder (`data/train/CLASS`), and may have one more inside
+    (`seg_train/seg_train/CLASS`). A split folder without class folders is not listed: its images have no labels.
 
     Args:
         files: paths of the files below the source.
@@ -49,46 +48,62 @@ def find_split_folders(files: Sequence[str], url: str) -> dict[str, str] | None:
         UserError: the folders may be splits or classes, or the splits have one class only.
     """
     outer = ""
-    while True:
-        folders = _folders(files, outer)
-        if len(folders) != 1:
-            break
+    while len(folders := _folders(files, outer)) == 1:
         outer += f"{folders[0]}/"
     named = [name for name in folders if split_of_name(name)]
-    if not named or (len(named) == 1 and len(folders) > 1):  # one of many: a class, such as the vehicle
-        return None
-    inner = {_inner(files, f"{outer}{name}/"): name for name in named}
-    classes = {name: _folders(files, path) for path, name in inner.items()}
-    seen = Counter(folder for of_split in classes.values() for folder in of_split)
-    repeat = [name for name, times in seen.items() if times > 1]
+    others = [name for name in folders if name not in named]
+    inner = {name: _inner(files, f"{outer}{name}/") for name in named}
+    classes = {name: set(_folders(files, path)) for name, path in inner.items()}
+    # Those of train, or else of the first.
+    known = next(
+        (classes[name] for name in named if split_of_name(name) == "train"), classes[named[0]] if named else set()
+    )
+    labeled = [name for name in named if classes[name] & known or split_of_name(name) == "train"]
     where = f"{url}/{outer}".rstrip("/")
-    images = [file for file in files if is_image_name(file)]
-    others = sorted(set(_folders(images, outer)) - set(named))
-    if others and not repeat:
+    if not named or (others and len(labeled) < 2):
+        _refuse_lone_train(where, labeled, classes, [name for name in others if _folders(files, f"{outer}{name}/")])
         return None
-    if others:
+    _refuse_unlike(where, classes, labeled, known)
+    images = [file for file in files if is_image_name(file)]
+    if mixed := [name for name in others if len(_folders(images, f"{outer}{name}/")) > 1]:
         raise UserError(
             f"{where} has folders named like splits ({', '.join(named)}) with the same class folders, and also "
-            f"{', '.join(others)}; move the splits, or the others, to another folder"
+            f"{', '.join(mixed)}; move the splits, or the others, to another folder"
         )
-    if not seen:
+    return {inner[name]: name for name in labeled}
+
+
+def _refuse_lone_train(
+    where: str, labeled: Sequence[str], classes: Mapping[str, set[str]], deep: Sequence[str]
+) -> None:
+    """Refuse a folder train with class folders beside folders that have images only: `deep` are those that do not."""
+    for name in labeled:
+        if len(classes[name]) > 1 and not deep:
+            raise UserError(
+                f"{where}/{name} has folders ({', '.join(sorted(classes[name])[:3])}) and the folders beside it have "
+                f"none; give --source folder:{where}/{name} if they are the classes, or rename {name} if it is a class"
+            )
+
+
+def _refuse_unlike(where: str, classes: Mapping[str, set[str]], labeled: Sequence[str], known: set[str]) -> None:
+    """Refuse split folders whose class folders differ altogether, and fewer than two classes."""
+    if unlike := [name for name in classes if name not in labeled and len(classes[name]) > 1]:
+        having = "; ".join(f"{name} has {', '.join(sorted(classes[name])[:3])}" for name in (*labeled[:1], *unlike))
         raise UserError(
-            f"the split folders of {where} ({', '.join(named)}) have no class folders; put each class's images into a "
-            "folder of its own there"
+            f"the folders of {where} are named like splits, but their class folders differ ({having}); rename the "
+            "folders, or give a list of the files with --source table:"
         )
-    unlabeled_rest = all(not classes[name] for name in named if split_of_name(name) != "train")
-    if not repeat and not unlabeled_rest:
-        having = "; ".join(f"{name} has {', '.join(classes[name][:3]) or 'none'}" for name in named)
+    names = ", ".join(classes)
+    if not known:
         raise UserError(
-            f"the folders of {where} are named like splits, but no class folder is in two of them ({having}); rename "
-            "the folders, or give a list of the files with --source table:"
+            f"the split folders of {where} ({names}) have no class folders; put each class's images into a folder of "
+            "its own there"
         )
-    if len(seen) < 2:
+    if len(known) < 2:
         raise UserError(
-            f"the splits of {where} ({', '.join(named)}) have one class folder only, {next(iter(seen))}; a classifier "
-            "needs two or more classes"
+            f"the splits of {where} ({names}) have one class folder only, {next(iter(known))}; a classifier needs two "
+            "or more classes"
         )
-    return inner
 
 
 def _folders(files: Sequence[str], prefix: str) -> list[str]:

@@ -1,0 +1,55 @@
+"""How a data set was split, in words: what its results may be compared with."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from food101_fast.shards.layout import SOURCE_PREFIX
+from food101_fast.shards.manifest import Manifest
+
+_MOST_NAMED = 10
+
+
+def protocol(manifest: Manifest) -> str:
+    """Where the splits come from, such as `stratified 0.8 / 0.1 / 0.1, seed 0`."""
+    if manifest.source.startswith(SOURCE_PREFIX):
+        return "splits as the tars have them"
+    groups = f", no group ({manifest.group_by}) in two splits" if manifest.group_by is not None else ""
+    if manifest.split_by == "stratified":
+        return f"stratified {' / '.join(f'{share:g}' for share in manifest.fractions)}, seed {manifest.seed}{groups}"
+    given = ", ".join(name if name == split else f"{name} as {split}" for name, split in manifest.given_splits.items())
+    shares = {"val": manifest.val_fraction, "test": manifest.test_fraction}
+    cut = [
+        f"{name} is {share:g} of train"
+        for name, share in shares.items()
+        if name in manifest.splits and name not in manifest.given_splits.values()
+    ]
+    seed = f", seed {manifest.seed}" if cut else ""
+    return f"splits of the source ({given}){''.join(f'; {each}' for each in cut)}{seed}{groups}"
+
+
+def remarks(manifest: Manifest) -> list[str]:
+    """What a user should know about classes and shares: lines of text, none if nothing is unusual."""
+    lines = []
+    if manifest.left_out:
+        named = _listed([f"{name} {count:,}" for name, count in manifest.left_out.items()])
+        lines.append(f"left out {_count(len(manifest.left_out), 'class')} (images each): {named}")
+    for name, split in manifest.splits.items():
+        missing = [manifest.classes[label] for label in np.flatnonzero(np.array(split.class_counts) == 0).tolist()]
+        if missing:
+            lines.append(f"{name} has no image of {_count(len(missing), 'class')}: {_listed(missing)}")
+    if manifest.group_by is not None and manifest.split_by == "stratified":
+        written = sum(split.samples for split in manifest.splits.values())
+        asked = dict(zip(("train", "val", "test"), manifest.fractions, strict=True))
+        shares = [f"{name} {split.samples / written:.3f} ({asked[name]:g})" for name, split in manifest.splits.items()]
+        lines.append(f"shares with whole groups, and what was asked for: {', '.join(shares)}")
+    return lines
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}es"
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return f"{', '.join(names[:_MOST_NAMED])}{more}"
