@@ -18,7 +18,7 @@ def main(argv: Sequence[str]) -> None:
     settings = parse(PrepareSettings, "prepare", argv)
     before = is_finished(settings.out)
     manifest = prepare(settings)
-    if before:
+    if before and not settings.append:
         print(f"{settings.out} was already finished with these settings and this source; nothing was changed")
     written = sum(split.samples for split in manifest.splits.values())
     sizes = ", ".join(f"{name} {split.samples:,}" for name, split in manifest.splits.items())

@@ -8,11 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from food101_fast.errors import UserError
-from food101_fast.prepare import unfinished
+from food101_fast.prepare import append, unfinished
 from food101_fast.prepare.executors import Executor, InProcess, LocalPool, RayCluster
 from food101_fast.prepare.plan import Plan, plan
 from food101_fast.prepare.progress import advance, progress_bar, say
-from food101_fast.prepare.records import ShardResult, ShardTask
+from food101_fast.prepare.records import UNFINISHED, ShardResult, ShardTask
 from food101_fast.prepare.replace import replace_damaged
 from food101_fast.prepare.settings import PrepareSettings
 from food101_fast.prepare.sources import FolderSource, Source, open_source
@@ -20,14 +20,15 @@ from food101_fast.prepare.summary import make_manifest
 from food101_fast.prepare.write import ADVICE, ShardWriter
 from food101_fast.shards.layout import MANIFEST_NAME, NOTES_NAME, REJECTS_NAME, index_name
 from food101_fast.shards.manifest import Manifest, read_manifest, write_manifest
-from food101_fast.shards.rejects import to_lines
+from food101_fast.shards.rejects import NotedImage, Reject, to_lines
 from food101_fast.storage import Folder, LocalFolder, open_folder, writing
 
 
 def prepare(settings: PrepareSettings) -> Manifest:
     """Run the whole job, or what an interrupted run has left of it, and return the manifest of the finished folder.
 
-    A folder that is finished and was made with the same settings from the same files is left as it is.
+    A folder that is finished and was made with the same settings from the same files is left as it is. With `append`,
+    files that are new in the source are added to it.
 
     Raises:
         UserError: the source or the settings are wrong, or the folder has other files or belongs to another run.
@@ -41,6 +42,11 @@ def prepare(settings: PrepareSettings) -> Manifest:
     source = open_source(settings.source, settings.source_options)
     _refuse_source_as_target(folder, source)
     run = PrepareRun(folder=folder, source=source, settings=settings, executor=_executor(settings, folder, source))
+    if settings.append:
+        if MANIFEST_NAME not in files:
+            raise UserError(f"{folder.url} is not a finished folder of shards; leave --append out to make one")
+        with writing(folder.url, ADVICE), folder.lock(unfinished.LOCK_NAME):
+            return run.append()
     if MANIFEST_NAME in files:
         return run.check_finished()
     try:
@@ -78,6 +84,52 @@ class PrepareRun:
             UserError: this run would write other shards, or a shard of the folder is missing.
         """
         manifest = read_manifest(self.folder)
+        if manifest.lineage:
+            raise UserError(f"images were appended to {self.folder.url}; give --append to add what is new")
+        self._check_shards(manifest)
+        unfinished.refuse_other_settings(self.folder, manifest, self.settings.stored)
+        fingerprint = plan(self.source, self.settings, self.executor).fingerprint
+        unfinished.refuse_other_files(self.folder, manifest.fingerprint, fingerprint)
+        with writing(self.folder.url, ADVICE):
+            unfinished.remove_records(self.folder)  # a run that was killed at its very end leaves them
+        return manifest
+
+    def append(self) -> Manifest:
+        """Add the files that are new in the source as new shards; the folder must be finished and locked.
+
+        The manifest is replaced at the end: until then, and if the process is killed, the folder is what it was.
+
+        Raises:
+            OSError: the folder can't be written.
+            UserError: the source can't be read, has other classes, or the folder was made with other settings.
+        """
+        before = read_manifest(self.folder)
+        self._check_shards(before)
+        unfinished.refuse_other_settings(self.folder, before, self.settings.stored)
+        stored = append.read_stored(self.folder, before)
+        planned = append.plan_append(self.source, self.settings, self.executor, stored)
+        if not planned.tasks and not planned.rejects:
+            unfinished.remove_strays(self.folder, before)
+            unfinished.remove_records(self.folder)
+            say(f"the source has no file that {self.folder.url} does not have; nothing was changed")
+            return before
+        origin = unfinished.Origin(settings=self.settings.stored, fingerprint=planned.fingerprint, decoders=_decoders())
+        files = self.folder.files()
+        done: dict[str, ShardResult] = {}
+        if unfinished.read_origin(self.folder, [name for name in files if name.startswith(UNFINISHED)]) == origin:
+            done = unfinished.finished_shards(self.folder, files, planned.tasks)
+        else:
+            unfinished.start_again(self.folder)
+            unfinished.write_origin(self.folder, origin)
+        results = self._write_shards(planned, done)
+        manifest = append.joined(before, make_manifest(planned, results, self.settings, is_whole=False))
+        self._write_rest(planned, results, manifest, stored.rejects, stored.notes)
+        unfinished.remove_strays(self.folder, manifest)
+        added = sum(result.entry.samples for result in results)
+        say(f"added {added:,} images; the {manifest.lineage[-1].samples:,} before them are unchanged")
+        return manifest
+
+    def _check_shards(self, manifest: Manifest) -> None:
         sizes = self.folder.files()
         for entry in (entry for split in manifest.splits.values() for entry in split.shards):
             if sizes.get(entry.name) != entry.bytes or index_name(entry.name) not in sizes:
@@ -85,12 +137,6 @@ class PrepareRun:
                     f"{self.folder.url} is finished, but {entry.name} or its index is missing or has another size; "
                     "remove the folder and prepare it again"
                 )
-        unfinished.refuse_other_settings(self.folder, manifest, self.settings.stored)
-        fingerprint = plan(self.source, self.settings, self.executor).fingerprint
-        unfinished.refuse_other_files(self.folder, manifest.fingerprint, fingerprint)
-        with writing(self.folder.url, ADVICE):
-            unfinished.remove_records(self.folder)  # a run that was killed at its very end leaves them
-        return manifest
 
     def finish(self) -> Manifest:
         """Write the shards that are missing, and then the rest of the folder, which must be locked.
@@ -166,13 +212,20 @@ class PrepareRun:
             advance(bar, total)
         return [results[task.name] for task in tasks]
 
-    def _write_rest(self, planned: Plan, results: Sequence[ShardResult], manifest: Manifest) -> None:
+    def _write_rest(
+        self,
+        planned: Plan,
+        results: Sequence[ShardResult],
+        manifest: Manifest,
+        rejects_before: Sequence[Reject] = (),
+        notes_before: Sequence[NotedImage] = (),
+    ) -> None:
         """Write the lists of dropped and noted images, the pictures, and the manifest last."""
         from food101_fast.prepare import overview  # here, since the workers do without matplotlib
 
-        rejects = [*planned.rejects, *(reject for result in results for reject in result.rejects)]
+        rejects = [*rejects_before, *planned.rejects, *(reject for result in results for reject in result.rejects)]
         self.folder.write(REJECTS_NAME, to_lines(rejects))
-        notes = [*planned.notes, *(note for result in results for note in result.notes)]
+        notes = [*notes_before, *planned.notes, *(note for result in results for note in result.notes)]
         self.folder.write(NOTES_NAME, to_lines(notes))
         positions = {key: position for position, key in enumerate(planned.keys)}
         rejects.sort(key=lambda reject: reject.key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,10 +69,10 @@ def plan(source: Source, settings: PrepareSettings, executor: Executor) -> Plan:
     kept, used = _chosen(source, settings, cut)
     counts = np.bincount(source.labels, minlength=len(source.classes))
     fingerprint = source.fingerprint
-    rejects = [*source.rejects, *_in_no_split(source, keys, given)]
+    rejects = [*source.rejects, *in_no_split(source, keys, given)]
     hashes: dict[int, int] | None = None
     if settings.duplicates == "drop":
-        hashes = _hash_files(source, kept, executor)
+        hashes = hash_files(source, kept, executor)
         digest = xxhash.xxh3_64(fingerprint.encode())
         for position in kept.tolist():
             digest.update(hashes[position].to_bytes(16))
@@ -83,15 +83,9 @@ def plan(source: Source, settings: PrepareSettings, executor: Executor) -> Plan:
         kept = kept[used[source.labels[kept]]]
         rejects += duplicates
     new_labels = np.cumsum(used) - 1
-    tasks = [
-        _task(split, index, of_shard, new_labels[source.labels], keys, hashes)
-        for split, positions in cut.split(kept).items()
-        for index, of_shard in enumerate(
-            np.array_split(positions, math.ceil(positions.size / settings.samples_per_shard))
-        )
-    ]
+    shards = Contents(labels=new_labels[source.labels], keys=keys, hashes=hashes, most=settings.samples_per_shard)
     return Plan(
-        tasks=tuple(tasks),
+        tasks=shards.tasks(cut.split(kept)),
         rejects=tuple(rejects),
         keys=keys,
         fingerprint=fingerprint,
@@ -118,8 +112,8 @@ def _chosen(source: Source, settings: PrepareSettings, cut: Cut) -> tuple[NDArra
     return kept[used[source.labels[kept]]], used
 
 
-def _in_no_split(source: Source, keys: list[str], given: KeptSplits | None) -> list[Reject]:
-    """Files that the source has in none of the splits that are to be kept."""
+def in_no_split(source: Source, keys: list[str], given: KeptSplits | None) -> list[Reject]:
+    """Rejects for files that the source has in none of the splits that are to be kept."""
     if given is None:
         return []
     detail = "the source has it in no split"
@@ -129,7 +123,12 @@ def _in_no_split(source: Source, keys: list[str], given: KeptSplits | None) -> l
     ]
 
 
-def _hash_files(source: Source, positions: NDArray[np.int64], executor: Executor) -> dict[int, int]:
+def hash_files(source: Source, positions: NDArray[np.int64], executor: Executor) -> dict[int, int]:
+    """XXH3-128 of each file, by position.
+
+    Raises:
+        UserError: a file can't be read.
+    """
     chunks = [tuple(chunk.tolist()) for chunk in _chunks(positions, _FILES_PER_HASH_TASK)]
     hashes: dict[int, int] = {}
     with progress_bar("hash", positions.size) as bar:
@@ -143,21 +142,39 @@ def _chunks(positions: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
     return np.array_split(positions, max(1, math.ceil(positions.size / size)))
 
 
-def _task(
-    split: str,
-    index: int,
-    positions: NDArray[np.int64],
-    labels: NDArray[np.int64],
-    keys: list[str],
-    hashes: dict[int, int] | None,
-) -> ShardTask:
-    # The order of the members' names: in them a dot follows the key.
-    ordered = sorted(positions.tolist(), key=lambda position: keys[position] + ".")
-    return ShardTask(
-        split=split,
-        name=shard_name(split, index),
-        positions=tuple(ordered),
-        labels=tuple(labels[ordered].tolist()),
-        keys=tuple(keys[position] for position in ordered),
-        hashes=None if hashes is None else tuple(hashes[position] for position in ordered),
-    )
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What goes into shards."""
+
+    labels: NDArray[np.int64]
+    """(N,) label of each file of the source, as it is stored."""
+    keys: Sequence[str]
+    """Key of each file."""
+    hashes: Mapping[int, int] | None
+    """XXH3-128 of files, by position; None if duplicates are kept."""
+    most: int
+    """Maximum number of samples in a shard."""
+
+    def tasks(
+        self, splits: Mapping[str, NDArray[np.int64]], first: Mapping[str, int] | None = None
+    ) -> tuple[ShardTask, ...]:
+        """The shards of each split, given as positions in the source; they are numbered from `first`, default 0."""
+        return tuple(
+            self._task(split, number, of_shard)
+            for split, positions in splits.items()
+            for number, of_shard in enumerate(
+                np.array_split(positions, math.ceil(positions.size / self.most)), (first or {}).get(split, 0)
+            )
+        )
+
+    def _task(self, split: str, number: int, positions: NDArray[np.int64]) -> ShardTask:
+        # The order of the members' names: in them a dot follows the key.
+        ordered = sorted(positions.tolist(), key=lambda position: self.keys[position] + ".")
+        return ShardTask(
+            split=split,
+            name=shard_name(split, number),
+            positions=tuple(ordered),
+            labels=tuple(self.labels[ordered].tolist()),
+            keys=tuple(self.keys[position] for position in ordered),
+            hashes=None if self.hashes is None else tuple(self.hashes[position] for position in ordered),
+        )

@@ -90,12 +90,16 @@ class PrepareSettings:
     """Maximum number of samples in one tar."""
     limit: Annotated[int, Ge(1)] | None = None
     """Use only this many images, every class in proportion."""
+    append: bool = False
+    """Add the files that are new in the source to a finished folder, as new shards; its images stay where they are."""
 
     def __post_init__(self) -> None:
         check_fractions(self.fractions)
         check_limits(self)
         if self.strict and self.tolerant:
             raise UserError("--strict and --tolerant cannot be combined; give one of them or neither")
+        if self.append and self.limit is not None:
+            raise UserError("--append and --limit cannot be combined; leave one out")
         self._check_splits()
 
     def _check_splits(self) -> None:

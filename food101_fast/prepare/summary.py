@@ -17,8 +17,16 @@ from food101_fast.shards.manifest import Manifest, SplitEntry
 from food101_fast.shards.rejects import count
 
 
-def make_manifest(planned: Plan, results: Sequence[ShardResult], settings: PrepareSettings) -> Manifest:
+def make_manifest(
+    planned: Plan, results: Sequence[ShardResult], settings: PrepareSettings, *, is_whole: bool = True
+) -> Manifest:
     """The manifest of a folder whose shards are all written.
+
+    Args:
+        planned: what was to be written.
+        results: of its tasks, in their order.
+        settings: of the run.
+        is_whole: whether this is the whole folder, which needs every class in train, or is appended to one.
 
     Raises:
         UserError: every image of a class that was chosen for train was dropped, or every image of a split.
@@ -27,7 +35,14 @@ def make_manifest(planned: Plan, results: Sequence[ShardResult], settings: Prepa
     for split in SPLITS:
         of_split = [result for result in results if result.entry.name.startswith(f"{split}-")]
         if of_split:
-            splits[split] = _split_entry(split, of_split, planned)
+            if is_whole:
+                _refuse_empty(split, of_split, planned)
+            counts = written(split, planned, of_split)
+            splits[split] = SplitEntry(
+                samples=int(counts.sum()),
+                class_counts=tuple(counts.tolist()),
+                shards=tuple(result.entry for result in of_split),
+            )
     rejects = [*planned.rejects, *(reject for result in results for reject in result.rejects)]
     notes = [*planned.notes, *(note for result in results for note in result.notes)]
     return Manifest(
@@ -52,7 +67,8 @@ def written(split: str, planned: Plan, results: Sequence[ShardResult]) -> NDArra
     return total
 
 
-def _split_entry(split: str, results: Sequence[ShardResult], planned: Plan) -> SplitEntry:
+def _refuse_empty(split: str, results: Sequence[ShardResult], planned: Plan) -> None:
+    """Refuse a class without an image to train on, and a split without any."""
     counts = written(split, planned, results)
     if (split == "train" and not counts.all()) or not counts.any():
         empty = planned.classes[int(counts.argmin())]
@@ -62,8 +78,3 @@ def _split_entry(split: str, results: Sequence[ShardResult], planned: Plan) -> S
             f"{', '.join(f'{reason} {images}' for reason, images in reasons.items())}); "
             "repair or replace the class's images, or leave the class out with --exclude-classes"
         )
-    return SplitEntry(
-        samples=int(counts.sum()),
-        class_counts=tuple(counts.tolist()),
-        shards=tuple(result.entry for result in results),
-    )

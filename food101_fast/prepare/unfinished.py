@@ -16,7 +16,7 @@ from food101_fast.documents import parse
 from food101_fast.errors import UserError
 from food101_fast.prepare.records import UNFINISHED, ShardResult, ShardTask, record_name
 from food101_fast.shards.layout import MANIFEST_NAME, NOTES_NAME, OVERVIEW_NAMES, REJECTS_NAME, SPLITS, index_name
-from food101_fast.shards.manifest import StoredSettings
+from food101_fast.shards.manifest import Manifest, StoredSettings
 from food101_fast.storage import TEMPORARY_SUFFIX, Folder, LocalFolder
 
 LOCK_NAME = f"{UNFINISHED}/lock"
@@ -162,6 +162,18 @@ def _read_record(folder: Folder, files: Mapping[str, int], shard: str) -> ShardR
 def remove_temporary(folder: Folder, files: Mapping[str, int]) -> None:
     """Remove files that a killed process had not finished."""
     folder.remove([name for name in files if name.endswith(TEMPORARY_SUFFIX) and is_ours(name)])
+
+
+def start_again(folder: Folder) -> None:
+    """Remove what an earlier run has left, but the lock."""
+    folder.remove([name for name in folder.files() if name.startswith(f"{UNFINISHED}/") and name != LOCK_NAME])
+
+
+def remove_strays(folder: Folder, manifest: Manifest) -> None:
+    """Remove shards that are not in the manifest, which an interrupted `--append` has left."""
+    shards = {shard.name for split in manifest.splits.values() for shard in split.shards}
+    known = shards | {index_name(name) for name in shards}
+    folder.remove([name for name in folder.files() if _is_shard(name) and name not in known])
 
 
 def remove_records(folder: Folder) -> None:

@@ -92,16 +92,23 @@ def sample_keys(classes: tuple[str, ...], labels: NDArray[np.int64], names: list
     Returns:
         N keys. Where two would be equal, the later one ends in its position in the source.
     """
-    folders: list[str] = []
-    for position, name in enumerate(classes):
-        folder = _slug(name, _CLASS_CHARACTERS)
-        folders.append(folder if folder not in folders else f"{folder}-{position}")
     keys: list[str] = []
     taken: set[str] = set()
-    for position, (label, name) in enumerate(zip(labels.tolist(), names, strict=True)):
-        key = f"{folders[label]}/{_slug(name, _SAMPLE_CHARACTERS)}"
+    for position, key in enumerate(base_keys(classes, labels, names)):
         while key in taken:
             key = f"{key}-{position}"
         taken.add(key)
         keys.append(key)
     return keys
+
+
+def base_keys(classes: tuple[str, ...], labels: NDArray[np.int64], names: list[str]) -> list[str]:
+    """The keys of `sample_keys` before equal ones are told apart."""
+    folders: list[str] = []
+    for position, name in enumerate(classes):
+        folder = _slug(name, _CLASS_CHARACTERS)
+        folders.append(folder if folder not in folders else f"{folder}-{position}")
+    return [
+        f"{folders[label]}/{_slug(name, _SAMPLE_CHARACTERS)}"
+        for label, name in zip(labels.tolist(), names, strict=True)
+    ]

@@ -50,6 +50,16 @@ class SplitEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Earlier:
+    """A data set before images were appended."""
+
+    digest: str
+    """Digest of its manifest."""
+    samples: int
+    """Samples of all its splits."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StoredSettings:
     """The settings that decide the bytes of a data set. With the files of the source they decide all of them."""
 
@@ -127,6 +137,8 @@ class Manifest(StoredSettings):
     """What each split of the source became, by its name there; empty where all images were split anew."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Classes that were left out, and the images of each, which were not read."""
+    lineage: tuple[Earlier, ...] = ()
+    """What the folder was before images were appended, the oldest first. Its shards are the first of each split."""
 
     def to_json(self) -> bytes:
         """The content of `manifest.json`."""
