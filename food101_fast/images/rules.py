@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 Fit = Literal["crop", "squash"]
 Check = Literal["strict", "default", "tolerant"]
-Reason = Literal["empty", "not-an-image", "truncated", "damaged-pixels", "too-small", "too-large", "unsupported"]
+Reason = Literal[
+    "empty", "not-an-image", "truncated", "damaged-pixels", "too-small", "too-large", "unsupported", "missing-file"
+]
 NoteKind = Literal["stray-bytes", "bad-metadata", "first-frame", "truncated", "damaged-pixels"]
 REASONS: tuple[str, ...] = get_args(Reason)
 

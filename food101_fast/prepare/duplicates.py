@@ -38,7 +38,10 @@ class FileHasher:
         """
         hashes = []
         for position in positions:
-            hashes.append(xxhash.xxh3_128_intdigest(self.source.read(position)))
+            try:
+                hashes.append(xxhash.xxh3_128_intdigest(self.source.read(position)))
+            except RejectedError:  # dropped, with its reason, when it is read again to be written
+                hashes.append(_NO_BYTES)
             count(1)
         return positions, hashes
 

@@ -78,9 +78,8 @@ class ShardWriter:
         notes: list[NotedImage] = []
         header = npy_header(self.rules.size)
         for number, (position, label, key) in enumerate(zip(task.positions, task.labels, task.keys, strict=True)):
-            data = self._read(task, number)
             try:
-                cleaned = clean(data, self.rules, _workspace.scratch)
+                cleaned = clean(self._read(task, number), self.rules, _workspace.scratch)
             except RejectedError as error:
                 rejects.append(
                     Reject(key=key, file=self.source.file(position), reason=error.reason, detail=error.detail)
@@ -112,12 +111,18 @@ class ShardWriter:
         )
 
     def _read(self, task: ShardTask, number: int) -> bytes:
-        data = self.source.read(task.positions[number])
+        gone: RejectedError | None = None
+        try:
+            data = self.source.read(task.positions[number])
+        except RejectedError as error:
+            data, gone = b"", error
         if task.hashes is not None and xxhash.xxh3_128_intdigest(data) != task.hashes[number]:
             raise UserError(
                 f"the image {task.keys[number]} of the source changed while prepare was reading it; "
                 "run again when nothing writes to the source"
             )
+        if gone is not None:
+            raise gone
         return data
 
     def store(self, shard: MadeShard) -> ShardResult:

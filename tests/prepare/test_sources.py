@@ -114,5 +114,5 @@ def test_a_wrong_hub_name_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_data_set_without_labels_is_refused(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"text": ["a", "b"]}).to_parquet(tmp_path / "train.parquet")
-    with pytest.raises(UserError, match="one image column and one class label column"):
+    with pytest.raises(UserError, match="is known to be the image"):
         open_source(f"hub:{tmp_path}")

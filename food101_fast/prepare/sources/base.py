@@ -80,6 +80,7 @@ class Source(Protocol):
         """The bytes of file `position`.
 
         Raises:
+            RejectedError: the file is gone, and is to be dropped like a damaged one.
             UserError: the file can't be read.
         """
         ...

@@ -10,6 +10,7 @@ from food101_fast.prepare.sources.base import Source, SourceOptions
 from food101_fast.prepare.sources.demo import DemoSource
 from food101_fast.prepare.sources.folder import FolderSource
 from food101_fast.prepare.sources.hub import HubSource
+from food101_fast.prepare.sources.table import TableSource
 from food101_fast.storage import open_folder
 
 
@@ -30,11 +31,17 @@ class SourceKind:
 KINDS = {
     "hub": SourceKind(
         usage="hub:ID (such as hub:ethz/food101)",
-        open=lambda location, options: HubSource(location),
+        open=HubSource,
+        options=frozenset({"seed", "config", "revision", "image_column", "label_column"}),
     ),
     "folder": SourceKind(
         usage="folder:PATH with one folder per class",
         open=lambda location, options: FolderSource(open_folder(location)),
+    ),
+    "table": SourceKind(
+        usage="table:FILE with a file and a label in each row",
+        open=lambda location, options: TableSource(location, options.columns),
+        options=frozenset({"seed", "columns"}),
     ),
     "demo": SourceKind(
         usage="demo:",
