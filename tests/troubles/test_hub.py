@@ -50,7 +50,7 @@ def write(folder: Path, features: dict[str, Any] | None = None, **splits: dict[s
     return folder
 
 
-def opened(folder: Path | str, **options: str) -> HubSource:
+def opened(folder: Path | str, **options: Any) -> HubSource:
     source = open_source(f"hub:{folder}", SourceOptions(**options))
     assert isinstance(source, HubSource)
     return source
@@ -272,4 +272,5 @@ def test_prepare_counts_what_it_leaves_out(tmp_path: Path) -> None:
     manifest = prepare(
         PrepareSettings(source=f"hub:{folder}", out=tmp_path / "out", size=16, fractions=(0.5, 0.25, 0.25), workers=1)
     )
-    assert sum(split.samples for split in manifest.splits.values()) == 8
+    written = sum(split.samples for split in manifest.splits.values())
+    assert (manifest.read, written, manifest.rejects) == (10, 8, {"no-image": 1, "no-label": 1})

@@ -125,6 +125,7 @@ def test_columns_can_be_given(tmp_path: Path) -> None:
     assert source.splits.numbers.tolist() == [0, 1, 0]
     assert source.column("group") == source.column("who") == ["0", "1", "2"]
     assert source.column("nothing") is None
+    assert opened(tmp_path / "t.csv", file="a,label=b,split=fold").fingerprint == source.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -272,6 +273,42 @@ def test_rows_without_file_or_label_are_listed(tmp_path: Path) -> None:
         ("missing-file", "img/gone.jpg", "row 5 names a file that does not exist"),
     ]
     assert len({reject.key for reject in source.rejects}) == 4
+
+
+def test_what_a_table_lacks_is_counted(tmp_path: Path) -> None:
+    names = photos(tmp_path)
+    table = write(
+        tmp_path / "t.csv", [*rows_of(names), {"file": "no.jpg", "label": "pizza"}, {"file": "", "label": ""}]
+    )
+    assert prepared(tmp_path / "out", table) == EXPECTED
+    manifest = orjson.loads((tmp_path / "out" / "manifest.json").read_bytes())
+    assert (manifest["read"], manifest["rejects"]) == (14, {"missing-file": 1, "no-image": 1})
+
+
+def test_a_split_column_and_a_group_column_decide_the_splits(tmp_path: Path) -> None:
+    names = photos(tmp_path, 24)
+    rows = [
+        {"file": name, "label": "ab"[i % 2], "split": ("train", "train", "test")[i // 8], "patient": i // 4}
+        for i, name in enumerate(names)
+    ]
+    table = write(tmp_path / "t.parquet", rows)
+
+    def of_split(folder: Path, split: str) -> set[int]:
+        keys: set[int] = set()
+        for path in folder.glob(f"{split}-*.tar"):
+            with tarfile.open(path) as tar:
+                keys.update(int(Path(name).stem) for name in tar.getnames())
+        return keys
+
+    prepared(tmp_path / "a", table, splits="source", val_fraction=0.25, fractions=(0.8, 0.1, 0.1))
+    assert of_split(tmp_path / "a", "test") == set(range(16, 24))
+    assert len(of_split(tmp_path / "a", "val")) == 4
+    prepared(tmp_path / "b", table, columns=("group=patient",), group_by="group")
+    splits = [of_split(tmp_path / "b", split) for split in ("train", "val", "test")]
+    assert set().union(*splits) == set(range(24))
+    patients = [{i // 4 for i in split} for split in splits]
+    assert sum(map(len, patients)) == 6
+    assert all(patients)
 
 
 @given(

@@ -56,7 +56,7 @@ class TableSource:
 
     def __init__(self, location: str, columns: Mapping[str, str] | None = None) -> None:
         table = read_table(location)
-        self._chosen = _choose(table, columns or {})
+        self._chosen = _choose(table, _separate(columns or {}))
         self.classes, labels = encode(table.columns.column(self._chosen.label))
         self._folder = table.folder
         files, sizes = _locate(table, _files(table, self._chosen.file))
@@ -129,6 +129,13 @@ class TableSource:
             return folder.read(name)
         except OSError as error:
             raise unreadable(os.path.join(folder.url, name), error) from error
+
+
+def _separate(columns: Mapping[str, str]) -> dict[str, str]:
+    """Columns by their meaning, also where they were written with commas, as file=path,label=category."""
+    texts = [f"{meaning}={name}" for meaning, name in columns.items()]
+    several = [part for text in texts for part in re.split(rf",(?=(?:{'|'.join(_MEANINGS)})=)", text)]
+    return {meaning: name for meaning, _, name in (text.partition("=") for text in several)}
 
 
 def _choose(table: Table, given: Mapping[str, str]) -> _Columns:
