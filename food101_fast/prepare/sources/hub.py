@@ -90,8 +90,8 @@ class HubSource:
         return digest.hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the other columns, which worker processes do not need."""
-        return {**self.__dict__, "_others": None, "rejects": ()}
+        """Without what only the plan needs: worker processes read files."""
+        return {**self.__dict__, "_others": None, "rejects": (), "splits": None}
 
     @property
     def names(self) -> list[str]:

@@ -91,8 +91,8 @@ class TableSource:
         return digest.hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the other columns, which worker processes do not need."""
-        return {**self.__dict__, "_table": None, "rejects": ()}
+        """Without what only the plan needs: worker processes read files."""
+        return {**self.__dict__, "_table": None, "rejects": (), "splits": None}
 
     @property
     def names(self) -> list[str]:
