@@ -94,7 +94,7 @@ def drop_duplicates(
             for position in group[1:]:
                 where = f"the same as {source.file(group[0])}"
                 dropped[position] = _reject(source, keys, position, DUPLICATE, where)
-        elif _is_image(source.read(group[0]), rules):
+        elif _is_image(source, group[0], rules):
             for position in group:
                 others = ", ".join(source.file(other) for other in group if other != position)
                 dropped[position] = _reject(source, keys, position, LABEL_CONFLICT, f"the same as {others}")
@@ -106,9 +106,9 @@ def _reject(source: Source, keys: Sequence[str], position: int, reason: str, det
     return Reject(key=keys[position], file=source.file(position), reason=reason, detail=detail)
 
 
-def _is_image(data: bytes, rules: Rules) -> bool:
+def _is_image(source: Source, position: int, rules: Rules) -> bool:
     try:
-        clean(data, rules)
+        clean(source.read(position), rules)
     except RejectedError:
         return False
     return True

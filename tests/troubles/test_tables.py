@@ -20,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import orjson
 import pyarrow
@@ -29,6 +30,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from food101_fast.errors import UserError
+from food101_fast.images import RejectedError
 from food101_fast.prepare import PrepareSettings, prepare
 from food101_fast.prepare.sources import SourceOptions, open_source
 from food101_fast.prepare.sources import table as table_module
@@ -125,7 +127,7 @@ def test_columns_can_be_given(tmp_path: Path) -> None:
     assert source.splits.numbers.tolist() == [0, 1, 0]
     assert source.column("group") == source.column("who") == ["0", "1", "2"]
     assert source.column("nothing") is None
-    assert opened(tmp_path / "t.csv", file="a,label=b,split=fold").fingerprint == source.fingerprint
+    assert opened(tmp_path / "t.csv", file="a,label=b,split=fold,group=who").fingerprint == source.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -372,6 +374,8 @@ def test_the_fingerprint_changes_with_what_is_listed(tmp_path: Path) -> None:
     for change in ({"file": names[0]}, {"label": "b"}, {"split": "test"}):
         changed = opened(write(tmp_path / "t.csv", [*rows[:3], rows[3] | change]))
         assert changed.fingerprint != before
+    groups = [opened(tmp_path / "same.csv", group=name).fingerprint for name in ("label", "file")]
+    assert len({before, *groups}) == 3
     (tmp_path / names[0]).write_bytes(b"another")
     assert opened(write(tmp_path / "t.csv", rows)).fingerprint != before
 
@@ -417,11 +421,15 @@ def test_a_file_that_goes_away_is_an_error(tmp_path: Path) -> None:
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves a folder over HTTP; answers with an error as often as `failures` says for a path."""
+    """Serves a folder over HTTP.
+
+    Answers with an error as often as `failures` says for a path, and knows it only as often as `lives` says.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
         self.failures: Counter[str] = Counter()
+        self.lives: dict[str, int] = {}
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -432,7 +440,11 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         if self.server.failures[self.path] > 0:
             self.server.failures[self.path] -= 1
             self.send_error(503)
+        elif self.server.lives.get(self.path, 1) == 0:
+            self.send_error(404)
         else:
+            if self.path in self.server.lives:
+                self.server.lives[self.path] -= 1
             super().do_GET()
 
     def log_message(self, *_: object) -> None:
@@ -473,6 +485,26 @@ def test_a_dead_url_is_listed(tmp_path: Path, server: Server, duplicates: str) -
     rejects = [orjson.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_bytes().splitlines()]
     assert [(reject["reason"], reject["file"]) for reject in rejects] == [("missing-file", urls[12])]
     assert orjson.loads((tmp_path / "out" / "manifest.json").read_bytes())["read"] == 13
+
+
+def test_a_url_that_goes_away_meanwhile_is_an_error(tmp_path: Path, server: Server) -> None:
+    urls = [f"{server.url}/{name}" for name in photos(tmp_path)]
+    server.lives["/img/5.jpg"] = 1
+    with pytest.raises(UserError, match="pizza/5 of the source changed while prepare was reading it"):
+        prepared(tmp_path / "out", write(tmp_path / "t.csv", rows_of(urls)))
+
+
+def test_a_table_in_a_bucket_names_files_there(tmp_path: Path) -> None:
+    bucket = fsspec.filesystem("memory")
+    for name in photos(tmp_path, 3):
+        bucket.pipe(f"/tables/{name}", (tmp_path / name).read_bytes())
+    rows = rows_of(["img/0.jpg", "memory://tables/img/1.jpg", str(tmp_path / "img" / "2.jpg"), "img/gone.jpg"])
+    bucket.pipe("/tables/t.csv", write(tmp_path / "t.csv", rows).read_bytes())
+    source = opened("memory://tables/t.csv")
+    for position in range(3):
+        assert source.read(position) == (tmp_path / "img" / f"{position}.jpg").read_bytes()
+    with pytest.raises(RejectedError, match=r"missing-file: nothing is at memory://tables/img/gone\.jpg"):
+        source.read(3)
 
 
 def test_a_server_that_fails_is_asked_again(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,11 @@ class HubSource:
         self._others: Any = pool.data
         self.fingerprint = self._fingerprint()
 
+    def _paths(self) -> Any:
+        import pyarrow.compute
+
+        return pyarrow.compute.struct_field(self._pool.data.column(self._column), "path")
+
     def _without_image(self) -> NDArray[np.bool_]:
         import pyarrow.compute
 
@@ -66,8 +71,7 @@ class HubSource:
         used = np.zeros(without_image.size, bool)
         used[self._positions] = True
         left_out = np.flatnonzero(~used).tolist()
-        paths = self._pool.data.column(self._column).take(left_out).to_pylist() if left_out else []
-        files = [image["path"] if image else None for image in paths]
+        files = self._paths().take(left_out).to_pylist() if left_out else []
         keys = sample_keys(
             (NO_LABEL, NO_IMAGE),
             without_image[left_out].astype(np.int64),
@@ -96,9 +100,7 @@ class HubSource:
     @property
     def names(self) -> list[str]:
         """The images' file names without suffix; the number of the row where the data set has no file name."""
-        import pyarrow.compute
-
-        paths = pyarrow.compute.struct_field(self._pool.data.column(self._column), "path").to_pylist()
+        paths = self._paths().to_pylist()
         return [Path(paths[row]).stem if paths[row] else f"{row:08d}" for row in self._positions.tolist()]
 
     def file(self, position: int) -> str:

@@ -73,7 +73,7 @@ class TableSource:
         self.rejects = _rejects(files, reasons)
         self.labels = labels[rows]
         self._files = files.take(rows)
-        self._table: Any = table.columns.take(rows)
+        self._table: Any = table.columns.filter(reasons == "")
         self.splits: GivenSplits | None = None
         if self._chosen.split is not None:
             names, numbers = encode(self._table.column(self._chosen.split))
@@ -85,9 +85,9 @@ class TableSource:
         digest.update(self.labels.tobytes())
         digest.update("\0".join(self._files.to_pylist()).encode())
         digest.update(sizes.tobytes())
-        if self.splits is not None:
-            digest.update("\0".join(self.splits.names).encode())
-            digest.update(self.splits.numbers.tobytes())
+        for name in (self._chosen.split, self._chosen.group):
+            if name is not None:
+                digest.update("\0".join(map(str, self._table.column(name).to_pylist())).encode())
         return digest.hexdigest()
 
     def __getstate__(self) -> dict[str, Any]:
