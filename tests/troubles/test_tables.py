@@ -388,6 +388,7 @@ def test_own_splits(tmp_path: Path) -> None:
     ]
     splits = opened(write(tmp_path / "t.csv", rows)).splits
     assert splits is not None
+    assert opened(tmp_path / "t.csv").column("split") == ["train2017", "val", None, "train2017"]
     assert splits.names == ("train2017", "val")
     assert splits.numbers.tolist() == [0, 1, -1, 0]
     assert opened(write(tmp_path / "t.csv", rows_of(names))).splits is None

@@ -115,8 +115,7 @@ class HubSource:
         column = self._others.column(name)
         if not can_be_label(column.type):
             return None
-        values: list[object] = column.take(self._positions).to_pylist()
-        return values
+        return [None if value == "" else value for value in column.take(self._positions).to_pylist()]
 
     def read(self, position: int) -> bytes:
         """The bytes of an image file.

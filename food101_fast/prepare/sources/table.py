@@ -109,8 +109,7 @@ class TableSource:
             name = self._chosen.group
         if self._table is None or name not in self._table.column_names:
             return None
-        values: list[object] = self._table.column(name).to_pylist()
-        return values
+        return [None if value == "" else value for value in self._table.column(name).to_pylist()]
 
     def read(self, position: int) -> bytes:
         """The bytes of a file.
