@@ -202,6 +202,15 @@ def test_a_configuration_that_is_not_there(tmp_path: Path) -> None:
     one_sentence(folder, "has the configurations default; choose one of them with --config", config="other")
 
 
+def test_the_cause_of_a_failure_is_said(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "train.jsonl").write_text('{"label": 1}\n{"label":')
+    one_sentence(tmp_path / "a", r"load_dataset.* failed \(ArrowInvalid: JSON parse error")
+    other: dict[str, Any] = {"train-0": {"image": [photo(0)]}, "train-1": {"image": [photo(0)], "label": [1]}}
+    write(tmp_path / "b", **other)
+    one_sentence(tmp_path / "b", r"load_dataset.* failed \(CastError: .* because column names don't match\); check")
+
+
 def test_a_revision_is_for_the_hub(tmp_path: Path) -> None:
     folder = write(tmp_path / "d", {"image": IMAGE, "label": LABEL}, train={"image": [photo(0)], "label": [1]})
     one_sentence(folder, "--revision is for data sets on the hub, .* a local folder", revision="main")

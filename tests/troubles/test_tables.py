@@ -246,6 +246,7 @@ def test_a_table_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
         "no/no.parquet": "there is no table",
         "folder.csv": "is a folder",
         "folder.parquet": "is a folder",
+        "": "is a folder",
     }.items():
         with pytest.raises(UserError, match=message):
             opened(tmp_path / name)

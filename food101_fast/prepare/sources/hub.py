@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from food101_fast.prepare.sources.base import NO_IMAGE, NO_LABEL, GivenSplits, S
 from food101_fast.prepare.sources.labels import LABEL_COLUMNS, can_be_label, encode, recognized
 from food101_fast.shards.layout import sample_keys
 from food101_fast.shards.rejects import Reject
+
+_REASON_CHARACTERS = 300
 
 
 class HubSource:
@@ -153,7 +156,7 @@ def _load(name: str, options: SourceOptions) -> dict[str, Any]:
                 f"hub:{name} has the configurations {', '.join(configs)}; choose one of them with --config"
             ) from error
         raise UserError(
-            f"datasets.load_dataset({name!r}) failed ({_first_line(error)}); check the name and the network, "
+            f"datasets.load_dataset({name!r}) failed ({_reason(error)}); check the name and the network, "
             "or give a local folder that it can read"
         ) from error
     return dict(found) if isinstance(found, dict) else {str(found.split or "train"): found}
@@ -245,5 +248,15 @@ def _labels(pool: Any, column: str) -> tuple[tuple[str, ...], NDArray[np.int64]]
     return encode(values)
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
+    """Why `load_dataset` failed. Its own sentence is empty when a file can't be read, and the cause says it."""
+    import datasets
+
+    if not isinstance(error, datasets.exceptions.DatasetGenerationError) or error.__cause__ is None:
+        return _first_line(error)
+    cause = error.__cause__
+    return f"{type(cause).__name__}: {textwrap.shorten(str(cause), _REASON_CHARACTERS, placeholder=' ...')}"
+
+
+def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".rstrip(": ")

@@ -48,6 +48,8 @@ def read_table(location: str) -> Table:
     """
     parent, name = os.path.split(location)
     folder = open_folder(parent or ".")
+    if isinstance(folder, LocalFolder) and (folder.path / name).is_dir():
+        raise UserError(f"{location} is a folder; give table: a file in it")
     suffix = os.path.splitext(name)[1].lower()
     if suffix not in SUFFIXES:
         raise UserError(f"the table {location} should end in {', '.join(SUFFIXES)}; save it as one of them")
@@ -62,8 +64,6 @@ def read_table(location: str) -> Table:
             columns, nested = _plain_columns(read(data, location))
     except FileNotFoundError as error:
         raise UserError(f"there is no table {location}; correct the path after table:") from error
-    except IsADirectoryError as error:
-        raise UserError(f"{location} is a folder; give table: a file in it") from error
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise UserError(f"the table {location} cannot be read ({_first_line(error)}); repair it") from error
     if columns.num_rows == 0:
@@ -82,8 +82,6 @@ def _parquet(folder: Folder, name: str) -> tuple[Any, tuple[str, ...]]:
 
     # A table with images may be larger than the memory.
     source = folder.path / name if isinstance(folder, LocalFolder) else pyarrow.BufferReader(folder.read(name))
-    if isinstance(folder, LocalFolder) and (folder.path / name).is_dir():
-        raise IsADirectoryError
     with pyarrow.parquet.ParquetFile(source) as file:
         nested = tuple(field.name for field in file.schema_arrow if not _is_plain(field.type))
         plain = [field.name for field in file.schema_arrow if _is_plain(field.type)]
