@@ -16,6 +16,7 @@ LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target")
 
 # Not 007, which is a name.
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?")
+_WHOLE = re.compile(r"-?(0|[1-9]\d*)(\.0+)?")
 
 
 def can_be_label(kind: Any) -> bool:
@@ -48,8 +49,9 @@ def recognized(names: Sequence[str], known: Sequence[str]) -> list[str]:
 def encode(column: Any) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """The distinct values of an Arrow column as text, and which of them each row has.
 
-    Numbers sort by value and text by code points. A whole number is written without a decimal point; text loses blanks
-    at both ends. Null, NaN and empty text are no value.
+    Numbers sort by value and text by code points. Whole numbers are written without a decimal point, also in a text
+    column if it has nothing else: programs write 2.0 where a column of whole numbers has gaps. Text loses blanks at
+    both ends. Null, NaN and empty text are no value.
 
     Returns:
         The names, and an int64 array with an index into them for each row, -1 where a row has no value.
@@ -64,9 +66,11 @@ def encode(column: Any) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     distinct = column.unique()
     codes = pyarrow.compute.index_in(column, value_set=distinct).fill_null(-1).to_numpy()
     texts = [as_text(value) for value in distinct.to_pylist()]
+    if all(text is None or _WHOLE.fullmatch(text) for text in texts):
+        texts = [None if text is None else text.partition(".")[0] for text in texts]
     names = {text for text in texts if text is not None}
     numeric = all(_NUMBER.fullmatch(name) for name in names)
-    ordered = sorted(names, key=Decimal) if numeric else sorted(names)
+    ordered = sorted(names, key=lambda name: (Decimal(name), name)) if numeric else sorted(names)
     index = {name: number for number, name in enumerate(ordered)}
     # Its last item is for the code -1.
     numbers = np.array([-1 if text is None else index[text] for text in texts] + [-1], np.int64)
