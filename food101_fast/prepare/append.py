@@ -23,7 +23,7 @@ from food101_fast.prepare.cut import Cut
 from food101_fast.prepare.duplicates import DUPLICATE, LABEL_CONFLICT, drop_duplicates
 from food101_fast.prepare.executors import Executor
 from food101_fast.prepare.given import groups_of, keep_splits
-from food101_fast.prepare.plan import Contents, Plan, hash_files, in_no_split
+from food101_fast.prepare.plan import Contents, Plan, fingerprint_of, hash_files, in_no_split
 from food101_fast.prepare.selection import listed
 from food101_fast.prepare.settings import PrepareSettings
 from food101_fast.prepare.sources import Source
@@ -123,7 +123,7 @@ def plan_append(source: Source, settings: PrepareSettings, executor: Executor, s
     splits = _split(cut, new, stored.manifest, _split_of_files(key_of, stored, groups))
     first = {name: len(split.shards) for name, split in stored.manifest.splits.items()}
     shards = Contents(labels=labels, keys=keys, hashes=hashes, most=settings.samples_per_shard)
-    digest = xxhash.xxh3_64_hexdigest(f"{stored.manifest.fingerprint} {source.fingerprint}".encode())
+    digest = xxhash.xxh3_64_hexdigest(f"{stored.manifest.fingerprint} {fingerprint_of(source, given, groups)}".encode())
     return Plan(
         tasks=shards.tasks(splits, first),
         rejects=tuple(rejects),

@@ -68,7 +68,7 @@ def plan(source: Source, settings: PrepareSettings, executor: Executor) -> Plan:
     keys = sample_keys(source.classes, source.labels, source.names)
     kept, used = _chosen(source, settings, cut)
     counts = np.bincount(source.labels, minlength=len(source.classes))
-    fingerprint = source.fingerprint
+    fingerprint = fingerprint_of(source, given, cut.groups)
     rejects = [*source.rejects, *in_no_split(source, keys, given)]
     hashes: dict[int, int] | None = None
     if settings.duplicates == "drop":
@@ -94,6 +94,17 @@ def plan(source: Source, settings: PrepareSettings, executor: Executor) -> Plan:
         given_splits={} if given is None else given.becomes,
         groups=cut.groups,
     )
+
+
+def fingerprint_of(source: Source, given: KeptSplits | None, groups: NDArray[np.int64] | None) -> str:
+    """The source's fingerprint, and its splits and groups where they are used."""
+    used = [numbers for numbers in (None if given is None else given.numbers, groups) if numbers is not None]
+    if not used:
+        return source.fingerprint
+    digest = xxhash.xxh3_64(source.fingerprint.encode())
+    for numbers in used:
+        digest.update(numbers.tobytes())
+    return digest.hexdigest()
 
 
 def _chosen(source: Source, settings: PrepareSettings, cut: Cut) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
