@@ -6,11 +6,13 @@ import errno
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from food101_fast import __version__
-from food101_fast.errors import UserError
+from food101_fast.errors import Notice, UserError
 from food101_fast.openmp import set_up_openmp
 
 COMMANDS = {
@@ -51,7 +53,8 @@ def parse(settings: type[Settings], command: str, argv: Sequence[str], *, defaul
 def exit_with(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> None:
     """Run `command` on `argv` (default: of the process). Exit with 0 if it is done, 2 on a UserError, 130 on Ctrl-C."""
     try:
-        command(sys.argv[1:] if argv is None else argv)
+        with _notices_as_sentences():
+            command(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()  # here, where a full disk can still be reported
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -71,6 +74,21 @@ def exit_with(command: Callable[[Sequence[str]], None], argv: Sequence[str] | No
         print(f"interrupted: {interrupt}" if interrupt.args else "interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+@contextmanager
+def _notices_as_sentences() -> Iterator[None]:
+    """A context in which Python prints a `Notice` without the line of code that it came from."""
+    usual = warnings.formatwarning
+
+    def formatted(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> str:
+        return f"warning: {message}\n" if issubclass(category, Notice) else usual(message, category, *rest, **named)
+
+    warnings.formatwarning = formatted
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual
 
 
 def main() -> None:

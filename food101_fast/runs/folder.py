@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from food101_fast.storage.locks import OWNER_SUFFIX
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -89,7 +91,7 @@ class RunFolder:
     def before_first_checkpoint(self) -> set[str]:
         """Names of all files and folders that a run can leave if it ends before its first checkpoint."""
         paths = (self.recipe, self.lock, self.epochs, self.epochs_table, self.tensorboard, self.checkpoints)
-        return {path.name for path in paths}
+        return {path.name for path in paths} | {f"{self.lock.name}{OWNER_SUFFIX}"}
 
 
 def _prefix(split: str) -> str:

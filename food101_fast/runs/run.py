@@ -130,9 +130,10 @@ def locked_run(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process has locked it, or it can't be written to.
     """
-    with writing(folder, "or give another --run"):
-        folder.mkdir(parents=True, exist_ok=True)
-    with LocalFolder(folder).lock(RunFolder(folder).lock.name):
+    with contextlib.ExitStack() as exits:
+        with writing(folder, "or give another --run"):
+            folder.mkdir(parents=True, exist_ok=True)
+            exits.enter_context(LocalFolder(folder).lock(RunFolder(folder).lock.name))
         yield
 
 

@@ -14,12 +14,11 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
 import xxhash
 from tqdm import tqdm
 
@@ -27,6 +26,7 @@ from food101_fast.errors import DamagedDataError, UserError
 from food101_fast.shards.layout import index_bytes, index_name
 from food101_fast.shards.manifest import ShardEntry
 from food101_fast.storage import TEMPORARY_SUFFIX, Folder, RemoteFolder, writing
+from food101_fast.storage.locks import waiting_lock
 
 _DOWNLOADS_AT_A_TIME = 4
 _ATTEMPTS = 5
@@ -180,21 +180,14 @@ class ShardCache:
                 self._download(path, size, digest)
         return path
 
-    @contextmanager
-    def _locked(self, path: Path) -> Iterator[None]:
+    def _locked(self, path: Path) -> AbstractContextManager[None]:
         """Lock a file against other processes and threads; gives up when downloads are stopped."""
-        lock = filelock.FileLock(path, thread_local=False)
-        while True:
-            try:
-                lock.acquire(timeout=0.2)
-                break
-            except filelock.Timeout:
-                if self._stop.is_set():
-                    raise _StoppedError from None
-        try:
-            yield
-        finally:
-            lock.release()
+
+        def stopped() -> None:
+            if self._stop.is_set():
+                raise _StoppedError
+
+        return waiting_lock(path, where=self.settings.directory, stopped=stopped)
 
     def _is_good(self, path: Path, size: int, digest: str) -> bool:
         """Whether a file exists with the right hash, which each process checks once."""
@@ -273,7 +266,7 @@ class ShardCache:
 
     def _reserve(self, file: int, size: int) -> None:
         """Give an open, empty file its size, after removing the least recently used files if the cache is full."""
-        with filelock.FileLock(self.settings.directory / "room.lock"):
+        with self._locked(self.settings.directory / "room.lock"):
             files = []
             for path in self.settings.directory.glob("*/*"):
                 with suppress(FileNotFoundError):

@@ -4,6 +4,7 @@ A file appears whole under its name or not at all. On a disk it is written under
 a bucket shows an object only when its upload is complete.
 
 - folder.py: the protocol `Folder`; local.py and remote.py implement it; location.py opens one by its path or URL.
+- locks.py: locks between processes, with and without help of the operating system.
 - atomic.py: one file on a disk, and the error when it can't be written.
 """
 

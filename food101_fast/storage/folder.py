@@ -65,6 +65,6 @@ class Folder(Protocol):
         ...
 
 
-def locked_by(url: str, holder: str) -> UserError:
+def locked_by(url: str, holder: str, advice: str = "") -> UserError:
     """The error about a folder that another writer has locked."""
-    return UserError(f"{holder} is writing into {url}; wait until it has ended, or give another --out")
+    return UserError(f"{holder} is writing into {url}; wait until it has ended, or give another --out{advice}")

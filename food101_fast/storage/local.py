@@ -63,22 +63,26 @@ class LocalFolder:
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Lock the folder with a lock of the operating system, which ends with this process, however that ends."""
-        import filelock  # here, since only the parent of the workers locks
+        """Lock the folder with a lock of the operating system, which ends with this process, however that ends.
+
+        On a disk without such locks a file is the lock, with the number of this process and its host; see `locks.py`.
+        """
+        from food101_fast.storage.locks import FileLock  # here, since only the parent of the workers locks
 
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(path, blocking=False)
-        try:
-            lock.acquire()
-        except filelock.Timeout as error:
-            raise locked_by(self.url, "another process") from error
+        lock = FileLock(path, self.url)
+        if not lock.acquire():
+            raise locked_by(self.url, lock.holder, lock.advice)
         try:
             yield
         finally:
+            if not lock.is_native:  # only this lock removes its own file
+                lock.release()
             with suppress(OSError):  # some systems do not remove what is open
                 self.remove([name])
-            lock.release()
+            if lock.is_native:
+                lock.release()
 
 
 def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[tuple[str, int]]:

@@ -1,1 +1,1 @@
-"""Kinds of trouble with data as people have them, one file each; the docstrings name the public reports."""
+"""Troubles that users of such programs have reported: one file for each kind."""
