@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from food101_fast import __version__
 from food101_fast.errors import Notice, UserError
 from food101_fast.openmp import set_up_openmp
+from food101_fast.resources import first_line, machine_advice
 
 COMMANDS = {
     "prepare": "decode every image once and write shards",
@@ -62,8 +63,11 @@ def exit_with(command: Callable[[Sequence[str]], None], argv: Sequence[str] | No
     except BrokenPipeError:  # the reader of the output has closed it: `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except OSError as error:
-        if error.errno not in _DISK_ERRORS:
+    except (MemoryError, OSError, RuntimeError) as error:
+        if (advice := machine_advice(error)) is not None:
+            print(f"error: {first_line(error)}; {advice}", file=sys.stderr)
+            sys.exit(USER_ERROR_CODE)
+        if not isinstance(error, OSError) or error.errno not in _DISK_ERRORS:
             raise
         if error.filename is None:  # of the output, the rest of which would be written at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

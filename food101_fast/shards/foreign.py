@@ -25,6 +25,7 @@ import xxhash
 
 from food101_fast.errors import UserError
 from food101_fast.images import Rules
+from food101_fast.resources import machine_advice
 from food101_fast.shards.layout import (
     FOREIGN,
     INDEX_DTYPE,
@@ -155,7 +156,8 @@ def _refuse_prepared(folder: Folder) -> None:
     try:
         there = MANIFEST_NAME in folder.files()
     except OSError as error:
-        raise UserError(f"{folder.url} can't be listed ({error.strerror or error}); make it readable") from error
+        advice = machine_advice(error) or "make it readable"
+        raise UserError(f"{folder.url} can't be listed ({error.strerror or error}); {advice}") from error
     if there and not read_manifest(folder).source.startswith(SOURCE_PREFIX):
         raise UserError(f"{folder.url} was written by prepare and has an index already; give another folder of tars")
 

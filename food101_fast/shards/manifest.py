@@ -13,6 +13,7 @@ import xxhash
 from food101_fast.documents import parse
 from food101_fast.errors import UserError
 from food101_fast.images import Check, Fit
+from food101_fast.resources import machine_advice
 from food101_fast.shards.layout import FORMAT_VERSION, MANIFEST_NAME, SPLITS
 from food101_fast.storage import Folder
 
@@ -215,9 +216,8 @@ def _read(folder: Folder, path: str) -> bytes:
             "of images with `python -m food101_fast.prepare`, or finish an interrupted one with the same command"
         ) from error
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror or error}); check the connection, permissions and keys"
-        ) from error
+        advice = machine_advice(error) or "check the connection, permissions and keys"
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); {advice}") from error
 
 
 def _problem(manifest: Manifest) -> str | None:

@@ -13,7 +13,8 @@ import torch
 import xxhash
 from numpy.typing import NDArray
 
-from food101_fast.errors import DamagedDataError
+from food101_fast.errors import DamagedDataError, UserError
+from food101_fast.resources import first_line, machine_advice
 from food101_fast.shards.layout import INDEX_DTYPE, index_name, npy_header
 from food101_fast.shards.manifest import Manifest, ShardEntry
 
@@ -44,6 +45,7 @@ def open_shard(path: Path, entry: ShardEntry, manifest: Manifest) -> OpenShard:
 
     Raises:
         DamagedDataError: the files are not what the manifest describes.
+        UserError: the machine does not allow more memory maps or open files, or its disk fails.
     """
     index = _read_index(path.with_name(index_name(entry.name)), entry, len(manifest.classes))
     _check_index(path, entry, index, manifest)
@@ -51,8 +53,8 @@ def open_shard(path: Path, entry: ShardEntry, manifest: Manifest) -> OpenShard:
         # Unlike mmap and NumPy's memmap this keeps no file descriptor, of which a process has 1,024.
         content = torch.from_file(str(path), shared=False, size=entry.bytes, dtype=torch.uint8)
     except (OSError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise damaged(f"{path} can't be mapped into memory as {entry.bytes:,} bytes ({reason})") from error
+        what = f"{path} can't be mapped into memory as {entry.bytes:,} bytes ({first_line(error)})"
+        raise _unread(what, error) from error
     view = memoryview(content.numpy())  # type: ignore[arg-type]
     return OpenShard(path, content, view, index)
 
@@ -61,7 +63,7 @@ def _read_index(path: Path, entry: ShardEntry, classes: int) -> NDArray[np.void]
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise damaged(f"{path} can't be read ({error.strerror})") from error
+        raise _unread(f"{path} can't be read ({error.strerror})", error) from error
     if xxhash.xxh3_64_hexdigest(content) != entry.index_xxh3_64:
         raise damaged(f"{path} is not the index that the manifest describes (its hash differs)")
     try:
@@ -89,6 +91,13 @@ def _check_index(path: Path, entry: ShardEntry, index: NDArray[np.void], manifes
         size = len(npy_header(manifest.image_size)) + manifest.image_size**2 * 3
         if np.any(lengths != size):
             raise damaged(f"the index of {path} has rows that are not {size:,} bytes long")
+
+
+def _unread(what: str, error: OSError | RuntimeError) -> UserError:
+    """The error about a file that can't be read or mapped: damaged only if the cause is not the machine."""
+    forbidden = "make it readable" if isinstance(error, PermissionError) else None
+    advice = machine_advice(error) or forbidden
+    return damaged(what) if advice is None else UserError(f"{what}; {advice}")
 
 
 def damaged(what: str) -> DamagedDataError:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from food101_fast.errors import DamagedDataError, UserError
 from food101_fast.images import RejectedError, Rules, clean
+from food101_fast.resources import machine_advice
 from food101_fast.shards.cache import ShardCache
 from food101_fast.shards.files import LocalFiles, ShardFiles
 from food101_fast.shards.layout import INDEX_DTYPE, index_bytes, index_name, npy_header
@@ -319,7 +320,8 @@ def _check_files(folder: Folder, entries: Sequence[ShardEntry]) -> None:
     try:
         sizes = folder.files()
     except OSError as error:
-        raise UserError(f"{folder.url} can't be listed ({error.strerror or error}); make it readable") from error
+        advice = machine_advice(error) or "make it readable"
+        raise UserError(f"{folder.url} can't be listed ({error.strerror or error}); {advice}") from error
     for entry in entries:
         for name, size in ((entry.name, entry.bytes), (index_name(entry.name), index_bytes(entry.samples))):
             if name not in sizes:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from food101_fast.errors import UserError
+from food101_fast.resources import machine_advice
 from food101_fast.storage.folder import Content
 
 TEMPORARY_SUFFIX = ".tmp"
@@ -59,4 +60,6 @@ def writing(path: Path | str, advice: str = "or choose another folder") -> Itera
     except OSError as error:
         first = "free space there" if error.errno in _FULL else "make it writable" if error.errno in _FORBIDDEN else ""
         steps = f"{first}, {advice}" if first else advice.removeprefix("or ").removeprefix("then ")
+        if error.errno != errno.EIO:  # another disk may not fail
+            steps = machine_advice(error) or steps
         raise UserError(f"{path} could not be written ({error.strerror or error}); {steps}") from error

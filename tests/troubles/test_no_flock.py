@@ -1,6 +1,6 @@
 """Disks without `flock`: NFS without a lock daemon (ENOLCK), some FUSE (ENOSYS, EOPNOTSUPP).
 
-Public reports: tox-dev/filelock#6, spack/spack#12501, anyvm-org/anyvm#35, where a command ends with "No locks available".
+Public reports: tox-dev/filelock#6, spack/spack#12501, anyvm-org/anyvm#35 ("No locks available").
 """
 
 from __future__ import annotations

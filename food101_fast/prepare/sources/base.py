@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from food101_fast.errors import UserError
+from food101_fast.resources import machine_advice
 from food101_fast.shards.rejects import Reject
 
 NO_LABEL = "no-label"
@@ -88,4 +89,5 @@ class Source(Protocol):
 
 def unreadable(name: str, error: OSError) -> UserError:
     """The error about an image file that can't be read."""
-    return UserError(f"the image {name} cannot be read ({error.strerror or error}); make it readable or remove it")
+    advice = machine_advice(error) or "make it readable or remove it"
+    return UserError(f"the image {name} cannot be read ({error.strerror or error}); {advice}")

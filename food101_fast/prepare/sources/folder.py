@@ -10,6 +10,7 @@ import xxhash
 from food101_fast.errors import UserError
 from food101_fast.prepare.sources.base import NO_LABEL, GivenSplits, unreadable
 from food101_fast.prepare.sources.split_folders import find_split_folders, is_image_name
+from food101_fast.resources import machine_advice
 from food101_fast.shards.rejects import Reject
 from food101_fast.storage import Folder
 
@@ -110,6 +111,5 @@ def _list_files(folder: Folder) -> dict[str, int]:
             raise UserError(f"there is no folder {folder.url}; give folder:PATH with one folder of images per class")
         return files
     except OSError as error:
-        raise UserError(
-            f"the folder {folder.url} cannot be listed ({error.strerror or error}); make it readable"
-        ) from error
+        advice = machine_advice(error) or "make it readable"
+        raise UserError(f"the folder {folder.url} cannot be listed ({error.strerror or error}); {advice}") from error
