@@ -77,7 +77,8 @@ class CompileControl:
         left = progress.steps_left(recipe, len(loader))
         choice = self._auto.choose(left, step_seconds, graphs, compile_times(), graphed=step.graphed)
         self._auto = None
-        self._context.say(choice.line)
+        if step.can_compile:
+            self._context.say(choice.line)
         if world.any(choice.compiled and world.is_main)[0]:
             step.compile_from_now_on()
             self._compiles = True

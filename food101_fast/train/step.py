@@ -18,15 +18,13 @@ from food101_fast.loader import Batch
 from food101_fast.models import layer_groups
 from food101_fast.runs.recipe import Recipe
 from food101_fast.train.batchnorm import BatchCounters, flattened
+from food101_fast.train.compiled import Compiler
 from food101_fast.train.ema import ModelAverage
 from food101_fast.train.graph import GraphedFunction, uses_graph
 from food101_fast.train.optimizer import build_optimizer, learning_rate_on_device, set_learning_rate
 from food101_fast.train.schedule import Phase, step_seed
 from food101_fast.train.state import StepState
 from food101_fast.transforms import Preset, train_preset
-
-# How many graphs torch.compile may keep of one function: for each image size, each set of frozen layers, validation.
-_MOST_GRAPHS = 64
 
 
 class TrainStep:
@@ -43,7 +41,6 @@ class TrainStep:
 
     Attributes:
         model: the model itself, not wrapped in anything.
-        compiled: whether it is compiled.
         graphed: whether a step is one CUDA graph, from the fourth step on.
         obstacle: why a step can't be a CUDA graph although the recipe allows it; None if it can.
         optimizer: fused, so that it can skip a step without the host knowing.
@@ -75,7 +72,8 @@ class TrainStep:
         self.obstacle: str | None = None
         if compiled is None:
             compiled = recipe.compile == "on" or (recipe.compiles_on(device.type) and not self.graphed)
-        self.compiled = compiled
+        self._compiled = compiled
+        self._compiler = Compiler(required=recipe.compile == "on", warns=self.world.is_main)
         self._num_classes = num_classes
         if recipe.sync_batchnorm:
             if device.type != "cuda":
@@ -112,24 +110,35 @@ class TrainStep:
         self._make_functions()
 
     @property
+    def compiled(self) -> bool:
+        """Whether the model is compiled. False once compiling has failed."""
+        return self._compiled and self._compiler.works
+
+    @property
+    def can_compile(self) -> bool:
+        """Whether compiling has not failed yet."""
+        return self._compiler.works
+
+    @property
     def compiles_preset(self) -> bool:
         """Whether the augmentation is compiled: with the model, and wherever a step is not one CUDA graph.
 
         Without a graph the host would take longer to launch the transforms' hundreds of kernels than the device to
         compute them. Compiling fuses them within seconds, which pays even where compiling the model does not.
         """
-        return self.compiled or (self.recipe.compiles_on(self.device.type) and not self.graphed)
+        wanted = self._compiled or (self.recipe.compiles_on(self.device.type) and not self.graphed)
+        return wanted and self._compiler.works
 
     def _make_functions(self) -> None:
         """Make the functions that a step calls, compiled and captured where the recipe wants that."""
         self._forward = self.compile(self._network)
         # In the default mode: the CUDA graphs of other modes gain little here, and would keep their memory.
-        self._augment = _compiled(self.preset, fullgraph=True) if self.compiles_preset else self.preset
+        self._augment = self._compiler(self.preset, fullgraph=True) if self.compiles_preset else self.preset
         self._graph = GraphedFunction(self._capturable) if self.graphed else None
 
     def compile_from_now_on(self) -> None:
         """Compile from the next step on, where a measurement has decided so."""
-        self.compiled = True
+        self._compiled = True
         self._make_functions()
 
     def _leave_graph(self, obstacle: str) -> None:
@@ -147,7 +156,7 @@ class TrainStep:
 
     def compile(self, module: nn.Module) -> Callable[..., Any]:
         """The module, compiled if the step is: each shape of its input has a graph of its own."""
-        return _compiled(module, mode=self.recipe.compile_mode) if self.compiled else module
+        return self._compiler(module, mode=self.recipe.compile_mode) if self.compiled else module
 
     @property
     def evaluated(self) -> nn.Module:
@@ -276,7 +285,8 @@ class TrainStep:
             if number == 0:
                 # Not before the forward pass: on a CPU the backward pass then reuses their memory at once (2 % faster).
                 self.optimizer.zero_grad(set_to_none=True)
-            self.precision.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            with self._compiler.backward():
+                self.precision.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         classes = labels.argmax(dim=1) if labels.ndim == 2 else labels
         correct = (logits.detach().argmax(dim=1) == classes).sum()
         return loss.detach().double(), correct.double()
@@ -299,8 +309,3 @@ class TrainStep:
             self.average.updates = state.averaged
         self.streak.fill_(state.streak)
         self.skipped.fill_(state.skipped)
-
-
-def _compiled(module: nn.Module, *, fullgraph: bool = False, mode: str = "default") -> Callable[..., Any]:
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
-    return torch.compile(module, fullgraph=fullgraph, dynamic=False, mode=mode)
