@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from food101_fast.errors import UserError
 
 if TYPE_CHECKING:
     import psutil
@@ -40,6 +46,40 @@ def processor_seconds(process: psutil.Process, *, waited: bool = False) -> float
         return 0.0
     own = times.user + times.system
     return float(own + times.children_user + times.children_system if waited else own)
+
+
+@contextmanager
+def main_module_hidden() -> Iterator[None]:
+    """A context in which new processes of `multiprocessing` do not import the caller's script again.
+
+    They would run all of it, if its author has not put the work under `if __name__ == "__main__":`, and can't import
+    what came from the standard input. Our workers need nothing of it.
+    """
+    main = sys.modules["__main__"]
+    names: list[str] = ["__spec__", "__file__"]
+    hidden = {name: vars(main)[name] for name in names if name in vars(main)}
+    vars(main).pop("__file__", None)
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        vars(main).update(hidden)
+
+
+def refuse_import(what: str) -> None:
+    """Refuse to work while a new process imports the script that started it.
+
+    Args:
+        what: the function that was called, for the error.
+
+    Raises:
+        UserError: this process does that.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise UserError(
+            f"{what} was called while a new process imports the script that started it; put the work of the script "
+            'under `if __name__ == "__main__":`'
+        )
 
 
 def usable_cores() -> int:

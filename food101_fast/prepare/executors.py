@@ -22,6 +22,7 @@ from multiprocessing.synchronize import BoundedSemaphore
 from typing import Any, Protocol, TypeVar
 
 from food101_fast.errors import UserError
+from food101_fast.processes import main_module_hidden
 
 _REFRESH_SECONDS = 0.2
 
@@ -138,7 +139,7 @@ class LocalPool:
         processes = min(self.workers + 1, len(tasks))
         with ProcessPoolExecutor(processes, context, _start_worker, (worker,)) as pool:
             try:
-                with _ctrl_c_in_parent_only():
+                with _ctrl_c_in_parent_only(), main_module_hidden():
                     pending = {pool.submit(_run, task) for task in tasks}
                 while pending:
                     done, pending = wait(pending, timeout=_REFRESH_SECONDS, return_when=FIRST_COMPLETED)
@@ -159,7 +160,7 @@ def _process_context() -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["__main__", "food101_fast.prepare.write", "food101_fast.prepare.duplicates"])
+    context.set_forkserver_preload(["food101_fast.prepare.write", "food101_fast.prepare.duplicates"])
     return context
 
 

@@ -18,6 +18,7 @@ from food101_fast.prepare.settings import PrepareSettings
 from food101_fast.prepare.sources import FolderSource, Source, open_source
 from food101_fast.prepare.summary import make_manifest
 from food101_fast.prepare.write import ADVICE, ShardWriter
+from food101_fast.processes import refuse_import
 from food101_fast.shards.layout import MANIFEST_NAME, NOTES_NAME, REJECTS_NAME, index_name
 from food101_fast.shards.manifest import Manifest, read_manifest, write_manifest
 from food101_fast.shards.rejects import NotedImage, Reject, to_lines
@@ -34,6 +35,7 @@ def prepare(settings: PrepareSettings) -> Manifest:
         UserError: the source or the settings are wrong, or the folder has other files or belongs to another run.
             Finished shards stay for the next run; where there are none, nothing is left behind.
     """
+    refuse_import("prepare()")
     folder = open_folder(settings.out)
     with writing(folder.url, ADVICE):
         files = folder.files()

@@ -25,6 +25,7 @@ import xxhash
 
 from food101_fast.errors import UserError
 from food101_fast.images import Rules
+from food101_fast.processes import main_module_hidden
 from food101_fast.resources import machine_advice
 from food101_fast.shards.layout import (
     FOREIGN,
@@ -169,7 +170,9 @@ def _scanned(folder: Folder, names: list[str], rules: Rules, label_field: str, w
         return
     try:
         with ProcessPoolExecutor(min(workers, len(names)), get_context("spawn")) as pool:
-            yield from pool.map(scan, names)
+            with main_module_hidden():
+                results = pool.map(scan, names)
+            yield from results
     except BrokenProcessPool as error:
         raise UserError("a worker process was killed, most likely out of memory; try fewer --workers") from error
 

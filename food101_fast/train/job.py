@@ -11,6 +11,7 @@ import torch
 from food101_fast.compute.device import Device, choose_device, set_up_device
 from food101_fast.compute.distributed import joined_world
 from food101_fast.loader import LoaderOptions
+from food101_fast.processes import refuse_import
 from food101_fast.runs.recipe import Recipe
 from food101_fast.runs.results import EpochRow
 from food101_fast.shards import ShardSet
@@ -66,6 +67,7 @@ def train(
         UserError: the folder, the recipe, the weights or the device can't be used (a new folder is not made then); a
             checkpoint can't be written; gradients stay not finite; or the device's memory is too small.
     """
+    refuse_import("train()")
     where = choose_device(device)
     set_up_device(where, tf32=recipe.tf32, cudnn_benchmark=recipe.cudnn_benchmark)
     if recipe.compiles_on(where.type):
