@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -53,9 +55,10 @@ def parse(settings: type[Settings], command: str, argv: Sequence[str], *, defaul
 
 def exit_with(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> None:
     """Run `command` on `argv` (default: of the process). Exit with 0 if it is done, 2 on a UserError, 130 on Ctrl-C."""
+    _print_anything()
     try:
         with _notices_as_sentences():
-            command(sys.argv[1:] if argv is None else argv)
+            command([expand_home(argument) for argument in (sys.argv[1:] if argv is None else argv)])
         sys.stdout.flush()  # here, where a full disk can still be reported
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -78,6 +81,19 @@ def exit_with(command: Callable[[Sequence[str]], None], argv: Sequence[str] | No
         print(f"interrupted: {interrupt}" if interrupt.args else "interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+def expand_home(argument: str) -> str:
+    """An argument with `~` as the user's folder, where a shell leaves it: quoted, after `=`, or after `folder:`."""
+    match = re.fullmatch(r"(--[\w-]+=)?([a-z]+:)?(~/.*|~)", argument, re.DOTALL)
+    return argument if match is None else f"{match[1] or ''}{match[2] or ''}{os.path.expanduser(match[3])}"
+
+
+def _print_anything() -> None:
+    """Names of files and classes need not fit the terminal's encoding: what does not is printed as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from food101_fast.errors import UserError
 from food101_fast.images import RejectedError
 from food101_fast.limits import check_limits
 from food101_fast.predict.classifier import Classifier
+from food101_fast.storage import readable
 
 _BAD_FILES_CODE = 1
 
@@ -106,19 +107,20 @@ def _read(name: str) -> bytes:
     if name == "-":
         return sys.stdin.buffer.read()
     if "://" in name:
-        with fsspec.open(name, "rb") as file:
+        files, path = fsspec.core.url_to_fs(name)  # `fsspec.open` takes brackets for a pattern
+        with files.open(path, "rb") as file:
             return bytes(file.read())
     return Path(name).read_bytes()
 
 
 def _as_json(name: str, classes: list[tuple[str, float]]) -> str:
     predictions = [{"class": label, "probability": probability} for label, probability in classes]
-    return orjson.dumps({"image": name, "predictions": predictions}).decode()
+    return orjson.dumps({"image": readable(name), "predictions": predictions}).decode()
 
 
 def _as_line(name: str, classes: list[tuple[str, float]], width: int, label_width: int) -> str:
     cells = (f"{label:<{label_width}} {probability:.3f}" for label, probability in classes)
-    return f"{name:<{width}}  " + "  ".join(cells)
+    return f"{readable(name):<{width}}  " + "  ".join(cells)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from food101_fast.prepare.sources import SourceOptions
 from food101_fast.prepare.split import check_fractions
 from food101_fast.processes import usable_cores
 from food101_fast.shards.manifest import Duplicates, Rare, SplitBy, StoredSettings
+from food101_fast.storage import readable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +146,7 @@ class PrepareSettings:
             limit=self.limit,
             seed=self.seed,
             fractions=self.fractions,
-            source=self.source,
+            source=readable(self.source),
             split_by=self.splits,
             val_fraction=self.val_fraction,
             test_fraction=self.test_fraction,

@@ -9,6 +9,7 @@ one keeps its memory.
 from __future__ import annotations
 
 import errno
+import glob
 import os
 import threading
 import time
@@ -203,7 +204,7 @@ class ShardCache:
         return True
 
     def _download(self, path: Path, size: int, digest: str) -> None:
-        for stale in path.parent.glob(f"{path.name}.*{TEMPORARY_SUFFIX}"):  # of a killed process
+        for stale in path.parent.glob(f"{glob.escape(path.name)}.*{TEMPORARY_SUFFIX}"):  # of a killed process
             stale.unlink(missing_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
         for attempt in range(_ATTEMPTS):

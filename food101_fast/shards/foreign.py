@@ -12,7 +12,7 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ from food101_fast.shards.layout import (
 from food101_fast.shards.manifest import Manifest, ShardEntry, SplitEntry, read_manifest
 from food101_fast.shards.rejects import count, to_lines
 from food101_fast.shards.scan import IMAGES, Found, Label, scan_tar
-from food101_fast.storage import Folder, open_folder, writing
+from food101_fast.storage import Folder, open_folder, readable, writing
 
 _SPLIT_WORDS = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
@@ -113,9 +113,9 @@ def _find(patterns: Sequence[str]) -> tuple[Folder, list[str]]:
     """The folder of all tars, and their names, in the given order."""
     tars: list[str] = []
     for pattern in patterns:
-        for tar in braceexpand.braceexpand(pattern):
-            is_pattern = "://" not in tar and glob.has_magic(tar)
-            matches = sorted(glob.glob(tar)) if is_pattern else [tar]
+        for tar in _spelled_out(pattern):
+            is_pattern = "://" not in tar and glob.has_magic(tar) and not os.path.exists(tar)
+            matches = sorted(_matches(tar)) if is_pattern else [tar]
             if not matches:
                 raise UserError(f"no file matches {tar}; correct the path or the pattern")
             tars += matches
@@ -131,6 +131,9 @@ def _find(patterns: Sequence[str]) -> tuple[Folder, list[str]]:
     names = [os.path.basename(tar) for tar in tars]
     if len(set(names)) != len(names):
         raise UserError("a tar is given twice; give each once")
+    strange = next((name for name in names if readable(name) != name), None)
+    if strange is not None:
+        raise UserError(f"the name of {readable(strange)} is not UTF-8; rename the file")
     wrong = [name for name in names if not name.endswith(".tar")]
     if wrong:
         raise UserError(
@@ -140,6 +143,27 @@ def _find(patterns: Sequence[str]) -> tuple[Folder, list[str]]:
     if missing is not None:
         raise UserError(f"there is no file {missing}; correct the path")
     return open_folder(parents.pop() or "."), names
+
+
+def _spelled_out(pattern: str) -> Iterable[str]:
+    """A path with braces as the paths that it stands for; a file or folder that exists stands for itself."""
+    folder, name = "", pattern
+    if "://" not in pattern:
+        name = pattern = os.path.expanduser(pattern)
+        if os.path.exists(pattern):
+            return [pattern]
+        if os.path.isdir(os.path.dirname(pattern)):
+            folder, name = os.path.split(pattern)
+    try:
+        return [os.path.join(folder, spelled) for spelled in braceexpand.braceexpand(name)]
+    except ValueError as error:
+        raise UserError(f"{pattern} has a brace without its other one ({error}); correct the pattern") from error
+
+
+def _matches(pattern: str) -> list[str]:
+    """Files that match; in a folder that exists, only the file name is a pattern."""
+    folder, name = os.path.split(pattern)
+    return glob.glob(os.path.join(glob.escape(folder), name) if os.path.isdir(folder) else pattern)
 
 
 def _split_of(name: str) -> str:

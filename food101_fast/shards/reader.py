@@ -11,7 +11,7 @@ from food101_fast.shards.cache import CacheSettings, cache_settings
 from food101_fast.shards.manifest import Manifest, read_manifest
 from food101_fast.shards.split import Split, Verify
 from food101_fast.shards.webdataset import Decode, as_webdataset
-from food101_fast.storage import Folder, LocalFolder, open_folder
+from food101_fast.storage import Folder, LocalFolder, open_folder, readable
 
 
 class ShardSet:
@@ -57,7 +57,7 @@ class ShardSet:
     @property
     def location(self) -> str:
         """The folder as an absolute path, or its URL."""
-        return str(self.folder.path.resolve()) if isinstance(self.folder, LocalFolder) else self.folder.url
+        return readable(str(self.folder.path.resolve())) if isinstance(self.folder, LocalFolder) else self.folder.url
 
     def split(self, name: str, *, verify: Verify = "first-epoch") -> Split:
         """The samples of split `name`.

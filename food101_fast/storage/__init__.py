@@ -3,7 +3,9 @@
 A file appears whole under its name or not at all. On a disk it is written under a temporary name, flushed and renamed;
 a bucket shows an object only when its upload is complete.
 
-- folder.py: the protocol `Folder`; local.py and remote.py implement it; location.py opens one by its path or URL.
+- folder.py: the protocol `Folder`; local.py, remote.py and zipped.py implement it; location.py opens one by its path
+  or URL.
+- names.py: file names that are not UTF-8.
 - locks.py: locks between processes, with and without help of the operating system.
 - atomic.py: one file on a disk, and the error when it can't be written.
 """
@@ -12,6 +14,7 @@ from food101_fast.storage.atomic import TEMPORARY_SUFFIX, write_atomically, writ
 from food101_fast.storage.folder import Content, Folder
 from food101_fast.storage.local import LocalFolder
 from food101_fast.storage.location import open_folder
+from food101_fast.storage.names import exact, readable
 from food101_fast.storage.remote import RemoteFolder
 
 __all__ = [
@@ -20,7 +23,9 @@ __all__ = [
     "Folder",
     "LocalFolder",
     "RemoteFolder",
+    "exact",
     "open_folder",
+    "readable",
     "write_atomically",
     "writing",
 ]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from glob import has_magic
 from typing import Any, TypeVar
 
 import orjson
@@ -58,9 +59,10 @@ class RemoteFolder:
         self._process = os.getpid()
         try:
             self._own_fs, self._root = fsspec.core.url_to_fs(self.url)
-        except (ValueError, ImportError) as error:
+        except Exception as error:  # each protocol raises errors of its own
             raise UserError(
-                f"{self.url} can't be opened ({error}); install what its protocol needs or correct it"
+                f"{self.url} can't be opened ({error or type(error).__name__}); install what its protocol needs or "
+                "correct it"
             ) from error
 
     @property
@@ -138,13 +140,17 @@ class RemoteFolder:
     def remove(self, names: Iterable[str]) -> None:
         """Remove files that exist."""
         paths = [self._path(name) for name in names]
+        # fsspec would take these for patterns, match other files or none, and remove those.
+        literal = [path for path in paths if has_magic(path)]
+        plain = [path for path in paths if not has_magic(path)]
         try:
-            if paths:
-                self._ask(self._fs.rm, paths)
+            if plain:
+                self._ask(self._fs.rm, plain)
         except FileNotFoundError:  # some services then remove none of them
-            for path in paths:
-                with suppress(FileNotFoundError):
-                    self._ask(self._fs.rm, path)
+            literal = paths
+        for path in literal:
+            with suppress(FileNotFoundError):
+                self._ask(self._fs.rm_file, path)
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:

@@ -157,7 +157,7 @@ def test_a_service_that_raises_its_own_errors_is_named(
     def refuse(*_: object) -> None:
         raise NoCredentialsError("no credentials")
 
-    monkeypatch.setattr("fsspec.open", refuse)
+    monkeypatch.setattr("fsspec.core.url_to_fs", refuse)
     (tmp_path / "a.jpg").write_bytes(encoded(picture(1, 60, 50)))
     (tmp_path / "empty").mkdir()
     images = ("s3://bucket/x.jpg", str(tmp_path / "a.jpg"), str(tmp_path / "empty"))
