@@ -27,7 +27,7 @@ from food101_fast.prepare.plan import Contents, Plan, fingerprint_of, hash_files
 from food101_fast.prepare.selection import listed
 from food101_fast.prepare.settings import PrepareSettings
 from food101_fast.prepare.sources import Source
-from food101_fast.shards.layout import NOTES_NAME, REJECTS_NAME, SPLITS, base_keys
+from food101_fast.shards.layout import NOTES_NAME, REJECTS_NAME, SPLITS, base_keys, unique_key
 from food101_fast.shards.manifest import Earlier, Manifest, SplitEntry
 from food101_fast.shards.rejects import NotedImage, Reject
 from food101_fast.storage import Folder, LocalFolder
@@ -185,15 +185,9 @@ def _without_number(key: str, bases: Mapping[str, object]) -> str:
 def _new_keys(bases: Mapping[int, str], key_of: Mapping[int, str], stored: Stored, count: int) -> list[str]:
     """A key for each file of the source, which for new files is none of those in the folder."""
     keys = [f"{position}" for position in range(count)]  # of files that are not used
-    taken = set(stored.split_of) | {reject.key for reject in stored.rejects}
+    taken = {key.lower() for key in (*stored.split_of, *(reject.key for reject in stored.rejects))}
     for position, base in bases.items():
-        key = key_of.get(position)
-        if key is None:
-            key = base
-            while key in taken:
-                key = f"{key}-{position}"
-            taken.add(key)
-        keys[position] = key
+        keys[position] = key_of[position] if position in key_of else unique_key(base, position, taken)
     return keys
 
 

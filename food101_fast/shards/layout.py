@@ -34,6 +34,7 @@ INDEX_DTYPE = np.dtype([("offset", "<u8"), ("length", "<u8"), ("label", "<i8"), 
 # A USTAR name has at most 100 bytes. For longer ones tar adds headers, and rows would not have one stride.
 _CLASS_CHARACTERS = 40
 _SAMPLE_CHARACTERS = 44
+_KEY_CHARACTERS = 96  # and a suffix such as .npy
 
 _SPLIT_WORDS = {
     **dict.fromkeys(("train", "training", "trn", "trainset"), "train"),
@@ -90,25 +91,28 @@ def sample_keys(classes: tuple[str, ...], labels: NDArray[np.int64], names: list
         names: N names of the samples in their source, not necessarily unique.
 
     Returns:
-        N keys. Where two would be equal, the later one ends in its position in the source.
+        N keys. Where two would be equal, the later one ends in its position in the source. Keys that differ in case
+        only count as equal, since tars are also unpacked on disks that do not tell them apart.
     """
-    keys: list[str] = []
     taken: set[str] = set()
-    for position, key in enumerate(base_keys(classes, labels, names)):
-        while key in taken:
-            key = f"{key}-{position}"
-        taken.add(key)
-        keys.append(key)
-    return keys
+    return [unique_key(key, position, taken) for position, key in enumerate(base_keys(classes, labels, names))]
 
 
 def base_keys(classes: tuple[str, ...], labels: NDArray[np.int64], names: list[str]) -> list[str]:
     """The keys of `sample_keys` before equal ones are told apart."""
-    folders: list[str] = []
-    for position, name in enumerate(classes):
-        folder = _slug(name, _CLASS_CHARACTERS)
-        folders.append(folder if folder not in folders else f"{folder}-{position}")
+    taken: set[str] = set()
+    slugs = (_slug(name, _CLASS_CHARACTERS) for name in classes)
+    folders = [unique_key(folder, position, taken) for position, folder in enumerate(slugs)]
     return [
         f"{folders[label]}/{_slug(name, _SAMPLE_CHARACTERS)}"
         for label, name in zip(labels.tolist(), names, strict=True)
     ]
+
+
+def unique_key(key: str, position: int, taken: set[str]) -> str:
+    """The key, or the key with its position at the end if it is `taken`, to which it is added in lower case."""
+    base, end = key, ""
+    while (key := base[: _KEY_CHARACTERS - len(end)] + end).lower() in taken:
+        end += f"-{position}"
+    taken.add(key.lower())
+    return key

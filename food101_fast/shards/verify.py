@@ -117,9 +117,9 @@ def _sample_problems(content: bytes, index: NDArray[np.void], manifest: Manifest
             yield f"sample {number} at byte {at:,}: its tar header is damaged ({error})"
             return
         where = f"sample {number} ({key}) at byte {start:,}"
-        if name != f"{key}.{suffix}" or key <= last:
+        if name != f"{key}.{suffix}" or f"{key}." <= last:  # the order of the members' names
             yield f"{where}: the member is called {name!r}, out of the order of the keys"
-        last = key
+        last = f"{key}."
         if written != str(label).encode():
             yield f"{where}: its .cls says {written!r} and the index says {label}"
         if not 0 <= label < len(manifest.classes):

@@ -22,7 +22,8 @@ def test_keys_are_unique_short_and_plain(classes: list[str], data: st.DataObject
         assert re.fullmatch(r"[A-Za-z0-9_-]+/[A-Za-z0-9_-]+", key)
         assert len(key + ".npy") <= 100
     folder_of = {label: key.partition("/")[0] for key, label in zip(keys, labels.tolist(), strict=True)}
-    assert len(set(folder_of.values())) == len(folder_of)
+    assert len({folder.lower() for folder in folder_of.values()}) == len(folder_of)
+    assert len({key.lower() for key in keys}) == len(samples)
     assert all(key.startswith(folder_of[label] + "/") for key, label in zip(keys, labels.tolist(), strict=True))
 
 
