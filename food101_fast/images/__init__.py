@@ -7,10 +7,12 @@ JPEG is decoded by simplejpeg in strict mode, which reports damaged pixel data t
 scale that is not below the stored size. Pillow decodes everything else.
 
 - rules.py: which files are accepted; clean.py: `clean`, which all others call.
-- jpeg.py and pillow.py decode; orientation.py has the EXIF orientation.
+- jpeg.py and pillow.py decode; plugins.py finds Pillow's plugins for HEIC and JPEG XL.
+- orientation.py has the EXIF orientation; kinds.py names files that are not decoded.
 """
 
-from food101_fast.images.clean import Scratch, clean
+from food101_fast.images.clean import Scratch, clean, clean_array, clean_picture
+from food101_fast.images.plugins import plugin_versions
 from food101_fast.images.rules import (
     MAX_PIXELS,
     REASONS,
@@ -37,4 +39,7 @@ __all__ = [
     "Rules",
     "Scratch",
     "clean",
+    "clean_array",
+    "clean_picture",
+    "plugin_versions",
 ]

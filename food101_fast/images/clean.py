@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from io import BytesIO
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import simplejpeg
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from food101_fast.images.jpeg import decode_jpeg, essence
-from food101_fast.images.pillow import decode_with_pillow, salvage
+from food101_fast.images.pillow import decode_with_pillow, rgb_of, salvage
 from food101_fast.images.rules import Cleaned, Note, RejectedError, Rules, check_size
 
 _NPY = b"\x93NUMPY"
@@ -46,6 +46,8 @@ def clean(data: bytes, rules: Rules, scratch: Scratch | None = None) -> Cleaned:
     """
     if not data:
         raise RejectedError("empty", "the file has no bytes")
+    if data.startswith(_NPY):
+        return clean_array(_read_npy(data), rules)
     try:
         picture, note = _decode(data, rules, scratch or Scratch())
     except RejectedError as error:
@@ -69,23 +71,43 @@ def _decode(data: bytes, rules: Rules, scratch: Scratch) -> tuple[Image.Image | 
             check_size(width, height, rules)
             kind: Literal["RGB", "CMYK"] = "CMYK" if colorspace in ("CMYK", "YCCK") else "RGB"
             return decode_jpeg(data, rules, kind, scratch.take(height * width * len(kind)))
-    if data.startswith(_NPY):
-        return _decode_npy(data, rules), None
     return decode_with_pillow(data, rules)
 
 
-def _decode_npy(data: bytes, rules: Rules) -> NDArray[np.uint8]:
-    """A picture that was saved as a NumPy array."""
-    try:
-        pixels = np.load(BytesIO(data), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise RejectedError("truncated" if "reshape" in str(error) else "damaged-pixels", str(error)) from error
+def clean_picture(picture: Image.Image, rules: Rules) -> Cleaned:
+    """Turn a picture of Pillow, of any mode, upright, check and resize it, as `clean` does with its file.
+
+    Raises:
+        RejectedError: it can't be decoded, has too many pixels or too few, or its mode has no known range of values.
+    """
+    rgb, note = rgb_of(picture, rules)
+    return Cleaned(_fitted(rgb, rules), note)
+
+
+def clean_array(pixels: NDArray[Any], rules: Rules) -> Cleaned:
+    """Check and resize pixels, as `clean` does with a file in which NumPy saved them.
+
+    Args:
+        pixels: uint8 (H, W, 3), RGB, or (H, W), grey.
+        rules: how they are stored.
+
+    Raises:
+        RejectedError: another dtype or shape, too many pixels or too few.
+    """
     if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
         raise RejectedError("unsupported", f"a {pixels.dtype} array of shape {pixels.shape}, not uint8 (H, W, 3)")
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[:, :, None], 3, axis=2)
     check_size(pixels.shape[1], pixels.shape[0], rules)
-    return np.ascontiguousarray(pixels)
+    return Cleaned(_fitted(np.ascontiguousarray(pixels), rules), None)
+
+
+def _read_npy(data: bytes) -> NDArray[Any]:
+    """A picture that was saved as a NumPy array."""
+    try:
+        return np.asarray(np.load(BytesIO(data), allow_pickle=False))
+    except (ValueError, EOFError, OSError) as error:
+        raise RejectedError("truncated" if "reshape" in str(error) else "damaged-pixels", str(error)) from error
 
 
 def _fitted(picture: Image.Image | NDArray[np.uint8], rules: Rules) -> NDArray[np.uint8]:

@@ -16,8 +16,8 @@ Reason = Literal[
 NoteKind = Literal["stray-bytes", "bad-metadata", "first-frame", "truncated", "damaged-pixels"]
 REASONS: tuple[str, ...] = get_args(Reason)
 
-# Pillow's own limit against decompression bombs (Image.MAX_IMAGE_PIXELS): a quarter of a GiB as RGB.
 MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
+"""Pillow's own limit against decompression bombs (Image.MAX_IMAGE_PIXELS): a quarter of a GiB as RGB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,8 @@ class Rules:
     """`strict` drops images that would have a note; `tolerant` keeps damaged pixels, with a note."""
     min_side: int = 1
     """Images whose shorter side has fewer pixels are dropped."""
+    max_pixels: int = MAX_PIXELS
+    """Images with more pixels (height x width) are dropped: a small file can be a picture that fills the memory."""
     in_threads: bool = False
     """Do not change Python's warning filters, which threads share: for images that were accepted before."""
 
@@ -69,7 +71,7 @@ class RejectedError(Exception):
 
 def check_size(width: int, height: int, rules: Rules) -> None:
     """Raise RejectedError if a picture has too many pixels, or a side with too few."""
-    if height * width > MAX_PIXELS:
-        raise RejectedError("too-large", f"{width} x {height} pixels")
+    if height * width > rules.max_pixels:
+        raise RejectedError("too-large", f"{width} x {height} pixels, more than {rules.max_pixels:,} (--max-pixels)")
     if min(width, height) < rules.min_side:
         raise RejectedError("too-small", f"{width} x {height} pixels")

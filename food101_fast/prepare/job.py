@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from food101_fast.errors import UserError
+from food101_fast.images import plugin_versions
 from food101_fast.prepare import append, unfinished
 from food101_fast.prepare.executors import Executor, InProcess, LocalPool, RayCluster
 from food101_fast.prepare.plan import Plan, plan
@@ -242,7 +243,8 @@ def _is_done(task: ShardTask, done: Mapping[str, ShardResult]) -> bool:
 
 
 def _decoders() -> str:
-    return ", ".join(f"{name} {version(name)}" for name in ("pillow", "simplejpeg"))
+    versions = {name: version(name) for name in ("pillow", "simplejpeg")} | plugin_versions()
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
 def _executor(settings: PrepareSettings, folder: Folder, source: Source) -> Executor:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le, Lt
 
 from food101_fast.errors import UserError
-from food101_fast.images import Check, Fit, Rules
+from food101_fast.images import MAX_PIXELS, Check, Fit, Rules
 from food101_fast.limits import check_limits
 from food101_fast.prepare.sources import SourceOptions
 from food101_fast.prepare.split import check_fractions
@@ -78,6 +78,8 @@ class PrepareSettings:
     """Also keep images with damaged pixels, as far as they can be decoded."""
     min_side: Annotated[int, Ge(1)] = 8
     """Drop images whose shorter side has fewer pixels."""
+    max_pixels: Annotated[int, Ge(1)] = MAX_PIXELS
+    """Drop images with more pixels (height x width); decoding one takes up to 4 bytes for each of its pixels."""
     duplicates: Duplicates = "drop"
     """Identical files: drop keeps the first, or none if their labels differ; keep keeps all, and reads the source once
     instead of twice."""
@@ -117,7 +119,7 @@ class PrepareSettings:
     def rules(self) -> Rules:
         """Which files are accepted, and how they are stored."""
         check: Check = "strict" if self.strict else "tolerant" if self.tolerant else "default"
-        return Rules(size=self.size, fit=self.fit, check=check, min_side=self.min_side)
+        return Rules(size=self.size, fit=self.fit, check=check, min_side=self.min_side, max_pixels=self.max_pixels)
 
     @property
     def source_options(self) -> SourceOptions:
@@ -141,6 +143,7 @@ class PrepareSettings:
             fit=self.fit,
             check=self.rules.check,
             min_side=self.min_side,
+            max_pixels=self.max_pixels,
             duplicates=self.duplicates,
             samples_per_shard=self.samples_per_shard,
             limit=self.limit,

@@ -264,6 +264,7 @@ def _manifest(patterns: Sequence[str], rules: Rules, tars: Sequence[_IndexedTar]
         fit=rules.fit,
         check=rules.check,
         min_side=rules.min_side,
+        max_pixels=rules.max_pixels,
         duplicates="keep",
         samples_per_shard=max(tar.entry.samples for tar in tars),
         limit=None,

@@ -12,7 +12,7 @@ import xxhash
 
 from food101_fast.documents import parse
 from food101_fast.errors import UserError
-from food101_fast.images import Check, Fit
+from food101_fast.images import MAX_PIXELS, Check, Fit
 from food101_fast.resources import machine_advice
 from food101_fast.shards.layout import FORMAT_VERSION, MANIFEST_NAME, SPLITS
 from food101_fast.storage import Folder
@@ -76,6 +76,8 @@ class StoredSettings:
     """Which images were dropped."""
     min_side: int
     """Images whose shorter side has fewer pixels were dropped."""
+    max_pixels: int = MAX_PIXELS
+    """Images with more pixels were dropped."""
     duplicates: Duplicates
     """What became of identical files."""
     samples_per_shard: int
@@ -147,7 +149,8 @@ class Manifest(StoredSettings):
         return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
 
     def _document(self) -> dict[str, Any]:
-        # `classes` has its position in the file from here, and its value again from the fields.
+        # `classes` has its position in the file from here, and its value again from the fields. A field with a default
+        # is younger than the format: without it while it has this value, the manifests of earlier versions stay equal.
         defaults = {field.name: _default(field) for field in fields(self)}
         values = {name: value for name, value in asdict(self).items() if value != defaults[name]}
         return {"format": _FORMAT, "version": FORMAT_VERSION, "classes": self.classes, **values}

@@ -83,6 +83,7 @@ class Split:
             size=manifest.image_size,
             fit=manifest.fit,
             check=manifest.check,
+            max_pixels=manifest.max_pixels,
             in_threads=True,
         )
         self._length = int(self.shard_samples.sum())
