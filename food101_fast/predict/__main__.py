@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ from annotated_types import Ge
 from food101_fast.cli import exit_with, parse
 from food101_fast.compute.device import Device
 from food101_fast.errors import UserError
-from food101_fast.images import RejectedError
+from food101_fast.images import MAX_PIXELS, RejectedError
 from food101_fast.limits import check_limits
 from food101_fast.predict.classifier import Classifier
 from food101_fast.storage import readable
@@ -46,6 +47,8 @@ class PredictSettings:
     """Device to compute on; auto is CUDA if available."""
     batch_size: Annotated[int, Ge(1)] = 64
     """Images in each batch."""
+    max_pixels: Annotated[int, Ge(1)] = MAX_PIXELS
+    """Refuse images with more pixels (height x width)."""
 
     def __post_init__(self) -> None:
         if not self.images:
@@ -57,6 +60,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(PredictSettings, "predict", argv)
     classifier = Classifier.load(settings.run, checkpoint=settings.checkpoint, device=settings.device)
+    classifier.rules = replace(classifier.rules, max_pixels=settings.max_pixels)
     names = list(_named(settings.images))
     label_width = min(max(map(len, classifier.classes)), 24)
     width = min(max((len(name) for name in names), default=0), 60)
@@ -69,16 +73,17 @@ def main(argv: Sequence[str]) -> None:
                 whole.append(name)
             except RejectedError as error:
                 bad += 1
-                print(f"{name}: {error.reason}: {error.detail}", file=sys.stderr)
+                print(f"{_printable(name)}: {error.reason}: {error.detail}", file=sys.stderr)
             except Exception as error:  # each protocol of fsspec raises its own errors
                 if "://" not in name and not isinstance(error, OSError | ValueError):
                     raise
                 bad += 1
-                print(f"{name}: can't be read: {_why(error, name)}", file=sys.stderr)
+                print(f"{_printable(name)}: can't be read: {_why(error, name)}", file=sys.stderr)
         if not whole:
             continue
         top = classifier.top(classifier.probabilities(np.stack(pixels)), settings.top_k)
         for name, classes in zip(whole, top, strict=True):
+            name = _printable(name)
             print(_as_json(name, classes) if settings.json else _as_line(name, classes, width, label_width))
     if bad:
         print(f"{bad} of {len(names)} could not be predicted", file=sys.stderr)
@@ -95,6 +100,11 @@ def _named(arguments: Sequence[str]) -> Iterator[str]:
         below = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
         files = [str(folder / path) for path in below if not any(part.startswith(".") for part in path.parts)]
         yield from files or [argument]  # an empty folder is reported as unreadable
+
+
+def _printable(name: str) -> str:
+    """A file's name as text, with bytes that are not UTF-8 in hexadecimal."""
+    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _why(error: Exception, name: str) -> str:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from io import BytesIO
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from food101_fast.compute.device import Device, choose_device
 from food101_fast.compute.precision import Precision, inference_precision
-from food101_fast.images import Rules, clean
+from food101_fast.images import Rules
+from food101_fast.predict.given import Picture, cleaned, is_picture
 from food101_fast.runs.run import Run, load_model, read_run
 from food101_fast.transforms import EvalSpec
-
-Picture = bytes | str | Path | Image.Image
 
 
 class Classifier:
@@ -45,7 +42,7 @@ class Classifier:
     ) -> None:
         self.model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.classes = classes
-        self._rules = rules
+        self.rules = rules
         self._preset = spec.preset().to(device)
         self._device = device
         self._precision = precision
@@ -82,20 +79,20 @@ class Classifier:
     def pixels(self, picture: Picture) -> NDArray[np.uint8]:
         """A picture as it would be in the shards: uint8 (size, size, 3), RGB, upright.
 
+        A Pillow picture of any mode gives what its file gives, and is turned upright by its EXIF orientation. A JPEG
+        picture that was not changed is read again from its file: large JPEG files are decoded at a reduced size, which
+        gives slightly other pixels than Pillow's decoding.
+
         Args:
-            picture: a file's bytes, a path, or a Pillow image, which is not rotated.
+            picture: a path, a file's bytes (also as bytearray or memoryview), a file that is open for reading bytes, a
+                Pillow picture, or a NumPy array uint8 (H, W, 3) in RGB.
 
         Raises:
             RejectedError: it is not a whole image.
             OSError: the file can't be read.
+            UserError: it is something else.
         """
-        if isinstance(picture, str | Path):
-            picture = Path(picture).read_bytes()
-        elif isinstance(picture, Image.Image):
-            stream = BytesIO()
-            picture.save(stream, "PNG", compress_level=0)  # uncompressed, since it is read right away
-            picture = stream.getvalue()
-        return clean(picture, self._rules).pixels.copy()
+        return cleaned(picture, self.rules).pixels.copy()
 
     def probabilities(self, pixels: NDArray[np.uint8] | Tensor) -> Tensor:
         """Probabilities of images from `pixels`.
@@ -111,15 +108,21 @@ class Classifier:
             logits = self.model(self._preset(images))
         return cast(Tensor, logits).float().softmax(dim=1).cpu()
 
-    def __call__(self, images: Picture | Sequence[Picture]) -> Tensor:
+    def __call__(self, images: Picture | Iterable[Picture]) -> Tensor:
         """Probabilities of one picture or several: float32 (N, classes) on the CPU, in the order of `classes`.
+
+        Args:
+            images: what `pixels` takes, or a list of such.
 
         Raises:
             RejectedError: one is not a whole image.
             OSError: a file can't be read.
+            UserError: one is not a picture.
         """
-        pictures = [images] if isinstance(images, Picture) else images
-        return self.probabilities(np.stack([self.pixels(picture) for picture in pictures]))
+        several = isinstance(images, Iterable) and not is_picture(images) and not isinstance(images, Mapping | Tensor)
+        pictures = cast(Iterable[Picture], images) if several else [cast(Picture, images)]
+        pixels = [self.pixels(picture) for picture in pictures]
+        return self.probabilities(np.stack(pixels)) if pixels else torch.empty(0, len(self.classes))
 
     def top(self, probabilities: Tensor, k: int) -> list[list[tuple[str, float]]]:
         """The `k` most probable classes of each row, and their probabilities; of equal ones the lower label first."""
