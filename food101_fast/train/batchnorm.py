@@ -1,4 +1,4 @@
-"""BatchNorm buffers of all layers in one tensor, so that one kernel handles them all."""
+"""BatchNorm: batches that are too small for it, and the buffers of all its layers in one tensor, for one kernel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,33 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from food101_fast.errors import UserError
+from food101_fast.runs.recipe import Recipe
+
 _COUNTER = "num_batches_tracked"
+
+
+def refuse_single_images(model: nn.Module, recipe: Recipe, world_size: int) -> None:
+    """Refuse batches in which a BatchNorm layer would see one image: it would have no variance to normalize with.
+
+    Args:
+        model: not yet converted to SyncBatchNorm.
+        recipe: with the batch size.
+        world_size: number of ranks.
+
+    Raises:
+        UserError: a forward pass in training has one image, and the model has BatchNorm layers.
+    """
+    images = recipe.chunk_size(world_size) * (world_size if recipe.sync_batchnorm else 1)
+    if images > 1 or not any(isinstance(layer, _BatchNorm) for layer in model.modules()):
+        return
+    divisors = {f"{world_size} ranks": world_size, f"--accumulate {recipe.accumulate}": recipe.accumulate}
+    divided = " and ".join(name for name, divisor in divisors.items() if divisor > 1)
+    raise UserError(
+        f"--batch-size {recipe.batch_size}, divided by {divided}, gives the BatchNorm layers of {recipe.model} one "
+        f"image at a time, and they need several; use --batch-size {2 * world_size * recipe.accumulate} or more"
+        + (" or a smaller --accumulate" if recipe.accumulate > 1 else "")
+    )
 
 
 def flattened(buffers: Sequence[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:

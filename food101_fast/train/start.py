@@ -15,6 +15,7 @@ from food101_fast.models import check_sizes, load_weights
 from food101_fast.runs.checkpoint import Weights, load_checkpoint, load_training_weights
 from food101_fast.runs.run import Run, check_resumable, locked_run, new_run, read_run, write_run
 from food101_fast.shards import ShardSet
+from food101_fast.train.batchnorm import refuse_single_images
 from food101_fast.train.compile_control import CompileControl
 from food101_fast.train.compiling import AutoCompile, chosen_at_once
 from food101_fast.train.context import Hooks, TrainContext
@@ -146,9 +147,12 @@ def _run_and_model(
     """
     recipe, is_main = context.recipe, context.world.is_main
     if stored is not None:
-        return stored.run if is_main else None, hooks.build_model(recipe.model, "none", context.classes)
+        model = hooks.build_model(recipe.model, "none", context.classes)
+        refuse_single_images(model, recipe, context.world.size)
+        return stored.run if is_main else None, model
     # The weights of the other ranks do not matter: the main rank sends them its own.
     model = hooks.build_model(recipe.model, recipe.weights if is_main else "none", context.classes)
+    refuse_single_images(model, recipe, context.world.size)
     run = new_run(folder, recipe, shards, context.device, context.world.size) if is_main else None
     check_sizes(recipe.model, model, {recipe.image_size, recipe.start_size or recipe.image_size})
     return run, model
