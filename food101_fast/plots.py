@@ -9,14 +9,20 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 from numpy.typing import NDArray
+
+from food101_fast.fonts import drawable, families_for, short
 
 Curves = Mapping[str, Sequence[float]]
 
 _DPI = 120
 _MANY_CLASSES = 20  # above this, labels get smaller and the cells of a matrix have no numbers
+MOST_NAMED = 160
+"""Above this number of classes pictures no longer grow, and have no names of classes."""
+_LARGEST = 14.0  # inches, of a picture without names: more than a pixel for each of 1,000 cells
 # Of the palette for all kinds of color vision by Okabe and Ito (https://jfly.uni-koeln.de/color/).
 _COLORS = ("#0072b2", "#e69f00", "#009e73")
 
@@ -32,6 +38,14 @@ def _label(name: str) -> str:
     return name.replace("_", " ")
 
 
+def _names(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names as matplotlib draws them, cut to a readable length, and the font families to draw them with."""
+    cut = [short(_label(name)) for name in names]
+    families = families_for(cut)
+    # A pair of dollars would be a formula.
+    return [drawable(name, families).replace("$", r"\$") for name in cut], families
+
+
 def _axes(figure: Figure, **grid: Any) -> Any:
     axes = figure.subplots(**grid)
     for ax in np.ravel(axes):
@@ -40,7 +54,15 @@ def _axes(figure: Figure, **grid: Any) -> Any:
 
 
 def plot_confusion(shares: NDArray[np.float64], classes: Sequence[str]) -> Figure:
-    """Heat map of a confusion matrix (classes, classes) whose rows add up to 1."""
+    """Heat map of a confusion matrix whose rows add up to 1.
+
+    Args:
+        shares: (classes, classes); with more than `MOST_NAMED` classes also (groups, groups) of as many neighboring
+            classes each.
+        classes: their names.
+    """
+    if len(classes) > MOST_NAMED:
+        return _plot_large_confusion(shares, len(classes))
     import seaborn  # here and below, since prepare draws without it and need not import it
 
     few = len(classes) <= _MANY_CLASSES
@@ -63,11 +85,25 @@ def plot_confusion(shares: NDArray[np.float64], classes: Sequence[str]) -> Figur
         cbar_kws={"label": "share of the true class", "shrink": 0.8},
     )
     # Set through seaborn, a hundred labels take ten seconds: it renders each to look for overlaps.
-    names = [_label(name) for name in classes]
-    size = 9 if few else 7
-    axes.set_xticks(np.arange(len(names)) + 0.5, names, rotation=90, fontsize=size)
-    axes.set_yticks(np.arange(len(names)) + 0.5, names, rotation=0, fontsize=size)
+    names, families = _names(classes)
+    style: dict[str, Any] = {"fontsize": 9 if few else 7, "family": families}
+    axes.set_xticks(np.arange(len(names)) + 0.5, names, rotation=90, **style)
+    axes.set_yticks(np.arange(len(names)) + 0.5, names, rotation=0, **style)
     axes.set(xlabel="predicted class", ylabel="true class", title="Normalized confusion matrix")
+    return figure
+
+
+def _plot_large_confusion(shares: NDArray[np.float64], classes: int) -> Figure:
+    figure = Figure(figsize=(_LARGEST, _LARGEST), layout="constrained", dpi=_DPI)
+    axes = figure.subplots()
+    shades = ScalarMappable(cmap="Blues")
+    # As colors of 8 bits: drawn from shares, it would take 400 MB.
+    colors = shades.cmap(shares, bytes=True)
+    axes.imshow(colors, interpolation="nearest", extent=(0, classes, classes, 0))
+    figure.colorbar(shades, ax=axes, label="share of the true class", shrink=0.8)
+    group = -(-classes // len(shares))
+    title = "Normalized confusion matrix" + (f" of groups of {group} neighboring classes" if group > 1 else "")
+    axes.set(xlabel="number of the predicted class", ylabel="number of the true class", title=title)
     return figure
 
 
@@ -99,16 +135,24 @@ def plot_curves(epochs: Sequence[int], losses: Curves, accuracies: Curves) -> Fi
 
 def plot_class_counts(counts: Mapping[str, Sequence[int]], classes: Sequence[str]) -> Figure:
     """Number of images of each class, one panel per split."""
-    figure = Figure(
-        figsize=(3.6 * len(counts) + 1.5, max(2.5, 0.2 * len(classes) + 1.2)), layout="constrained", dpi=_DPI
-    )
+    named = len(classes) <= MOST_NAMED
+    height = max(2.5, 0.2 * len(classes) + 1.2) if named else _LARGEST * 0.7
+    figure = Figure(figsize=(3.6 * len(counts) + 1.5, height), layout="constrained", dpi=_DPI)
     axes: list[Axes] = list(np.ravel(_axes(figure, ncols=len(counts), sharey=True)))
     for ax, color, (split, of_class) in zip(axes, _COLORS, counts.items(), strict=False):
-        ax.barh([_label(name) for name in classes], of_class, color=color)
-        ax.set(title=f"{split}: {sum(of_class):,} images", xlabel="images")
-        ax.tick_params(axis="y", labelsize=9 if len(classes) <= _MANY_CLASSES else 7)
+        if named:
+            ax.barh(np.arange(len(classes)), of_class, color=color)
+        else:
+            ax.stairs(of_class, np.arange(len(classes) + 1) - 0.5, orientation="horizontal", fill=True, color=color)
+        ax.set(title=f"{split}: {sum(of_class):,} images", xlabel="images", xlim=(0, None))
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         ax.margins(y=0.01)
+    if named:
+        names, families = _names(classes)
+        size = 9 if len(classes) <= _MANY_CLASSES else 7
+        axes[0].set_yticks(np.arange(len(classes)), names, fontsize=size, family=families)
+    else:
+        axes[0].set_ylabel("number of the class")
     axes[0].invert_yaxis()
     return figure
 

@@ -14,11 +14,14 @@ from food101_fast.compute.device import Device
 from food101_fast.errors import UserError
 from food101_fast.evaluate.job import Evaluation, check_same_shards, evaluate, evaluate_ensemble
 from food101_fast.evaluate.views import Tta
+from food101_fast.fonts import columns, short
 from food101_fast.limits import check_limits
 from food101_fast.report import write_report
 from food101_fast.runs.metrics import EnsembleMetrics, SplitMetrics
 
 _PAIRS_SHOWN = 5
+_MOST_LISTED = 300  # classes; of more only some are listed
+_WORST_LISTED = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,7 @@ def _show(title: str, result: Evaluation[SplitMetrics] | Evaluation[EnsembleMetr
 
 
 def format_table(metrics: SplitMetrics | EnsembleMetrics) -> str:
-    """The metrics as a table for the terminal: the whole split, then each class."""
+    """The metrics as a table for the terminal: the whole split, then each class, or of many the worst ones."""
     low, high = metrics.top1_interval
     tta = metrics.tta if isinstance(metrics, SplitMetrics) else "none"
     lines = [
@@ -84,14 +87,22 @@ def format_table(metrics: SplitMetrics | EnsembleMetrics) -> str:
         f"macro F1 {metrics.macro_f1:.4f}",
         f"  cross-entropy {metrics.loss:.4f}, expected calibration error {metrics.calibration.ece:.4f}",
     ]
-    width = max(len(name) for name in [*metrics.per_class, "class"])
+    listed = list(metrics.per_class.items())
+    if len(listed) > _MOST_LISTED:
+        listed = sorted(listed, key=lambda entry: 2.0 if entry[1].f1 is None else entry[1].f1)[:_WORST_LISTED]
+        lines.append(
+            f"the {_WORST_LISTED} classes with the lowest F1 of {len(metrics.per_class):,}; all are in the metrics file"
+        )
+    width = max(columns(short(name)) for name in [*dict(listed), "class"])
     lines.append(f"{'class':<{width}}  {'images':>7}  {'precision':>9}  {'recall':>7}  {'F1':>7}")
-    for name, entry in metrics.per_class.items():
+    for name, entry in listed:
         cells = ("-" if value is None else f"{value:.4f}" for value in (entry.precision, entry.recall, entry.f1))
         precision, recall, f1 = cells
-        lines.append(f"{name:<{width}}  {entry.support:>7,}  {precision:>9}  {recall:>7}  {f1:>7}")
+        cut = short(name)
+        padded = cut + " " * (width - columns(cut))
+        lines.append(f"{padded}  {entry.support:>7,}  {precision:>9}  {recall:>7}  {f1:>7}")
     lines += [
-        f"{pair.true} taken for {pair.predicted}: {pair.count:,} ({pair.share:.0%} of its images)"
+        f"{short(pair.true)} taken for {short(pair.predicted)}: {pair.count:,} ({pair.share:.0%} of its images)"
         for pair in metrics.confused[:_PAIRS_SHOWN]
     ]
     return "\n".join(lines)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
@@ -15,7 +17,7 @@ from food101_fast.compute.device import Device, choose_device
 from food101_fast.compute.logits import predict
 from food101_fast.compute.precision import inference_precision
 from food101_fast.errors import UserError
-from food101_fast.evaluate.metrics import compute_metrics, confusion, normalized
+from food101_fast.evaluate.metrics import compute_metrics, confusion, confusion_cells, normalized
 from food101_fast.evaluate.views import Tta, averaged, views
 from food101_fast.loader import ShardLoader
 from food101_fast.plots import plot_class_counts, plot_confusion, plot_curves, png
@@ -33,6 +35,8 @@ from food101_fast.runs.results import EpochRow, read_metrics
 from food101_fast.runs.run import Run, load_model, read_run
 from food101_fast.shards import ShardSet
 from food101_fast.storage import write_atomically, writing
+
+_MOST_CELLS = 1000  # of a confusion matrix that is drawn, in each direction
 
 Metrics = TypeVar("Metrics", SplitMetrics, EnsembleMetrics)
 
@@ -82,10 +86,11 @@ def evaluate(
     metrics = write_evaluation(folder, split, scores, found, tta=tta, weights=weights_hash(folder, "best"))
     files = RunFolder(folder)
     counts = {name: entry.class_counts for name, entry in shard_set.manifest.splits.items()}
+    cells = confusion_cells(found.logits, found.labels)
+    group = -(-len(run.classes) // _MOST_CELLS)
+    shares = normalized(confusion(cells, len(run.classes), group))
     plots = {
-        files.confusion(split): png(
-            plot_confusion(normalized(confusion(found.logits, found.labels)), run.classes), tight=True
-        ),
+        files.confusion(split): png(plot_confusion(shares, run.classes), tight=True),
         files.curves: png(_curves(read_metrics(folder))),
         files.class_counts: png(plot_class_counts(counts, run.classes)),
     }
@@ -102,11 +107,18 @@ def _predictions(
     model = load_model(folder, run)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     of_views = []
+    samples = len(loader.split)
+    labels, ids = np.empty(samples, np.int64), np.empty(samples, np.int64)
     for preset in views(tta, run.eval_spec):
         batches = predict(model, loader, preset, inference_precision(run.recipe.amp, device))
         # The results stay on the device until the end, so that no batch waits for the one before it.
-        predicted = list(tqdm(batches, total=len(loader), desc=f"evaluate {split}", unit="batches"))
-        logits, labels, ids = (torch.cat(tensors).cpu().numpy() for tensors in zip(*predicted, strict=True))
+        predicted = deque(tqdm(batches, total=len(loader), desc=f"evaluate {split}", unit="batches"))
+        logits = np.empty((samples, len(run.classes)), np.float32)
+        first = 0
+        while predicted:  # each batch is let go of when it is copied
+            batch, of_batch, ids_of_batch = predicted.popleft()
+            rows = slice(first, first := first + len(batch))
+            logits[rows], labels[rows], ids[rows] = batch.cpu(), of_batch.cpu(), ids_of_batch.cpu()
         of_views.append(logits)
     return Predictions(ids, labels, averaged(of_views))
 

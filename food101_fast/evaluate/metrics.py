@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, softmax
 from scipy.stats import binom
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from sklearn.metrics import precision_recall_fscore_support
 
 from food101_fast.runs.metrics import Calibration, ClassMetrics, ConfusedPair, Scores
 
@@ -18,6 +19,25 @@ Labels = NDArray[np.int64]
 
 CALIBRATION_BINS = 15
 _PAIRS = 20
+_BLOCK = 2**20  # scores that are computed with at a time
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ConfusionCells:
+    """The cells of a confusion matrix that are not 0: a whole one of 10,000 classes would take 800 MB."""
+
+    true: NDArray[np.int64]
+    """(cells,) true classes, ascending."""
+    predicted: NDArray[np.int64]
+    """(cells,) what they were taken for, ascending for each true class."""
+    count: NDArray[np.int64]
+    """(cells,) samples."""
+
+
+def _blocks(logits: Logits) -> Iterator[slice]:
+    """Slices of rows, so that temporary arrays stay small."""
+    rows = max(1, _BLOCK // logits.shape[1])
+    return (slice(first, first + rows) for first in range(0, len(logits), rows))
 
 
 def ranks(logits: Logits, labels: Labels) -> NDArray[np.int64]:
@@ -30,20 +50,34 @@ def ranks(logits: Logits, labels: Labels) -> NDArray[np.int64]:
     Returns:
         int64 (N,), from 0 to classes - 1.
     """
-    own = logits[np.arange(labels.size), labels][:, None]
-    earlier = np.arange(logits.shape[1]) < labels[:, None]
-    better = (logits > own) | ((logits == own) & earlier)
-    return np.asarray(better.sum(axis=1), np.int64)
+    found = np.empty(labels.size, np.int64)
+    for rows in _blocks(logits):
+        block, of_rows = logits[rows], labels[rows]
+        own = block[np.arange(of_rows.size), of_rows][:, None]
+        earlier = np.arange(logits.shape[1]) < of_rows[:, None]
+        found[rows] = ((block > own) | ((block == own) & earlier)).sum(axis=1)
+    return found
 
 
-def confusion(logits: Logits, labels: Labels) -> NDArray[np.int64]:
-    """Counts of (true class, predicted class), int64 (classes, classes)."""
+def confusion_cells(logits: Logits, labels: Labels) -> ConfusionCells:
+    """How often which class was taken for which one."""
     classes = logits.shape[1]
-    with warnings.catch_warnings():
-        # With one class scikit-learn asks for the labels even where it was given them.
-        warnings.filterwarnings("ignore", "A single label was found", UserWarning)
-        counts = confusion_matrix(labels, logits.argmax(axis=1), labels=np.arange(classes))
-    return np.array(counts, np.int64)
+    codes, count = np.unique(labels * classes + logits.argmax(axis=1), return_counts=True)
+    return ConfusionCells(true=codes // classes, predicted=codes % classes, count=count.astype(np.int64))
+
+
+def confusion(cells: ConfusionCells, classes: int, group: int = 1) -> NDArray[np.int64]:
+    """Counts of (true class, predicted class), int64 (groups, groups).
+
+    Args:
+        cells: of the matrix.
+        classes: number of classes.
+        group: neighboring classes that are counted together.
+    """
+    groups = -(-classes // group)
+    counts = np.zeros((groups, groups), np.int64)
+    np.add.at(counts, (cells.true // group, cells.predicted // group), cells.count)
+    return counts
 
 
 def normalized(counts: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -53,13 +87,12 @@ def normalized(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return shares
 
 
-def confused_pairs(counts: NDArray[np.int64], most: int = _PAIRS) -> list[tuple[int, int, int]]:
+def confused_pairs(cells: ConfusionCells, most: int = _PAIRS) -> list[tuple[int, int, int]]:
     """The most frequent mistakes: (true class, predicted class, count), the most frequent first; ties by class."""
-    mistakes = counts - np.diag(np.diag(counts))
-    order = np.argsort(-mistakes, axis=None, kind="stable")[:most]
-    pairs = zip(*np.unravel_index(order, counts.shape), strict=True)
-    return [(int(true), int(predicted), int(mistakes[true, predicted])) for true, predicted in pairs
-            if mistakes[true, predicted]]  # fmt: skip
+    wrong = np.flatnonzero(cells.true != cells.predicted)
+    order = wrong[np.argsort(-cells.count[wrong], kind="stable")[:most]]
+    columns = (cells.true[order], cells.predicted[order], cells.count[order])
+    return [(true, predicted, count) for true, predicted, count in zip(*(c.tolist() for c in columns), strict=True)]
 
 
 def calibration(logits: Logits, labels: Labels, bins: int = CALIBRATION_BINS) -> Calibration:
@@ -73,7 +106,9 @@ def calibration(logits: Logits, labels: Labels, bins: int = CALIBRATION_BINS) ->
         labels: (N,).
         bins: how many.
     """
-    confidence = softmax(logits.astype(np.float64), axis=1).max(axis=1)
+    confidence = np.empty(labels.size)
+    for rows in _blocks(logits):
+        confidence[rows] = softmax(logits[rows].astype(np.float64), axis=1).max(axis=1)
     hits = logits.argmax(axis=1) == labels
     bin_index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     count = np.bincount(bin_index, minlength=bins)
@@ -109,9 +144,12 @@ def compute_metrics(logits: Logits, labels: Labels, classes: tuple[str, ...]) ->
         classes: class names.
     """
     rank = ranks(logits, labels)
-    counts = confusion(logits, labels)
+    support = np.bincount(labels, minlength=len(classes))
     top1 = float((rank < 1).mean())
-    log_likelihood = log_softmax(logits.astype(np.float64), axis=1)[np.arange(labels.size), labels]
+    log_likelihood = np.empty(labels.size)
+    for rows in _blocks(logits):
+        of_rows = log_softmax(logits[rows].astype(np.float64), axis=1)
+        log_likelihood[rows] = of_rows[np.arange(len(of_rows)), labels[rows]]
     per_class = _per_class(logits, labels, classes)
     f1s = [entry.f1 for entry in per_class.values() if entry.f1 is not None]
     return Scores(
@@ -127,9 +165,9 @@ def compute_metrics(logits: Logits, labels: Labels, classes: tuple[str, ...]) ->
                 true=classes[true],
                 predicted=classes[predicted],
                 count=count,
-                share=count / int(counts[true].sum()),
+                share=count / int(support[true]),
             )
-            for true, predicted, count in confused_pairs(counts)
+            for true, predicted, count in confused_pairs(confusion_cells(logits, labels))
         ),
         per_class=per_class,
     )

@@ -11,6 +11,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageDraw, ImageFont
 
+from food101_fast.fonts import families_for, runs
 from food101_fast.images import RejectedError, Rules, clean
 from food101_fast.plots import plot_class_counts, png
 from food101_fast.prepare.sources import Source
@@ -143,6 +144,19 @@ class _Sheet:
             self._text(left, top + _TILE + line * _LINE, caption, self._width - _MARGIN, color, self._font)
 
     def _text(self, left: int, top: int, text: str, width: int, color: str, font: Any) -> None:
-        while text and font.getlength(text) > width:
+        families = families_for([text])
+        pieces = _pieces(text, families, font)
+        while text and sum(of_piece.getlength(piece) for of_piece, piece in pieces) > width:
             text = text.removesuffix("…")[:-1] + "…" if len(text) > 1 else ""
-        self._draw.text((left, top), text, fill=color, font=font)
+            pieces = _pieces(text, families, font)
+        baseline = top + font.getmetrics()[0]
+        for of_piece, piece in pieces:
+            self._draw.text((left, baseline), piece, fill=color, font=of_piece, anchor="ls")
+            left += round(of_piece.getlength(piece))
+
+
+def _pieces(text: str, families: Sequence[str], font: Any) -> list[tuple[Any, str]]:
+    """A text as pieces of one font each; Pillow's own has only ASCII and a few signs."""
+    if all(" " <= char <= "~" or char == "…" for char in text):
+        return [(font, text)]
+    return [(ImageFont.truetype(path, font.size), piece) for path, piece in runs(text, families)]

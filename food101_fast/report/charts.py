@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from food101_fast.evaluate.metrics import CALIBRATION_BINS
+from food101_fast.fonts import short
 from food101_fast.runs.metrics import Calibration
 
 # Placeholders for colors of the style sheet: matplotlib draws with the key, the page shows the value.
@@ -54,7 +56,10 @@ def _style() -> Iterator[None]:
 
 def _as_svg(figure: Figure, label: str) -> Markup:
     stream = io.StringIO()
-    figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    with warnings.catch_warnings():
+        # The browser has other fonts than matplotlib, which only measures the text.
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :]
     for drawn, shown in _IN_PAGE.items():
@@ -68,6 +73,12 @@ def _as_svg(figure: Figure, label: str) -> Markup:
     svg = re.sub(r'^<svg (.*?)width="[^"]*" height="[^"]*"', lambda found: str(head) + found[1], svg, flags=re.DOTALL)
     svg = re.sub(r'height="[\d.]+pt" ?|width="[\d.]+pt" ?', "", svg)
     return Markup(svg)
+
+
+def _in_legend(name: str) -> str:
+    """A name without meaning for matplotlib: dollars are formulas, and what starts with _ is left out of a legend."""
+    shown = short(name).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def line_chart(
@@ -94,7 +105,7 @@ def line_chart(
                 linestyle=_DASHES[number % len(_DASHES)],
                 marker="o",
                 markersize=2.5,
-                label=name,
+                label=_in_legend(name),
             )
         axes.set(xlabel="epoch", ylabel=label, xlim=(0.5, len(epochs) + 0.5))
         axes.set_ylim(0, top)

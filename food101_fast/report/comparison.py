@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 
 from food101_fast.report.charts import line_chart
 from food101_fast.report.findings import Findings
-from food101_fast.report.run_page import waiting_axis_top
+from food101_fast.report.run_page import MOST_ROWS, fewest, waiting_axis_top
 from food101_fast.runs.metrics import SplitMetrics
 from food101_fast.runs.results import EpochRow, best_epoch, totals
 
@@ -85,7 +85,9 @@ class ComparisonPage:
     """Charts of the section "Training"."""
     differences: tuple[RecipeRow, ...]
     classes: tuple[ClassComparison, ...] | None
-    """None if a run was not evaluated or the classes differ."""
+    """In their order; with more than `MOST_ROWS`, those that differ most. None if a run was not evaluated or the
+    classes differ."""
+    most_rows: int = MOST_ROWS
 
 
 @dataclass(frozen=True)
@@ -217,4 +219,4 @@ def _classes(found: Sequence[Findings]) -> tuple[ClassComparison, ...] | None:
         f1 = tuple(table[name].f1 for table in tables)
         difference = None if f1[0] is None or f1[-1] is None else f1[-1] - f1[0]
         rows.append(ClassComparison(name=name, f1=f1, difference=difference))
-    return tuple(rows)
+    return fewest(rows, [-abs(row.difference or 0.0) for row in rows])

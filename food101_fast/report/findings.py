@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from food101_fast.errors import UserError
-from food101_fast.evaluate.metrics import confusion
+from food101_fast.evaluate.metrics import ConfusionCells, confusion_cells
 from food101_fast.runs.checkpoint import has_checkpoint
 from food101_fast.runs.evaluation import Predictions, read_ensemble, read_evaluation, read_predictions
 from food101_fast.runs.folder import RunFolder
@@ -30,9 +27,9 @@ class Evaluated:
     """Metrics of the average of this run and others; None if there is no average."""
 
     @cached_property
-    def counts(self) -> NDArray[np.int64]:
-        """(classes, classes), counts of (true class, predicted class)."""
-        return confusion(self.predictions.logits, self.predictions.labels)
+    def cells(self) -> ConfusionCells:
+        """How often which class was taken for which one."""
+        return confusion_cells(self.predictions.logits, self.predictions.labels)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

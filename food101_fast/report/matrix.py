@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from food101_fast.evaluate.metrics import normalized
+from food101_fast.evaluate.metrics import ConfusionCells, confusion, normalized
+from food101_fast.fonts import columns, short
 from food101_fast.report.pictures import data_url
 
 MOST_CLASSES = 300
@@ -61,23 +61,26 @@ class Matrix:
     totals: tuple[int, ...]
     """Samples of each true class."""
     names: tuple[str, ...]
+    """Of the classes, in full; labels are cut."""
 
 
-def matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Matrix | None:
+def matrix(cells: ConfusionCells, classes: Sequence[str]) -> Matrix | None:
     """A confusion matrix to draw; None if there are too many classes.
 
     Args:
-        counts: (classes, classes), of (true class, predicted class).
+        cells: how often which class was taken for which one.
         classes: their names.
     """
     many = len(classes)
     if many > MOST_CLASSES:
         return None
+    counts = confusion(cells, many)
     shares = normalized(counts)
     cell = 38 if many <= _FEW_CLASSES else 10
     font = 12 if many <= _FEW_CLASSES else 9
     names = tuple(name.replace("_", " ") for name in classes)
-    margin = round(max(map(len, names)) * font * 0.56) + 14
+    shown = tuple(map(short, names))
+    margin = round(max(map(columns, shown)) * font * 0.56) + 14
     pixels = np.zeros((many, many, 4), np.uint8)
     pixels[..., :3] = _WRONG
     pixels[np.arange(many), np.arange(many), :3] = _RIGHT
@@ -95,7 +98,7 @@ def matrix(counts: NDArray[np.int64], classes: Sequence[str]) -> Matrix | None:
         margin=margin,
         side=many * cell,
         image=data_url(Image.fromarray(pixels), "PNG"),
-        labels=tuple(Label(name=name, center=(index + 0.5) * cell) for index, name in enumerate(names)),
+        labels=tuple(Label(name=name, center=(index + 0.5) * cell) for index, name in enumerate(shown)),
         numbers=tuple(numbers),
         cells=tuple((true, predicted, int(counts[true, predicted])) for true, predicted in present),
         totals=tuple(counts.sum(axis=1).tolist()),

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from food101_fast.errors import UserError
+from food101_fast.fonts import short
 from food101_fast.report.comparison import ComparisonPage, comparison_page
 from food101_fast.report.findings import read_findings
 from food101_fast.report.run_page import RunPage, run_page
@@ -72,6 +73,13 @@ def _write(path: Path, page: str) -> Path:
     return path
 
 
+def _words(name: str) -> str:
+    """A name as it is shown: a long one is cut, and shown whole where the pointer is."""
+    words = name.replace("_", " ")
+    shown = short(words)
+    return words if shown == words else Markup('<span title="{}">{}</span>').format(words, shown)
+
+
 def _render(template: str, page: RunPage | ComparisonPage) -> str:
     environment = Environment(
         loader=PackageLoader("food101_fast.report", ""),
@@ -80,7 +88,7 @@ def _render(template: str, page: RunPage | ComparisonPage) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["words"] = lambda name: name.replace("_", " ")
+    environment.filters["words"] = _words
     environment.filters["fields"] = lambda settings: asdict(settings).items()
     here = Path(__file__).parent
     inlined = {name: Markup((here / name).read_text()) for name in ("style.css", "script.js")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from markupsafe import Markup
@@ -16,10 +17,14 @@ from food101_fast.runs.metrics import ClassMetrics, ConfusedPair, SplitMetrics
 from food101_fast.runs.results import EpochRow, Totals, best_epoch, totals
 from food101_fast.runs.run import Run
 
+_Row = TypeVar("_Row")
+
 _PAIRS = 10
 _PICTURES_PER_PAIR = 4
 _MISTAKES = 24
 _FEW_CLASSES = 20  # up to this many the list of classes is shown unfolded
+MOST_ROWS = 1000
+"""Classes that are listed at most, so that a browser shows the page at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +61,7 @@ class Balance:
 
     splits: tuple[SplitSize, ...]
     classes: tuple[ClassSize, ...]
+    """In their order; with more than `MOST_ROWS`, the smallest ones."""
     smallest: ClassSize
     largest: ClassSize
     unfolded: bool
@@ -105,6 +111,7 @@ class EvaluationSections:
     matrix: Matrix | None
     """None with too many classes to draw."""
     classes: tuple[ClassRow, ...]
+    """In their order; with more than `MOST_ROWS`, those with the lowest F1."""
     pairs: tuple[PairExamples, ...]
     """Section "Most frequent mistakes"."""
     mistakes: tuple[Example, ...]
@@ -128,6 +135,7 @@ class RunPage:
     balance: Balance
     evaluation: EvaluationSections | None
     """None if the split was not evaluated."""
+    most_rows: int = MOST_ROWS
 
 
 def run_page(found: Findings) -> RunPage:
@@ -183,17 +191,23 @@ def _balance(run: Run) -> Balance:
     )
     return Balance(
         splits=tuple(SplitSize(name=name, count=sum(of_split)) for name, of_split in run.class_counts.items()),
-        classes=classes,
+        classes=fewest(classes, [size.count for size in classes]),
         smallest=classes[int(of_classes.argmin())],
         largest=classes[int(of_classes.argmax())],
         unfolded=len(classes) <= _FEW_CLASSES,
     )
 
 
+def fewest(rows: Sequence[_Row], values: Sequence[float]) -> tuple[_Row, ...]:
+    """The rows with the lowest values, in their order: all up to `MOST_ROWS`."""
+    lowest = np.argsort(np.array(values), kind="stable")[:MOST_ROWS]
+    return tuple(rows[index] for index in sorted(lowest.tolist()))
+
+
 def _evaluation(found: Findings, evaluated: Evaluated) -> EvaluationSections:
     wrong = evaluated.predictions.mistakes()[:_MISTAKES]
     return EvaluationSections(
-        matrix=matrix(evaluated.counts, found.run.classes),
+        matrix=matrix(evaluated.cells, found.run.classes),
         classes=_classes(evaluated, found.run.classes),
         pairs=_pairs(found, evaluated),
         mistakes=tuple(_example(found, evaluated, index) for index in wrong),
@@ -202,15 +216,18 @@ def _evaluation(found: Findings, evaluated: Evaluated) -> EvaluationSections:
 
 
 def _classes(evaluated: Evaluated, names: Sequence[str]) -> tuple[ClassRow, ...]:
-    mistakes = evaluated.counts - np.diag(np.diag(evaluated.counts))
+    most: dict[int, tuple[int, int | None]] = {}  # (images, the class that they were taken for), of each true class
+    cells = evaluated.cells
+    for true, predicted, count in zip(cells.true.tolist(), cells.predicted.tolist(), cells.count.tolist(), strict=True):
+        if true != predicted and count > most.get(true, (0, 0))[0]:
+            most[true] = count, predicted
     rows = []
     for label, (name, metrics) in enumerate(evaluated.metrics.per_class.items()):
-        other = int(mistakes[label].argmax())
-        confused = int(mistakes[label, other])
-        rows.append(
-            ClassRow(name=name, metrics=metrics, confused_with=names[other] if confused else None, confused=confused)
-        )
-    return tuple(rows)
+        confused, other = most.get(label, (0, None))
+        with_other = None if other is None else names[other]
+        rows.append(ClassRow(name=name, metrics=metrics, confused_with=with_other, confused=confused))
+    # A class without images is of least interest.
+    return fewest(rows, [2.0 if row.metrics.f1 is None else row.metrics.f1 for row in rows])
 
 
 def _pairs(found: Findings, evaluated: Evaluated) -> tuple[PairExamples, ...]:
@@ -227,11 +244,12 @@ def _example(found: Findings, evaluated: Evaluated, index: int) -> Example:
     predictions, names = evaluated.predictions, found.run.classes
     true, predicted = int(predictions.labels[index]), int(predictions.predicted[index])
     sample = int(predictions.ids[index])
+    probabilities = predictions.probabilities(index)
     return Example(
         sample=sample,
         true=names[true],
         predicted=names[predicted],
-        probability=float(predictions.probabilities[index, predicted]),
-        true_probability=float(predictions.probabilities[index, true]),
+        probability=float(probabilities[predicted]),
+        true_probability=float(probabilities[true]),
         picture=None if found.shards is None else thumbnail(found.shards.split(found.split)[sample]),
     )

@@ -21,7 +21,10 @@ from food101_fast.errors import UserError
 from food101_fast.runs.checkpoint import weights_hash
 from food101_fast.runs.folder import RunFolder
 from food101_fast.runs.metrics import EnsembleMember, EnsembleMetrics, Scores, SplitMetrics, as_member
-from food101_fast.storage import write_atomically, writing
+from food101_fast.storage import Content, write_atomically, writing
+
+_CHUNK = 2**24  # bytes
+_BLOCK = 2**20  # scores that are computed with at a time
 
 _Metrics = TypeVar("_Metrics", SplitMetrics, EnsembleMetrics)
 
@@ -38,14 +41,20 @@ class Predictions:
     """(N, classes)."""
 
     @cached_property
-    def probabilities(self) -> NDArray[np.float64]:
-        """(N, classes); rows add up to 1."""
-        return np.asarray(softmax(self.logits.astype(np.float64), axis=1))
-
-    @cached_property
     def predicted(self) -> NDArray[np.int64]:
         """(N,), the most probable class of each sample."""
         return np.asarray(self.logits.argmax(axis=1), np.int64)
+
+    def probabilities(self, index: int) -> NDArray[np.float64]:
+        """(classes,) of a sample by its index; they add up to 1."""
+        return np.asarray(softmax(self.logits[index].astype(np.float64)))
+
+    @cached_property
+    def confidence(self) -> NDArray[np.float64]:
+        """(N,), the probability of each sample's most probable class."""
+        rows = max(1, _BLOCK // self.logits.shape[1])
+        blocks = [self.logits[first : first + rows] for first in range(0, len(self.logits), rows)]
+        return np.concatenate([softmax(block.astype(np.float64), axis=1).max(axis=1) for block in blocks])
 
     def mistakes(self, true: int | None = None, predicted: int | None = None) -> NDArray[np.int64]:
         """Indices of the wrongly predicted samples, the most confident first.
@@ -63,7 +72,7 @@ class Predictions:
         if predicted is not None:
             wrong &= self.predicted == predicted
         indices = np.flatnonzero(wrong)
-        order = np.argsort(-self.probabilities[indices, self.predicted[indices]], kind="stable")
+        order = np.argsort(-self.confidence[indices], kind="stable")
         return np.asarray(indices[order], np.int64)
 
 
@@ -128,7 +137,7 @@ def read_evaluation(folder: Path, split: str) -> SplitMetrics | None:
     if metrics is None or metrics.weights != weights_hash(folder, "best"):
         return None
     path = RunFolder(folder).predictions(split)
-    return metrics if path.is_file() and metrics.predictions == _hash(path.read_bytes()) else None
+    return metrics if path.is_file() and metrics.predictions == _hash_of_file(path) else None
 
 
 def read_ensemble(folder: Path, split: str, metrics: SplitMetrics) -> EnsembleMetrics | None:
@@ -162,17 +171,25 @@ def read_predictions(folder: Path, split: str) -> Predictions:
         raise UserError(f"{path} can't be read ({error}); evaluate the run again") from error
 
 
-def _packed(predictions: Predictions) -> bytes:
+def _packed(predictions: Predictions) -> Content:
     stream = BytesIO()
     np.savez(stream, ids=predictions.ids, labels=predictions.labels, logits=predictions.logits)
-    return stream.getvalue()
+    return stream.getbuffer()  # without a copy
 
 
-def _hash(content: bytes) -> str:
+def _hash(content: Content) -> str:
     return xxhash.xxh3_64_hexdigest(content)
 
 
-def _write(folder: Path, predictions: Path, content: bytes, metrics: Path, document: dict[str, object]) -> None:
+def _hash_of_file(path: Path) -> str:
+    digest = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _write(folder: Path, predictions: Path, content: Content, metrics: Path, document: dict[str, object]) -> None:
     with writing(folder, "then evaluate again"):
         write_atomically(predictions, content)
         write_atomically(metrics, orjson.dumps(document, option=orjson.OPT_INDENT_2))

@@ -15,6 +15,7 @@ from food101_fast.evaluate.metrics import (
     compute_metrics,
     confused_pairs,
     confusion,
+    confusion_cells,
     normalized,
     ranks,
 )
@@ -56,7 +57,7 @@ def test_ranks_follow_a_stable_sort(case: tuple[np.ndarray, np.ndarray]) -> None
 @given(predictions())
 def test_confusion_counts_every_sample_in_its_row(case: tuple[np.ndarray, np.ndarray]) -> None:
     logits, labels = case
-    counts = confusion(logits, labels)
+    counts = confusion(confusion_cells(logits, labels), logits.shape[1])
     totals = np.bincount(labels, minlength=logits.shape[1])
     assert counts.sum(axis=1).tolist() == totals.tolist()
     assert np.allclose(normalized(counts).sum(axis=1), totals > 0)
@@ -83,14 +84,15 @@ def test_scores_of_classes_follow_their_definitions(case: tuple[np.ndarray, np.n
 @given(predictions())
 def test_confused_pairs_are_the_mistakes(case: tuple[np.ndarray, np.ndarray]) -> None:
     logits, labels = case
-    counts = confusion(logits, labels)
-    pairs = confused_pairs(counts, most=counts.size)
+    cells = confusion_cells(logits, labels)
+    counts = confusion(cells, logits.shape[1])
+    pairs = confused_pairs(cells, most=counts.size)
     assert sum(count for *_, count in pairs) == (logits.argmax(axis=1) != labels).sum()
     assert [count for *_, count in pairs] == sorted((count for *_, count in pairs), reverse=True)
     for true, predicted, count in pairs:
         assert true != predicted
         assert counts[true, predicted] == count > 0
-    assert confused_pairs(counts, most=1) == pairs[:1]
+    assert confused_pairs(cells, most=1) == pairs[:1]
 
 
 @given(predictions(), st.integers(1, 20))
