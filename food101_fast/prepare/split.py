@@ -6,6 +6,7 @@ its own shard by one and moves no other image.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -47,8 +48,9 @@ def stratified_split(labels: NDArray[np.int64], shares: Mapping[str, float], see
     splits: dict[str, NDArray[np.int64]] = {}
     left = 1.0
     for name, share in list(shares.items())[:-1]:
+        size = math.floor(share / left * remaining.size + 1e-6)  # not one less where a third of 900 is 299.99...
         splits[name], remaining = train_test_split(
-            remaining, train_size=share / left, stratify=labels[remaining], random_state=seed
+            remaining, train_size=size, stratify=labels[remaining], random_state=seed
         )
         left -= share
     splits[list(shares)[-1]] = np.random.default_rng(seed).permutation(remaining)

@@ -41,6 +41,11 @@ def test_the_seed_decides() -> None:
     assert set(first.tolist()) != set(other.tolist())
 
 
+def test_thirds_of_many_classes() -> None:
+    parts = stratified_split(labels_of([3] * 300), dict.fromkeys(FRACTIONS, 1 / 3), 0)
+    assert {name: part.size for name, part in parts.items()} == dict.fromkeys(FRACTIONS, 300)
+
+
 def test_two_splits() -> None:
     parts = stratified_split(labels_of([5, 5]), {"train": 0.8, "val": 0.2}, 0)
     assert {name: part.size for name, part in parts.items()} == {"train": 8, "val": 2}
