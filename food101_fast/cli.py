@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -37,20 +37,31 @@ _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 Settings = TypeVar("Settings")
 
 
-def parse(settings: type[Settings], command: str, argv: Sequence[str], *, default: Settings | None = None) -> Settings:
+def parse(
+    settings: type[Settings],
+    command: str,
+    argv: Sequence[str],
+    *,
+    default: Settings | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> Settings:
     """Parse the command line into `settings`, a dataclass whose docstrings are the help text.
 
-    A wrong flag prints what is wrong and exits with code 2; `--help` exits with 0.
-    """
-    import tyro  # here, since worker processes import this module and do not need it
+    A wrong value prints what is wrong and exits with code 2; `--help` exits with 0.
 
-    return tyro.cli(
-        settings,
-        prog=f"python -m food101_fast.{command}",
-        args=argv,
-        default=tyro.MISSING_NONPROP if default is None else default,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
+    Args:
+        settings: the dataclass.
+        command: its name, after `food101_fast.`.
+        argv: its arguments.
+        default: settings whose fields are the defaults; None takes those of the class.
+        groups: names of fields by the title of their group in the help. Others come first, before all groups.
+
+    Raises:
+        UserError: a flag does not exist.
+    """
+    from food101_fast.flags import parse_flags  # here, since worker processes import this module and do not need tyro
+
+    return parse_flags(settings, f"python -m food101_fast.{command}", argv, default=default, groups=groups or {})
 
 
 def exit_with(command: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> None:

@@ -23,6 +23,13 @@ from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.storage import write_atomically, writing
 
+# Titles in the help, and their fields. The others are the commonest, and come first.
+GROUPS_OF_FLAGS = {
+    "data": ("preset", "window"),
+    "speed": ("amp", "compile", "residence", "threads", "prefetch", "decode", "verify"),
+    "measurement": ("seconds", "repetitions", "plot"),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorSettings(BenchSettings):
@@ -70,7 +77,7 @@ def main(argv: Sequence[str]) -> None:
     if name == "compare":
         _compare(parse(CompareSettings, "bench compare", arguments))
         return
-    settings = parse(DoctorSettings, "bench" if name is None else f"bench {name}", arguments)
+    settings = parse(DoctorSettings, "bench" if name is None else f"bench {name}", arguments, groups=GROUPS_OF_FLAGS)
     stages = GROUPS.get(name or "")
     if settings.profile is not None:
         if name in ("loader", "transforms"):

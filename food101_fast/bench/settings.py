@@ -35,7 +35,7 @@ class BenchSettings:
     shards: str | None = None
     """Folder or URL of shards that prepare wrote or `shards index` indexed; with --run, the run's shards by default."""
     run: Path | None = None
-    """Folder of a run: measure its recipe on its shards. --model to --window override its recipe."""
+    """Folder of a run: measure its recipe on its shards. --model and other fields of a recipe override it."""
     json: Path | None = None
     """File for the results as JSON, with commit, versions, hardware and load."""
     model: str | None = None

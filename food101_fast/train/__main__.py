@@ -21,6 +21,21 @@ from food101_fast.train.job import train
 from food101_fast.train.logs import summary
 from food101_fast.train.options import RunOptions
 
+# Titles in the help, and their fields. The others are the commonest, and come first.
+GROUPS = {
+    "data": ("preset", "start_size", "window", "seed"),
+    "model": ("weights", "ema_decay", "sync_batchnorm"),
+    "optimization": (
+        "optimizer", "schedule", "lr_gamma", "warmup_epochs", "weight_decay", "momentum", "label_smoothing",
+        "clip_norm", "accumulate", "patience", "layer_decay", "unfreeze_epochs", "most_skipped",
+    ),
+    "speed": (
+        "auto_batch", "amp", "compile", "compile_mode", "cuda_graph", "tf32", "cudnn_benchmark", "residence", "threads",
+        "prefetch", "decode", "verify",
+    ),
+    "keeping": ("checkpoint_steps", "checkpoint_minutes", "keep", "log_steps", "tensorboard"),
+}  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
@@ -54,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
     A leading `--` is dropped. torchrun passes it on, and without it torchrun would read `--run` as a flag of its own.
     """
     argv = argv[1:] if argv[:1] == ["--"] else argv
-    settings = parse(TrainSettings, "train", argv, default=_defaults(argv))
+    settings = parse(TrainSettings, "train", argv, default=_defaults(argv), groups=GROUPS)
     if settings.auto_batch and settings.resume:
         raise UserError(
             "--auto-batch and --resume cannot be combined, since a run keeps its batch size; leave one of them out"
