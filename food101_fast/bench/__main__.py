@@ -21,13 +21,14 @@ from food101_fast.bench.stages import GROUPS, run_bench
 from food101_fast.bench.sweep import parse_sweep, run_sweep, sweep_table, write_sweep_plot
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
+from food101_fast.progress import Output, shown
 from food101_fast.storage import write_atomically, writing
 
 # Titles in the help, and their fields. The others are the commonest, and come first.
 GROUPS_OF_FLAGS = {
     "data": ("preset", "window"),
     "speed": ("amp", "compile", "residence", "threads", "prefetch", "decode", "verify"),
-    "measurement": ("seconds", "repetitions", "plot"),
+    "measurement": ("seconds", "repetitions", "plot", "quiet"),
 }
 
 
@@ -45,6 +46,8 @@ class DoctorSettings(BenchSettings):
     """PNG file for a plot of the rates; needs --sweep."""
     profile: Path | None = None
     """Profile ten steps instead of measuring: folder for a trace (Perfetto), the slowest operators and a timeline."""
+    quiet: bool = False
+    """Show no progress: only the result, warnings and errors."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -85,10 +88,11 @@ def main(argv: Sequence[str]) -> None:
         _profile(settings, settings.profile)
         return
     begun = time.perf_counter()
-    if settings.sweep is not None:
-        document: object = [to_document(one) for one in _sweep(settings, settings.sweep, stages, begun)]
-    else:
-        document = to_document(_measure(settings, stages, begun))
+    with shown(Output(quiet=settings.quiet)):
+        if settings.sweep is not None:
+            document: object = [to_document(one) for one in _sweep(settings, settings.sweep, stages, begun)]
+        else:
+            document = to_document(_measure(settings, stages, begun))
     if settings.json is not None:
         content = orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
         with writing(settings.json, "or give another --json"):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
 
-from tqdm import tqdm
-
 from food101_fast.bench.measure import Observer
 from food101_fast.bench.works import WHOLE
+from food101_fast.progress import bar, note
 
 
 class Progress(Observer):
@@ -25,14 +23,11 @@ class Progress(Observer):
         self._begun, self._title = begun, title
         self._rounds = 0
         self._first_answer: Callable[[Mapping[str, list[float]]], str | None] = lambda rates: None
-        # Not disable=None: that would hide the environment variable TQDM_DISABLE from tqdm.
-        hidden = {} if sys.stderr.isatty() else {"disable": True}
-        self._bar = tqdm(bar_format="{desc}", leave=False, **hidden)
+        self._bar = bar(bar_format="{desc}", leave=False, only_live=True)
 
     def say(self, text: str) -> None:
         """Write a line on stderr, with the seconds since the start."""
-        tqdm.write(f"{self._title}: {time.perf_counter() - self._begun:3.0f} s: {text}", file=sys.stderr)
-        sys.stderr.flush()
+        note(f"{self._title}: {time.perf_counter() - self._begun:3.0f} s: {text}")
 
     def answer_with(self, answer: Callable[[Mapping[str, list[float]]], str | None]) -> None:
         """Let `answer` say in words what the rates of the warm-up mean."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+import orjson
 from annotated_types import Ge
 
 from food101_fast.cli import exit_with, parse
@@ -16,6 +17,7 @@ from food101_fast.evaluate.job import Evaluation, check_same_shards, evaluate, e
 from food101_fast.evaluate.views import Tta
 from food101_fast.fonts import columns, short
 from food101_fast.limits import check_limits
+from food101_fast.progress import Output, shown
 from food101_fast.report import write_report
 from food101_fast.runs.metrics import EnsembleMetrics, SplitMetrics
 
@@ -40,6 +42,8 @@ class EvaluateSettings:
     """Images in each batch."""
     tta: Tta = "none"
     """Test-time augmentation, whose probabilities are averaged: flip (also mirrored) or crops (center and corners)."""
+    output: Output = field(default_factory=Output)
+    """What the command prints."""
 
     def __post_init__(self) -> None:
         if not self.run:
@@ -51,26 +55,34 @@ class EvaluateSettings:
 
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
-    settings = parse(EvaluateSettings, "evaluate", argv)
+    settings = parse(EvaluateSettings, "evaluate", argv, groups={"output": ("quiet", "json")})
     check_same_shards(settings.run)
     for run in settings.run:
-        result = evaluate(
-            run,
-            split=settings.split,
-            shards=settings.shards,
-            device=settings.device,
-            batch_size=settings.batch_size,
-            tta=settings.tta,
-        )
+        with shown(settings.output):
+            result = evaluate(
+                run,
+                split=settings.split,
+                shards=settings.shards,
+                device=settings.device,
+                batch_size=settings.batch_size,
+                tta=settings.tta,
+            )
         report = write_report(run, split=settings.split, shards=settings.shards)
-        _show(str(run), result, report)
+        _show(str(run), result, report, json=settings.output.json)
     if len(settings.run) > 1:
         average = evaluate_ensemble(settings.run, split=settings.split)
         report = write_report(settings.run[0], split=settings.split, shards=settings.shards)
-        _show(f"average of {len(settings.run)} runs", average, report)
+        _show(f"average of {len(settings.run)} runs", average, report, json=settings.output.json)
 
 
-def _show(title: str, result: Evaluation[SplitMetrics] | Evaluation[EnsembleMetrics], report: Path) -> None:
+def _show(
+    title: str, result: Evaluation[SplitMetrics] | Evaluation[EnsembleMetrics], report: Path, *, json: bool
+) -> None:
+    """Print the metrics and the files that were written: a table, or a line of JSON with the fields of the metrics."""
+    if json:
+        files = [str(path) for path in (*result.files, report)]
+        print(orjson.dumps({"run": title, "files": files, **asdict(result.metrics)}).decode())
+        return
     print(title)
     print(format_table(result.metrics))
     for path in (*result.files, report):

@@ -11,7 +11,6 @@ from typing import Generic, TypeVar
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from food101_fast.compute.device import Device, choose_device
 from food101_fast.compute.logits import predict
@@ -21,6 +20,7 @@ from food101_fast.evaluate.metrics import compute_metrics, confusion, confusion_
 from food101_fast.evaluate.views import Tta, averaged, views
 from food101_fast.loader import ShardLoader
 from food101_fast.plots import plot_class_counts, plot_confusion, plot_curves, png
+from food101_fast.progress import bar
 from food101_fast.runs.checkpoint import weights_hash
 from food101_fast.runs.evaluation import (
     Predictions,
@@ -112,7 +112,7 @@ def _predictions(
     for preset in views(tta, run.eval_spec):
         batches = predict(model, loader, preset, inference_precision(run.recipe.amp, device))
         # The results stay on the device until the end, so that no batch waits for the one before it.
-        predicted = deque(tqdm(batches, total=len(loader), desc=f"evaluate {split}", unit="batches"))
+        predicted = deque(bar(batches, total=len(loader), desc=f"evaluate {split}", unit="batches"))
         logits = np.empty((samples, len(run.classes)), np.float32)
         first = 0
         while predicted:  # each batch is let go of when it is copied

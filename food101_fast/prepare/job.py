@@ -12,7 +12,7 @@ from food101_fast.images import plugin_versions
 from food101_fast.prepare import append, unfinished
 from food101_fast.prepare.executors import Executor, InProcess, LocalPool, RayCluster
 from food101_fast.prepare.plan import Plan, plan
-from food101_fast.prepare.progress import advance, progress_bar, say
+from food101_fast.prepare.progress import advance, progress_bar
 from food101_fast.prepare.records import UNFINISHED, ShardResult, ShardTask
 from food101_fast.prepare.replace import replace_damaged
 from food101_fast.prepare.settings import PrepareSettings
@@ -20,6 +20,7 @@ from food101_fast.prepare.sources import FolderSource, Source, open_source
 from food101_fast.prepare.summary import make_manifest
 from food101_fast.prepare.write import ADVICE, ShardWriter
 from food101_fast.processes import refuse_import
+from food101_fast.progress import note
 from food101_fast.shards.layout import MANIFEST_NAME, NOTES_NAME, REJECTS_NAME, index_name
 from food101_fast.shards.manifest import Manifest, read_manifest, write_manifest
 from food101_fast.shards.rejects import NotedImage, Reject, to_lines
@@ -60,15 +61,17 @@ def prepare(settings: PrepareSettings) -> Manifest:
             _remove_if_empty(folder.path)
 
 
-def is_finished(location: str | Path) -> bool:
-    """Whether a folder, given by path or URL, has a manifest.
+def digest_of(location: str | Path) -> str | None:
+    """The digest of the manifest of a folder, given by path or URL; None if it is not finished.
 
     Raises:
-        UserError: the folder can't be listed.
+        UserError: the folder can't be listed, or its manifest is damaged.
     """
     folder = open_folder(location)
     with writing(folder.url, ADVICE):
-        return MANIFEST_NAME in folder.files()
+        if MANIFEST_NAME not in folder.files():
+            return None
+    return read_manifest(folder).digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +117,7 @@ class PrepareRun:
         if not planned.tasks and not planned.rejects:
             unfinished.remove_strays(self.folder, before)
             unfinished.remove_records(self.folder)
-            say(f"the source has no file that {self.folder.url} does not have; nothing was changed")
+            note(f"the source has no file that {self.folder.url} does not have; nothing was changed")
             return before
         origin = unfinished.Origin(settings=self.settings.stored, fingerprint=planned.fingerprint, decoders=_decoders())
         files = self.folder.files()
@@ -129,7 +132,7 @@ class PrepareRun:
         self._write_rest(planned, results, manifest, stored.rejects, stored.notes)
         unfinished.remove_strays(self.folder, manifest)
         added = sum(result.entry.samples for result in results)
-        say(f"added {added:,} images; the {manifest.lineage[-1].samples:,} before them are unchanged")
+        note(f"added {added:,} images; the {manifest.lineage[-1].samples:,} before them are unchanged")
         return manifest
 
     def _check_shards(self, manifest: Manifest) -> None:
@@ -159,7 +162,7 @@ class PrepareRun:
         planned: Plan | None = None
         if self.settings.splits != "source" and self.source.splits is not None and len(self.source.splits.names) > 1:
             names = ", ".join(self.source.splits.names)
-            say(f"the splits of the source ({names}) are joined and split again; --splits source keeps them")
+            note(f"the splits of the source ({names}) are joined and split again; --splits source keeps them")
         try:
             planned = plan(self.source, self.settings, self.executor)
             return self._carry_out(planned, before, files)
@@ -184,7 +187,7 @@ class PrepareRun:
             done = unfinished.finished_shards(self.folder, files, planned.tasks)
         results = self._write_shards(planned, done)
         while (changed := replace_damaged(self.source, planned, results)) is not None:
-            say(f"{changed.notes[-1].file} {changed.notes[-1].detail}")
+            note(f"{changed.notes[-1].file} {changed.notes[-1].detail}")
             planned = changed
             results = self._write_shards(planned, {result.entry.name: result for result in results})
         try:

@@ -9,6 +9,8 @@ from typing import Literal
 
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
+from food101_fast.progress import warn
+from food101_fast.report.findings import missing_evaluation
 from food101_fast.report.page import write_comparison, write_report
 from food101_fast.runs.folder import RunFolder
 
@@ -44,10 +46,15 @@ def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(ReportSettings, "report", argv)
     if settings.run is not None:
-        print(write_report(settings.run, split=settings.split, shards=settings.shards))
+        page = write_report(settings.run, split=settings.split, shards=settings.shards)
     else:
         out = settings.out or RunFolder(settings.compare[0]).comparison
-        print(write_comparison(settings.compare, out, split=settings.split))
+        page = write_comparison(settings.compare, out, split=settings.split)
+    for run in settings.compare if settings.run is None else [settings.run]:
+        missing = missing_evaluation(run, settings.split)
+        if missing is not None:
+            warn(missing)
+    print(page)
 
 
 if __name__ == "__main__":

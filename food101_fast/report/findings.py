@@ -84,6 +84,24 @@ def read_findings(folder: Path, split: str, shards: str | None = None) -> Findin
     )
 
 
+def missing_evaluation(folder: Path, split: str) -> str | None:
+    """What to do so that a page has the results of a run on a split; None if it has them.
+
+    Args:
+        folder: of the run.
+        split: the split to show.
+
+    Raises:
+        UserError: the evaluation is damaged.
+    """
+    if read_evaluation(folder, split) is not None:
+        return None
+    evaluated = RunFolder(folder).evaluation(split).is_file()
+    why = f"was trained on after its evaluation on {split}" if evaluated else f"was not evaluated on {split}"
+    command = f"python -m food101_fast.evaluate --run {folder}" + ("" if split == "test" else f" --split {split}")
+    return f"{folder} {why}, so the page has no results of it there; run {command}"
+
+
 def _read_evaluated(folder: Path, split: str) -> Evaluated | None:
     metrics = read_evaluation(folder, split)
     if metrics is None:

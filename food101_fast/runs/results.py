@@ -134,6 +134,47 @@ def totals(rows: Sequence[EpochRow]) -> Totals:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of a run: the line of JSON that `train --json` prints."""
+
+    run: str
+    """Folder of the run."""
+    stopped_by: str | None
+    """Name of the signal that stopped it; None if it ended by itself."""
+    steps: int
+    """Finished steps."""
+    epochs: int
+    """Finished epochs; without one the next two are None."""
+    best: EpochRow | None
+    """The epoch with the highest validation top-1."""
+    totals: Totals | None
+    """Sums over all epochs."""
+    report: str | None
+    """The run's page; None if a signal stopped the run."""
+
+
+def outcome(rows: Sequence[EpochRow], *, run: Path, steps: int, stopped_by: str | None, report: Path | None) -> Outcome:
+    """What came of a run.
+
+    Args:
+        rows: of the finished epochs; may be empty.
+        run: folder of the run.
+        steps: finished steps.
+        stopped_by: name of the signal that stopped it.
+        report: the run's page.
+    """
+    return Outcome(
+        run=str(run),
+        stopped_by=stopped_by,
+        steps=steps,
+        epochs=len(rows),
+        best=best_epoch(rows) if rows else None,
+        totals=totals(rows) if rows else None,
+        report=None if report is None else str(report),
+    )
+
+
 def results(rows: Sequence[EpochRow]) -> dict[str, str]:
     """A run's results as texts for people, by their names.
 

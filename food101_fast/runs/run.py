@@ -96,11 +96,7 @@ def new_run(folder: Path, recipe: Recipe, shards: ShardSet, device: torch.device
     Raises:
         UserError: the folder is not empty.
     """
-    if folder.exists() and not (folder.is_dir() and _never_got_far(folder)):
-        content = (
-            "already has a run; continue it with --resume, or" if RunFolder(folder).recipe.exists() else "is not empty;"
-        )
-        raise UserError(f"{folder} {content} give another --run")
+    check_new(folder)
     return Run(
         recipe=recipe,
         classes=shards.classes,
@@ -113,6 +109,19 @@ def new_run(folder: Path, recipe: Recipe, shards: ShardSet, device: torch.device
         versions=versions(),
         machine=RunMachine(**vars(machine(device)), ranks=ranks),
     )
+
+
+def check_new(folder: Path) -> None:
+    """Check that a new run can be written to this folder.
+
+    Raises:
+        UserError: it is not empty.
+    """
+    if folder.exists() and not (folder.is_dir() and _never_got_far(folder)):
+        content = (
+            "already has a run; continue it with --resume, or" if RunFolder(folder).recipe.exists() else "is not empty;"
+        )
+        raise UserError(f"{folder} {content} give another --run")
 
 
 def _never_got_far(folder: Path) -> bool:

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
-from tqdm import tqdm
 
 from food101_fast.errors import DamagedDataError, UserError
+from food101_fast.progress import bar
 from food101_fast.shards.layout import index_bytes, index_name
 from food101_fast.shards.manifest import ShardEntry
 from food101_fast.storage import TEMPORARY_SUFFIX, Folder, RemoteFolder, writing
@@ -291,7 +291,7 @@ class ShardCache:
             return
         with self._lock:
             if self._bar is None:
-                self._bar = tqdm(total=0, desc="download", unit="B", unit_scale=True, leave=False, disable=None)
+                self._bar = bar(total=0, desc="download", unit="B", unit_scale=True, leave=False, only_live=True)
             self._bar.total += more
             self._bar.update(received)
 

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import orjson
 import tyro
 
 from food101_fast.cli import exit_with, parse
 from food101_fast.compute.device import Device
 from food101_fast.errors import UserError
 from food101_fast.loader import LoaderOptions
+from food101_fast.progress import Output, shown
 from food101_fast.runs.recipe import RECIPES, Recipe
+from food101_fast.runs.results import outcome
 from food101_fast.runs.run import read_run
 from food101_fast.shards import ShardSet
-from food101_fast.train.job import train
+from food101_fast.train.job import Trained, train
 from food101_fast.train.logs import summary
 from food101_fast.train.options import RunOptions
+from food101_fast.train.start import check_without_shards
 
 # Titles in the help, and their fields. The others are the commonest, and come first.
 GROUPS = {
@@ -34,6 +39,7 @@ GROUPS = {
         "prefetch", "decode", "verify",
     ),
     "keeping": ("checkpoint_steps", "checkpoint_minutes", "keep", "log_steps", "tensorboard"),
+    "output": ("quiet", "json"),
 }  # fmt: skip
 
 
@@ -59,6 +65,8 @@ class TrainSettings:
     """How images are loaded; changes no result."""
     saving: RunOptions = field(default_factory=RunOptions)
     """How the run is saved and shown; changes no result."""
+    output: Output = field(default_factory=Output)
+    """What the command prints."""
     training: Recipe
     """The fields of the recipe: what is computed."""
 
@@ -74,35 +82,61 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(
             "--auto-batch and --resume cannot be combined, since a run keeps its batch size; leave one of them out"
         )
-    shards = ShardSet.open(settings.shards)
-    result = train(
-        shards,
+    rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    check_without_shards(
         settings.run,
         settings.training,
         device=settings.device,
         resume=settings.resume,
-        auto_batch=settings.auto_batch,
-        loading=settings.loading,
         options=settings.saving,
+        ranks=ranks,
+        is_main=rank == 0,
     )
-    if int(os.environ.get("RANK", "0")):
-        return
-    if result.stopped_by is not None:
-        ranks = os.environ.get("WORLD_SIZE", "1")
+    shards = ShardSet.open(settings.shards)
+    with shown(settings.output):
+        result = train(
+            shards,
+            settings.run,
+            settings.training,
+            device=settings.device,
+            resume=settings.resume,
+            auto_batch=settings.auto_batch,
+            loading=settings.loading,
+            options=settings.saving,
+        )
+    if rank == 0:
+        _show(settings, result, ranks, evaluated="test" if "test" in shards.manifest.splits else "val")
+
+
+def _show(settings: TrainSettings, result: Trained, ranks: int, *, evaluated: str) -> None:
+    """Print what came of the run, and write its report if it has ended."""
+    ended = result.stopped_by is None
+    report = None
+    if ended:
+        from food101_fast.report import write_report  # here, since it takes a second to import, on each rank
+
+        report = write_report(settings.run)
+    if settings.output.json:
+        document = outcome(
+            result.metrics, run=settings.run, steps=result.steps, stopped_by=result.stopped_by, report=report
+        )
+        print(orjson.dumps(document).decode())
+    elif ended:
+        print(f"{settings.run}:\n{summary(result.metrics)}")
+        print(report)
+    if not ended:
         command = "python -m food101_fast.train"
-        if ranks != "1":
-            command = f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', ranks)} -m food101_fast.train --"
+        if ranks > 1:
+            local = os.environ.get("LOCAL_WORLD_SIZE", str(ranks))
+            command = f"torchrun --nproc-per-node {local} -m food101_fast.train --"
         print(
             f"stopped by {result.stopped_by} after step {result.steps}, with a checkpoint; resume with: "
-            f"{command} --shards {settings.shards} --run {settings.run} --resume"
+            f"{command} --shards {settings.shards} --run {settings.run} --resume",
+            file=sys.stderr if settings.output.json else sys.stdout,
         )
-        return
-    split = "" if "test" in shards.manifest.splits else " --split val"
-    print(f"{settings.run}:\n{summary(result.metrics)}")
-    from food101_fast.report import write_report  # here, since it takes a second to import, on each rank
-
-    print(write_report(settings.run))
-    print(f"next: python -m food101_fast.evaluate --run {settings.run}{split}")
+    elif not (settings.output.quiet or settings.output.json):
+        split = "" if evaluated == "test" else f" --split {evaluated}"
+        print(f"next: python -m food101_fast.evaluate --run {settings.run}{split}")
 
 
 def _defaults(argv: Sequence[str]) -> TrainSettings:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from food101_fast.compute.distributed import World
 from food101_fast.loader import Batch
 from food101_fast.models import build_model
+from food101_fast.progress import say, warn
 from food101_fast.runs.recipe import Recipe
 from food101_fast.train.step import TrainStep
 from food101_fast.train.validate import Validation, validate
@@ -35,7 +35,12 @@ class TrainContext:
     def say(self, line: str) -> None:
         """Print a line above the progress bar, on the main rank only."""
         if self.world.is_main:
-            tqdm.write(line)
+            say(line)
+
+    def warn(self, line: str) -> None:
+        """Print a warning above the progress bar, on the main rank only."""
+        if self.world.is_main:
+            warn(line)
 
 
 @dataclass(frozen=True, kw_only=True)

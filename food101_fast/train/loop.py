@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from tqdm import tqdm
-
 from food101_fast.loader import Batch, ShardLoader
+from food101_fast.progress import bar
 from food101_fast.runs.checkpoint import StateDict
+from food101_fast.runs.recipe import Recipe
 from food101_fast.runs.results import EpochRow
 from food101_fast.train.compile_control import CompileControl
 from food101_fast.train.context import TrainContext
@@ -30,7 +29,6 @@ from food101_fast.train.validator import Validator
 # Several ranks must agree that they stop or save, which costs them a message; a single one looks in every step.
 _STEPS_PER_AGREEMENT = 10
 _STEPS_PER_COLLECTION = 100
-_SECONDS_PER_LOGGED_BAR = 10.0  # where each refresh becomes a line of its own
 
 
 class Trainer:
@@ -85,8 +83,9 @@ class Trainer:
             False if a signal stopped it, after the current step and a checkpoint.
         """
         recipe, progress = self._context.recipe, self.progress
-        patience = recipe.patience or recipe.epochs
-        while progress.epoch < recipe.epochs and progress.epochs_since_best < patience:
+        if progress.is_finished(recipe):
+            self._context.say(already_finished(progress, recipe))
+        while not progress.is_finished(recipe):
             meter = EpochMeter(self._loader, self._context.world, self._meter_state)
             self._meter_state = None
             if not self._train_epoch(meter, stop):
@@ -94,8 +93,9 @@ class Trainer:
             if not self._finish_epoch(meter, stop):
                 self.saver.save_within_epoch(progress, meter)
                 return False
-        if progress.epoch < recipe.epochs:
-            self._context.say(f"stopped early: no better validation accuracy for {patience} epochs (--patience)")
+            if progress.is_finished(recipe) and progress.epoch < recipe.epochs:
+                epochs = progress.epochs_since_best
+                self._context.say(f"stopped early: no better validation accuracy for {epochs} epochs (--patience)")
         self._context.world.wait()
         return True
 
@@ -103,7 +103,7 @@ class Trainer:
         """Do the steps of an epoch that are left; False if a signal stopped it."""
         self._start_phase()
         progress, step, per_epoch = self.progress, self._step, len(self._loader)
-        with _no_garbage_collection(), self._bar(meter) as bar:
+        with _no_garbage_collection(), self._bar(meter) as shown:
             for batch in self._loader:
                 step.prepare(progress.step, lr_factor(self._context.recipe, progress.step, per_epoch))
                 self._before_step(step, progress.step, batch)
@@ -111,17 +111,17 @@ class Trainer:
                     loss, correct = step(batch, progress.epoch)
                 meter.add(loss, correct, len(batch.labels))
                 progress.step += 1
-                bar.update(len(batch.labels) * self._context.world.size)
+                shown.update(len(batch.labels) * self._context.world.size)
                 self._control.step_done(progress, self._loader)
                 if self._monitor.due(progress.step):
-                    self._monitor.read(progress.step, meter, bar)
+                    self._monitor.read(progress.step, meter, shown)
                 stopping, saving = self._agree(stop)
                 if stopping or saving:
                     self.saver.save_within_epoch(progress, meter)
                 if stopping:
                     return False
             if not self._monitor.due(progress.step):
-                self._monitor.read(progress.step, meter, bar)
+                self._monitor.read(progress.step, meter, shown)
         return True
 
     def _start_phase(self) -> None:
@@ -135,13 +135,12 @@ class Trainer:
     def _bar(self, meter: EpochMeter) -> Any:
         """A progress bar over the images of an epoch, of all ranks together."""
         recipe, world = self._context.recipe, self._context.world
-        return tqdm(
+        return bar(
             total=len(self._loader) * recipe.batch_size,
             initial=meter.counters.images * world.size,
             desc=f"epoch {self.progress.epoch + 1}/{recipe.epochs}",
             unit="images",
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
-            mininterval=0.2 if sys.stderr.isatty() else _SECONDS_PER_LOGGED_BAR,
             **({} if world.is_main else {"disable": True}),  # an argument would overrule TQDM_DISABLE
         )
 
@@ -193,6 +192,20 @@ class Trainer:
         self._monitor.board.add(progress.step, shown)
         self.saver.save_epoch(progress, row, improved=improved)
         return True
+
+
+def already_finished(progress: Progress, recipe: Recipe) -> str:
+    """What to tell a user who resumes a finished run."""
+    if progress.epoch >= recipe.epochs:
+        return (
+            f"this run is finished: it trained {progress.epoch} of {recipe.epochs} epochs; to train longer give "
+            f"--resume --epochs {2 * progress.epoch}"
+        )
+    return (
+        f"this run is finished: it stopped early in epoch {progress.epoch}, after {progress.epochs_since_best} epochs "
+        f"without a better validation accuracy; to train longer give --resume --patience "
+        f"{progress.epochs_since_best + (recipe.patience or 1)}"
+    )
 
 
 @contextlib.contextmanager

@@ -10,10 +10,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from food101_fast.compute.device import Device, choose_device
 from food101_fast.loader import LoaderOptions, ShardLoader
 from food101_fast.models import check_sizes, load_weights
+from food101_fast.models.libraries import library_of
 from food101_fast.runs.checkpoint import Weights, load_checkpoint, load_training_weights
-from food101_fast.runs.run import Run, check_resumable, locked_run, new_run, read_run, write_run
+from food101_fast.runs.recipe import Recipe
+from food101_fast.runs.run import Run, check_new, check_resumable, locked_run, new_run, read_run, write_run
 from food101_fast.shards import ShardSet
 from food101_fast.train.batchnorm import refuse_single_images
 from food101_fast.train.compile_control import CompileControl
@@ -30,6 +33,32 @@ from food101_fast.train.validator import Validator
 from food101_fast.transforms import eval_preset
 
 _LARGEST_VALIDATION_BATCH = 512
+
+
+def check_without_shards(
+    folder: Path, recipe: Recipe, *, device: Device, resume: bool, options: RunOptions, ranks: int, is_main: bool
+) -> None:
+    """Refuse what can't be trained whatever the shards are; `started` checks it too, but shards may take long to open.
+
+    Args:
+        folder: of the run.
+        recipe: what to compute.
+        device: where to compute it.
+        resume: whether the run in `folder` is continued.
+        options: how the run is saved and shown.
+        ranks: number of ranks.
+        is_main: whether this is the main rank, which looks at the folder.
+
+    Raises:
+        UserError: the folder, the model, the batch size, the device or TensorBoard can't be used.
+    """
+    choose_device(device)
+    library_of(recipe.model)
+    recipe.batch_size_per_rank(ranks)
+    if options.tensorboard:
+        require_tensorboard()
+    if is_main and not resume:
+        check_new(folder)
 
 
 @contextlib.contextmanager
@@ -73,7 +102,7 @@ def started(
         context.say(_title(context, step, progress, len(loader)))
         auto = _measuring(context, step, progress.steps_left(recipe, len(loader))) if compiled is None else None
         if recipe.image_size > context.stored_size:
-            context.say(_enlarged(context))
+            context.warn(_enlarged(context))
         preset = eval_preset(recipe.image_size, context.stored_size).to(context.device)
         validator = Validator(context, step, val_loader, preset, hooks.validate)
         yield Trainer(
@@ -177,7 +206,9 @@ def _title(context: TrainContext, step: TrainStep, progress: Progress, steps_per
         f"{recipe.model} ({weights:.1f} M parameters, {start}) on {context.device}, {ranks}{step.precision.name}\n"
         f"{recipe.image_size} px, batch {recipe.batch_size}, {steps_per_epoch} steps per epoch"
     )
-    return line + (f"; resumed after step {progress.step}, in epoch {progress.epoch + 1}" if progress.step else "")
+    if not progress.step or progress.is_finished(recipe):
+        return line
+    return f"{line}; resumed after step {progress.step}, in epoch {progress.epoch + 1}"
 
 
 def _enlarged(context: TrainContext) -> str:

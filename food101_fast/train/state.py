@@ -34,6 +34,11 @@ class Progress:
         self.best_top1 = max(self.best_top1, top1)
         return improved
 
+    def is_finished(self, recipe: Recipe) -> bool:
+        """Whether there is nothing left to train: all epochs are finished, or patience has ended the run."""
+        patience = recipe.patience or recipe.epochs
+        return self.epoch >= recipe.epochs or self.epochs_since_best >= patience
+
     def steps_left(self, recipe: Recipe, steps_per_epoch: int) -> int:
         """Steps until the recipe's last epoch ends."""
         return recipe.epochs * steps_per_epoch - self.step
