@@ -17,10 +17,11 @@ from food101_fast import __version__
 from food101_fast.errors import Notice, UserError
 from food101_fast.openmp import set_up_openmp
 from food101_fast.resources import first_line, machine_advice
+from food101_fast.terminal import wrapped
 
 COMMANDS = {
     "prepare": "decode every image once and write shards",
-    "shards": "verify or show a folder of shards, or index tars of other programs",
+    "shards": "verify or show a folder of shards, or index foreign tars",
     "transforms": "a picture of samples before and after augmentation",
     "train": "train a model on shards",
     "evaluate": "measure a trained run on a split",
@@ -72,7 +73,7 @@ def exit_with(command: Callable[[Sequence[str]], None], argv: Sequence[str] | No
             command([expand_home(argument) for argument in (sys.argv[1:] if argv is None else argv)])
         sys.stdout.flush()  # here, where a full disk can still be reported
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(wrapped(f"error: {error}", sys.stderr), file=sys.stderr)
         sys.exit(USER_ERROR_CODE)
     except BrokenPipeError:  # the reader of the output has closed it: `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -86,10 +87,12 @@ def exit_with(command: Callable[[Sequence[str]], None], argv: Sequence[str] | No
         if error.filename is None:  # of the output, the rest of which would be written at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         what = error.filename or "the output"
-        print(f"error: {what} could not be written ({error.strerror}); free space there", file=sys.stderr)
+        sentence = f"error: {what} could not be written ({error.strerror}); free space there"
+        print(wrapped(sentence, sys.stderr), file=sys.stderr)
         sys.exit(USER_ERROR_CODE)
     except KeyboardInterrupt as interrupt:
-        print(f"interrupted: {interrupt}" if interrupt.args else "interrupted", file=sys.stderr)
+        sentence = f"interrupted: {interrupt}" if interrupt.args else "interrupted"
+        print(wrapped(sentence, sys.stderr), file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
 

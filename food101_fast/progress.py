@@ -15,6 +15,8 @@ from typing import Any, TextIO
 import tqdm.notebook
 from tqdm.auto import tqdm as Bar
 
+from food101_fast.terminal import wrapped
+
 _SECONDS_PER_REFRESH = 0.2
 _SECONDS_PER_LOGGED_BAR = 10.0  # where each refresh becomes a line of its own
 
@@ -73,5 +75,5 @@ def warn(line: str) -> None:
 
 
 def _write(line: str, stream: TextIO) -> None:
-    Bar.write(line, file=stream)
+    Bar.write(wrapped(line, stream), file=stream)
     stream.flush()

@@ -10,7 +10,7 @@ from pathlib import Path
 import orjson
 import tyro
 
-from food101_fast.bench.ceilings import MATRIX, share_text
+from food101_fast.bench.ceilings import MATRIX
 from food101_fast.bench.compare import compare, differing_settings, read_result
 from food101_fast.bench.doctor import diagnose
 from food101_fast.bench.profile import TRACE_NAME, profile_steps
@@ -23,6 +23,7 @@ from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.progress import Output, shown
 from food101_fast.storage import write_atomically, writing
+from food101_fast.terminal import show
 
 # Titles in the help, and their fields. The others are the commonest, and come first.
 GROUPS_OF_FLAGS = {
@@ -105,9 +106,9 @@ def _measure(settings: BenchSettings, stages: tuple[str, ...] | None, begun: flo
         result = run_bench(settings, stages, progress=progress)
     if stages is None:
         result = replace(result, verdict=diagnose(result.findings, result.provenance.machine))
-    print(format_table(result))
+    show(format_table(result))
     if result.verdict is not None:
-        print(result.verdict.sentence)
+        show(result.verdict.sentence)
     return result
 
 
@@ -124,10 +125,11 @@ def _sweep(settings: DoctorSettings, sweep: str, stages: tuple[str, ...] | None,
 def format_table(result: BenchResult) -> str:
     """The stages as a table for the terminal: median and range in images per second, and the share of the limit."""
     findings = result.findings
-    lines = [_conditions(result), f"{'stage':<26}{'images/s':>12}{'lowest':>12}{'highest':>12}   % of hardware limit"]
+    lines = [_conditions(result), f"{'stage':<24}{'images/s':>11}{'lowest':>11}{'highest':>11}  of hardware limit"]
     for name, stage in findings.stages.items():
-        rates, own = stage.repetitions, f"   {share_text(stage)}".rstrip()
-        lines.append(f"{name:<26}{stage.images_per_second:>12,.1f}{min(rates):>12,.1f}{max(rates):>12,.1f}{own}")
+        rates = stage.repetitions
+        share = "" if stage.share_of_ceiling is None else f"  {stage.share_of_ceiling:>4.0%} {stage.ceiling}"
+        lines.append(f"{name:<24}{stage.images_per_second:>11,.1f}{min(rates):>11,.1f}{max(rates):>11,.1f}{share}")
     for name, ceiling in findings.ceilings.items():
         unit = "GFLOP/s" if name == MATRIX else "GB/s"
         lines.append(f"{name}: {ceiling.per_second / 1e9:,.1f} {unit}")

@@ -16,6 +16,7 @@ from food101_fast.errors import UserError
 from food101_fast.plots import plot_sweep, png
 from food101_fast.storage import write_atomically, writing
 
+_COLUMN = 10  # least width of a value in the table
 _SWEPT = ("batch_size", "image_size", "threads", "prefetch", "model")
 
 
@@ -72,10 +73,11 @@ def _changed(settings: BenchSettings, name: str, value: int | str) -> BenchSetti
 
 def sweep_table(name: str, values: Sequence[int | str], results: Sequence[BenchResult]) -> str:
     """Images per second: a row for each stage, a column for each value."""
-    lines = [f"{name.replace('_', ' '):<26}" + "".join(f"{value!s:>14}" for value in values)]
+    width = max(_COLUMN, *(len(str(value)) + 2 for value in values))
+    lines = [f"{name.replace('_', ' '):<24}" + "".join(f"{value!s:>{width}}" for value in values)]
     for stage in results[0].findings.stages:
         rates = (result.findings.stages[stage].images_per_second for result in results)
-        lines.append(f"{stage:<26}" + "".join(f"{rate:>14,.1f}" for rate in rates))
+        lines.append(f"{stage:<24}" + "".join(f"{rate:>{width},.1f}" for rate in rates))
     return "\n".join(lines)
 
 

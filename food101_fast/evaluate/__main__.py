@@ -20,6 +20,7 @@ from food101_fast.limits import check_limits
 from food101_fast.progress import Output, shown
 from food101_fast.report import write_report
 from food101_fast.runs.metrics import EnsembleMetrics, SplitMetrics
+from food101_fast.terminal import show
 
 _PAIRS_SHOWN = 5
 _MOST_LISTED = 300  # classes; of more only some are listed
@@ -84,7 +85,7 @@ def _show(
         print(orjson.dumps({"run": title, "files": files, **asdict(result.metrics)}).decode())
         return
     print(title)
-    print(format_table(result.metrics))
+    show(format_table(result.metrics))
     for path in (*result.files, report):
         print(path)
 

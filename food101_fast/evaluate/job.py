@@ -112,7 +112,7 @@ def _predictions(
     for preset in views(tta, run.eval_spec):
         batches = predict(model, loader, preset, inference_precision(run.recipe.amp, device))
         # The results stay on the device until the end, so that no batch waits for the one before it.
-        predicted = deque(bar(batches, total=len(loader), desc=f"evaluate {split}", unit="batches"))
+        predicted = deque(bar(batches, total=len(loader), desc=f"evaluate {split}", unit=" batches"))
         logits = np.empty((samples, len(run.classes)), np.float32)
         first = 0
         while predicted:  # each batch is let go of when it is copied

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from food101_fast.cli import exit_with, parse
 from food101_fast.export.job import export
+from food101_fast.terminal import show
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +33,11 @@ def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(ExportSettings, "export", argv)
     result = export(settings.run, settings.out, checkpoint=settings.checkpoint, onnx=settings.onnx)
+    width = max(len(str(path)) for path in result.files)
     for path in result.files:
-        size = path.stat().st_size / 1000
         difference = result.differences.get(path.name)
-        checked = "" if difference is None else f"  probabilities within {difference:.1e} of the run's"
-        print(f"{path}  {size:,.1f} kB{checked}")
+        checked = "" if difference is None else f"  probabilities differ by {difference:.1e}"
+        show(f"{path!s:<{width}}  {path.stat().st_size / 1000:>9,.1f} kB{checked}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,8 +23,10 @@ from food101_fast.images import MAX_PIXELS, RejectedError
 from food101_fast.limits import check_limits
 from food101_fast.predict.classifier import Classifier
 from food101_fast.storage import readable
+from food101_fast.terminal import wrapped
 
 _BAD_FILES_CODE = 1
+_GAP = "  "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,21 +76,25 @@ def main(argv: Sequence[str]) -> None:
                 whole.append(name)
             except RejectedError as error:
                 bad += 1
-                print(f"{_printable(name)}: {error.reason}: {error.detail}", file=sys.stderr)
+                _complain(f"{_printable(name)}: {error.reason}: {error.detail}")
             except Exception as error:  # each protocol of fsspec raises its own errors
                 if "://" not in name and not isinstance(error, OSError | ValueError):
                     raise
                 bad += 1
-                print(f"{_printable(name)}: can't be read: {_why(error, name)}", file=sys.stderr)
+                _complain(f"{_printable(name)}: can't be read: {_why(error, name)}")
         if not whole:
             continue
         top = classifier.top(classifier.probabilities(np.stack(pixels)), settings.top_k)
         for name, classes in zip(whole, top, strict=True):
             name = _printable(name)
-            print(_as_json(name, classes) if settings.json else _as_line(name, classes, width, label_width))
+            print(_as_json(name, classes) if settings.json else _as_lines(name, classes, width, label_width))
     if bad:
-        print(f"{bad} of {len(names)} could not be predicted", file=sys.stderr)
+        _complain(f"{bad} of {len(names)} could not be predicted")
         sys.exit(_BAD_FILES_CODE)
+
+
+def _complain(line: str) -> None:
+    print(wrapped(line, sys.stderr), file=sys.stderr)
 
 
 def _named(arguments: Sequence[str]) -> Iterator[str]:
@@ -128,9 +135,15 @@ def _as_json(name: str, classes: list[tuple[str, float]]) -> str:
     return orjson.dumps({"image": readable(name), "predictions": predictions}).decode()
 
 
-def _as_line(name: str, classes: list[tuple[str, float]], width: int, label_width: int) -> str:
-    cells = (f"{label:<{label_width}} {probability:.3f}" for label, probability in classes)
-    return f"{readable(name):<{width}}  " + "  ".join(cells)
+def _as_lines(name: str, classes: list[tuple[str, float]], width: int, label_width: int) -> str:
+    """One line, or on a terminal as many as its width asks for, with the classes in columns."""
+    cells = [f"{label:<{label_width}} {probability:.3f}" for label, probability in classes]
+    per_line = len(cells)
+    if sys.stdout.isatty():
+        left = shutil.get_terminal_size().columns - width
+        per_line = max(1, left // (len(_GAP) + len(cells[0])))
+    rows = (_GAP.join(cells[first : first + per_line]) for first in range(0, len(cells), per_line))
+    return "\n".join(f"{readable(name) if row == 0 else '':<{width}}{_GAP}{text}" for row, text in enumerate(rows))
 
 
 if __name__ == "__main__":

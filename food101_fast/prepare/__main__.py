@@ -16,6 +16,7 @@ def main(argv: Sequence[str]) -> None:
     from food101_fast.prepare.command import GROUPS, PrepareCommand, described, hide_bars_of_the_hub, prepared
     from food101_fast.prepare.job import digest_of, prepare
     from food101_fast.progress import shown
+    from food101_fast.terminal import show
 
     command = parse(PrepareCommand, "prepare", argv, groups=GROUPS)
     if command.output.quiet:
@@ -25,7 +26,10 @@ def main(argv: Sequence[str]) -> None:
     with shown(command.output):
         manifest = prepare(command.prepare)
     result = prepared(manifest, out, changed=manifest.digest != before)
-    print(orjson.dumps(result).decode() if command.output.json else described(result))
+    if command.output.json:
+        print(orjson.dumps(result).decode())
+    else:
+        show(described(result))
 
 
 if __name__ == "__main__":

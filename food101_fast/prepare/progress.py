@@ -9,7 +9,7 @@ from food101_fast.progress import bar
 
 def progress_bar(name: str, total: int, initial: int = 0) -> Any:
     """A bar that counts images; `initial` of them were done by an earlier run."""
-    return bar(total=total, initial=initial, desc=name, unit="images", smoothing=0.05)
+    return bar(total=total, initial=initial, desc=name, unit=" images", smoothing=0.05)
 
 
 def advance(bar: Any, done: int) -> None:

@@ -21,6 +21,7 @@ from food101_fast.runs.recipe import RECIPES, Recipe
 from food101_fast.runs.results import outcome
 from food101_fast.runs.run import read_run
 from food101_fast.shards import ShardSet
+from food101_fast.terminal import wrapped
 from food101_fast.train.job import Trained, train
 from food101_fast.train.logs import summary
 from food101_fast.train.options import RunOptions
@@ -129,11 +130,12 @@ def _show(settings: TrainSettings, result: Trained, ranks: int, *, evaluated: st
         if ranks > 1:
             local = os.environ.get("LOCAL_WORLD_SIZE", str(ranks))
             command = f"torchrun --nproc-per-node {local} -m food101_fast.train --"
-        print(
+        stream = sys.stderr if settings.output.json else sys.stdout
+        sentence = (
             f"stopped by {result.stopped_by} after step {result.steps}, with a checkpoint; resume with: "
-            f"{command} --shards {settings.shards} --run {settings.run} --resume",
-            file=sys.stderr if settings.output.json else sys.stdout,
+            f"{command} --shards {settings.shards} --run {settings.run} --resume"
         )
+        print(wrapped(sentence, stream), file=stream)
     elif not (settings.output.quiet or settings.output.json):
         split = "" if evaluated == "test" else f" --split {evaluated}"
         print(f"next: python -m food101_fast.evaluate --run {settings.run}{split}")

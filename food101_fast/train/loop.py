@@ -139,7 +139,7 @@ class Trainer:
             total=len(self._loader) * recipe.batch_size,
             initial=meter.counters.images * world.size,
             desc=f"epoch {self.progress.epoch + 1}/{recipe.epochs}",
-            unit="images",
+            unit=" images",
             bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
             **({} if world.is_main else {"disable": True}),  # an argument would overrule TQDM_DISABLE
         )
