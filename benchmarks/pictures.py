@@ -1,4 +1,4 @@
-"""Draw the pictures of the pages from the demo source: the overview, a report, the augmentation grid, a timeline.
+"""Draw the pictures of the pages from the demo source: overview, report, augmentation, timeline, what the doctor says.
 
     python benchmarks/pictures.py --folder build/pictures
 
@@ -7,9 +7,13 @@ They are no measurements, and are drawn again only when what they show looks dif
 
 from __future__ import annotations
 
+import contextlib
+import html
+import os
 import shutil
 import subprocess
 import sys
+import termios
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +22,14 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from food101_fast.cli import exit_with, parse
+from food101_fast.errors import UserError
 
+_ROWS, _COLUMNS = 60, 80
+_CHUNK_BYTES = 65536
+_TERMINAL = (
+    "width: 80ch; white-space: pre-wrap; margin: 0; padding: 1.2em 1.6em; "
+    "background: #1e1e1e; color: #e6e6e6; font: 14px/1.35 monospace"
+)
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "img"
 
 
@@ -29,7 +40,7 @@ class Settings:
     folder: Path
     """New folder for shards and a run."""
     browser: str = "chromium"
-    """Name or path of Chromium, for the picture of the report."""
+    """Name or path of Chromium, for the pictures of the report and of the doctor's output."""
 
 
 def main(argv: Sequence[str]) -> None:
@@ -47,7 +58,9 @@ def main(argv: Sequence[str]) -> None:
         "bench", "train", "--shards", shards, "--model", "resnet18", "--batch-size", "32", "--profile", profile
     )
     shutil.copy(Path(profile, "timeline.png"), IMAGES / "timeline.png")
-    for name in ("overview", "report", "timeline"):
+    doctor = ("bench", "--shards", shards, "--model", "resnet18", "--image-size", "64", "--batch-size", "32")
+    picture_of_terminal(doctor, settings.folder / "doctor.html", IMAGES / "doctor.png", settings.browser)
+    for name in ("overview", "report", "timeline", "doctor"):
         path = IMAGES / f"{name}.png"
         Image.open(path).convert("P", palette=Image.Palette.ADAPTIVE).save(path, optimize=True)
 
@@ -57,13 +70,38 @@ def food101_fast(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", f"food101_fast.{arguments[0]}", *arguments[1:]], check=True)
 
 
-def picture_of(page: Path, picture: Path, browser: str) -> None:
-    """A picture of the first 1,500 pixels of a page."""
+def picture_of_terminal(arguments: Sequence[str], page: Path, picture: Path, browser: str) -> None:
+    """A picture of what one of the project's commands prints on a terminal of 80 columns.
+
+    Args:
+        arguments: the command and its arguments.
+        page: file to write the text to, as HTML.
+        picture: PNG file to write.
+        browser: name or path of Chromium.
+    """
+    command = [sys.executable, "-m", f"food101_fast.{arguments[0]}", *arguments[1:]]
+    reader, terminal = os.openpty()
+    termios.tcsetwinsize(terminal, (_ROWS, _COLUMNS))
+    with subprocess.Popen(command, stdout=terminal) as process, open(reader, "rb", buffering=0) as printed:
+        os.close(terminal)
+        text = b""
+        with contextlib.suppress(OSError):  # how a terminal says that its last writer is gone
+            while more := printed.read(_CHUNK_BYTES):
+                text += more
+    if process.returncode:
+        raise UserError(f"{' '.join(command)} failed with exit code {process.returncode}")
+    shown = html.escape("\n".join([f"$ python -m food101_fast.{' '.join(arguments)}", *text.decode().splitlines()]))
+    page.write_text(f'<meta charset="utf-8"><pre style="{_TERMINAL}">{shown}</pre>')
+    picture_of(page, picture, browser, of="pre")
+
+
+def picture_of(page: Path, picture: Path, browser: str, *, of: str | None = None) -> None:
+    """A picture of the first 1,500 pixels of a page, or of the element that `of` selects in it."""
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=shutil.which(browser), args=["--no-sandbox"])
         tab = chromium.new_page(viewport={"width": 1000, "height": 1500})
         tab.goto(page.absolute().as_uri())
-        tab.screenshot(path=picture)
+        (tab if of is None else tab.locator(of)).screenshot(path=picture)
         chromium.close()
 
 

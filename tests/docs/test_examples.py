@@ -58,3 +58,6 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     printed = str(notebook.cells)
     assert "truncated" in printed  # the corrupt files of the demo source were named
     assert printed.count("image/png") >= 4
+    streams = [one.text for cell in notebook.cells for one in cell.get("outputs", []) if one.output_type == "stream"]
+    assert not any("%|" in text for text in streams), "bars are widgets"
+    assert printed.count("application/vnd.jupyter.widget-view+json") >= 4
