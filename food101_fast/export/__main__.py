@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     width = max(len(str(path)) for path in result.files)
     for path in result.files:
         difference = result.differences.get(path.name)
-        checked = "" if difference is None else f"  probabilities differ by {difference:.1e}"
+        checked = "" if difference is None else f"  probabilities within {difference:.1e}"
         show(f"{path!s:<{width}}  {path.stat().st_size / 1000:>9,.1f} kB{checked}")
 
 
