@@ -96,6 +96,7 @@ def format_table(metrics: SplitMetrics | EnsembleMetrics) -> str:
     tta = metrics.tta if isinstance(metrics, SplitMetrics) else "none"
     lines = [
         f"{metrics.split}: {metrics.samples:,} images" + (f", test-time augmentation: {tta}" if tta != "none" else ""),
+        *([f"  {metrics.protocol}"] if isinstance(metrics, SplitMetrics) and metrics.protocol else []),
         f"  top-1 {metrics.top1:.4f} (95 % interval {low:.4f} to {high:.4f}), top-5 {metrics.top5:.4f}, "
         f"macro F1 {metrics.macro_f1:.4f}",
         f"  cross-entropy {metrics.loss:.4f}, expected calibration error {metrics.calibration.ece:.4f}",

@@ -83,7 +83,9 @@ def evaluate(
         raise UserError(f"{folder} can't be evaluated: {error}") from error
     found = _predictions(folder, run, shard_set, split, choose_device(device), batch_size, tta)
     scores = compute_metrics(found.logits, found.labels, run.classes)
-    metrics = write_evaluation(folder, split, scores, found, tta=tta, weights=weights_hash(folder, "best"))
+    metrics = write_evaluation(
+        folder, split, scores, found, tta=tta, weights=weights_hash(folder, "best"), protocol=run.protocol
+    )
     files = RunFolder(folder)
     counts = {name: entry.class_counts for name, entry in shard_set.manifest.splits.items()}
     cells = confusion_cells(found.logits, found.labels)

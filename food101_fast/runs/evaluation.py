@@ -77,7 +77,7 @@ class Predictions:
 
 
 def write_evaluation(
-    folder: Path, split: str, scores: Scores, predictions: Predictions, *, tta: str, weights: str
+    folder: Path, split: str, scores: Scores, predictions: Predictions, *, tta: str, weights: str, protocol: str
 ) -> SplitMetrics:
     """Write the evaluation of a run's best checkpoint on a split.
 
@@ -91,14 +91,17 @@ def write_evaluation(
         predictions: of the best checkpoint.
         tta: test-time augmentation that the predictions were averaged over.
         weights: hash of the checkpoint's weights.
+        protocol: where the split comes from, in words.
 
     Raises:
         UserError: the files could not be written.
     """
     content = _packed(predictions)
-    metrics = SplitMetrics(split=split, tta=tta, weights=weights, predictions=_hash(content), **vars(scores))
+    metrics = SplitMetrics(
+        split=split, tta=tta, weights=weights, protocol=protocol, predictions=_hash(content), **vars(scores)
+    )
     # As in all earlier files, what was evaluated comes before the scores.
-    document = {"split": split, "tta": tta, "weights": weights} | asdict(metrics)
+    document = {"split": split, "tta": tta, "weights": weights, "protocol": protocol} | asdict(metrics)
     files = RunFolder(folder)
     _write(folder, files.predictions(split), content, files.evaluation(split), document)
     return metrics

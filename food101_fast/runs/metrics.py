@@ -81,6 +81,8 @@ class SplitMetrics(Scores):
     """XXH3-64 of the checkpoint's weights, 16 hexadecimal digits."""
     predictions: str
     """XXH3-64 of the file of predictions, 16 hexadecimal digits."""
+    protocol: str = ""
+    """Where the splits come from, in words: what the scores may be compared with."""
 
 
 @dataclass(frozen=True, kw_only=True)

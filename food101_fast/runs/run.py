@@ -23,6 +23,7 @@ from food101_fast.runs.checkpoint import has_checkpoint, load_checkpoint
 from food101_fast.runs.folder import RunFolder
 from food101_fast.runs.recipe import CHANGEABLE, Recipe
 from food101_fast.shards import ShardSet
+from food101_fast.shards.protocol import protocol
 from food101_fast.storage import LocalFolder, write_atomically, writing
 from food101_fast.transforms import EvalSpec
 
@@ -51,6 +52,8 @@ class Run:
     """Digest of the shards' manifest."""
     source: str
     """Source of the images, as given to `prepare --source`."""
+    protocol: str = ""
+    """Where the splits come from, in words; empty in runs from before it was kept."""
     class_counts: dict[str, tuple[int, ...]]
     """Images of each class in each split."""
     versions: dict[str, str]
@@ -105,6 +108,7 @@ def new_run(folder: Path, recipe: Recipe, shards: ShardSet, device: torch.device
         shards=shards.location,
         data=shards.manifest.digest,
         source=shards.manifest.source,
+        protocol=protocol(shards.manifest),
         class_counts={name: split.class_counts for name, split in shards.manifest.splits.items()},
         versions=versions(),
         machine=RunMachine(**vars(machine(device)), ranks=ranks),

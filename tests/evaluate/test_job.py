@@ -37,12 +37,15 @@ def test_the_files_agree(run: Path, tiny_shards: ShardSet, command: Callable[...
         again = compute_metrics(arrays["logits"], arrays["labels"], tiny_shards.classes)
     weights = weights_hash(run, "best")
     stored = xxhash.xxh3_64_hexdigest((run / "predictions.npz").read_bytes())
-    expected = SplitMetrics(split="test", tta="none", weights=weights, **vars(again), predictions=stored)
+    protocol = "stratified 0.8 / 0.1 / 0.1, seed 0"
+    expected = SplitMetrics(
+        split="test", tta="none", weights=weights, **vars(again), predictions=stored, protocol=protocol
+    )
     assert read_evaluation(run, "test") == expected
     assert metrics == orjson.loads(orjson.dumps(expected))
     assert list(metrics) == [
-        "split", "tta", "weights", "samples", "loss", "top1", "top5", "top1_interval", "macro_f1", "calibration",
-        "confused", "per_class", "predictions",
+        "split", "tta", "weights", "protocol", "samples", "loss", "top1", "top5", "top1_interval", "macro_f1",
+        "calibration", "confused", "per_class", "predictions",
     ]  # fmt: skip
     for name in ("confusion_matrix.png", "curves.png", "class_counts.png"):
         assert str(run / name) in out
