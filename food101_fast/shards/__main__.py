@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from annotated_types import Ge, Le
@@ -15,9 +15,8 @@ from tqdm import tqdm
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.images import Fit, Rules
-from food101_fast.limits import check_limits
 from food101_fast.processes import usable_cores
-from food101_fast.shards.foreign import write_index
+from food101_fast.shards.foreign import IndexOptions, write_index
 from food101_fast.shards.manifest import read_manifest
 from food101_fast.shards.show import describe
 from food101_fast.shards.verify import verify
@@ -43,20 +42,17 @@ class Show:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Index:
+class Index(IndexOptions):
     """Write an index and a manifest for WebDataset tars of other programs, to train on them without copying."""
 
     tars: tyro.conf.Positional[tuple[str, ...]]
-    """Tars in one folder: paths or URLs, with braces such as {000000..000009}, and on a disk also *. A sample needs an
-    image (jpg, jpeg, png, webp or npy) and a label (cls, or a field of json)."""
+    """Tars: paths or URLs, with braces such as {000000..000009}, and on a disk also ~ and *. A sample needs an image
+    (jpg, png, webp, npy, tif, bmp, gif, ...) and a label (cls, label, txt, or a field of json). If the tars are in
+    several folders, such as train/ and val/, the manifest is written into the folder above these."""
     size: Annotated[int, Ge(8), Le(4096)] = 192
     """Height and width in pixels that images are resized to when they are read."""
     fit: Fit = "crop"
     """How an image becomes square: crop cuts both ends of the longer side, squash changes the aspect ratio."""
-    split: Literal["train", "val", "test"] | None = None
-    """The split of all tars. By default each name tells it, such as train-000000.tar or validation-01.tar."""
-    label_field: str = "label"
-    """The field of a sample's json with its label, a number or a text."""
     classes: Path | None = None
     """Text file with one class name a line, in the order of the class numbers."""
     min_side: Annotated[int, Ge(1)] = 8
@@ -67,7 +63,7 @@ class Index:
     def __post_init__(self) -> None:
         if not self.tars:
             raise UserError("shards index needs tars, such as 'data/train-{000000..000009}.tar'")
-        check_limits(self)
+        super().__post_init__()
 
 
 Command = Annotated[
@@ -116,8 +112,7 @@ def _index(command: Index) -> None:
         folder, manifest = write_index(
             command.tars,
             rules,
-            split=command.split,
-            label_field=command.label_field,
+            command,
             classes=_read_classes(command.classes),
             workers=command.workers,
             progress=bar.update,
@@ -129,7 +124,7 @@ def _read_classes(path: Path | None) -> list[str] | None:
     if path is None:
         return None
     try:
-        names = path.read_text("utf-8").split("\n")
+        names = path.expanduser().read_text("utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"--classes {path} can't be read ({error}); give a text file with one name a line") from error
     names = [name.strip() for name in names if name.strip()]

@@ -24,7 +24,7 @@ import xxhash
 
 from food101_fast.errors import DamagedDataError, UserError
 from food101_fast.progress import bar
-from food101_fast.shards.layout import index_bytes, index_name
+from food101_fast.shards.layout import index_bytes
 from food101_fast.shards.manifest import ShardEntry
 from food101_fast.storage import TEMPORARY_SUFFIX, Folder, RemoteFolder, writing
 from food101_fast.storage.locks import waiting_lock
@@ -114,7 +114,7 @@ class ShardCache:
             UserError: the download fails, or the disk.
             DamagedDataError: the downloaded bytes differ from the manifest.
         """
-        names = {entry.name, index_name(entry.name)}
+        names = {entry.name, entry.index_path}
         self._in_use |= names
         try:
             wanted = self._wanted.pop(entry.name, None)
@@ -157,18 +157,18 @@ class ShardCache:
     def prefetch(self, entries: Iterable[ShardEntry]) -> None:
         """Prefetch these shards. Until the next call only they, and shards in use, are protected from eviction."""
         entries = list(entries)
-        self._needed = {name for entry in entries for name in (entry.name, index_name(entry.name))}
+        self._needed = {name for entry in entries for name in (entry.name, entry.index_path)}
         for entry in entries:
             if entry.name not in self._wanted and self._pool is not None and not self._is_known(entry):
                 self._wanted[entry.name] = self._pool.submit(self._fetch, entry)
 
     def _is_known(self, entry: ShardEntry) -> bool:
-        paths = (self.directory / entry.name, self.directory / index_name(entry.name))
+        paths = (self.directory / entry.name, self.directory / entry.index_path)
         return all(path in self._good and path.exists() for path in paths)
 
     def _fetch(self, entry: ShardEntry) -> Path:
         with writing(f"the cache folder {self.settings.directory}", "or name another one (FOOD101_FAST_CACHE)"):
-            self._fetch_file(index_name(entry.name), index_bytes(entry.samples), entry.index_xxh3_64)
+            self._fetch_file(entry.index_path, index_bytes(entry.samples), entry.index_xxh3_64)
             return self._fetch_file(entry.name, entry.bytes, entry.xxh3_64)
 
     def _fetch_file(self, name: str, size: int, digest: str) -> Path:
@@ -176,9 +176,9 @@ class ShardCache:
         if self._is_good(path, size, digest):
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
-        with self._locked(path.with_name(f"{name}.lock")):
+        with self._locked(path.with_name(f"{path.name}.lock")):
             if not self._is_good(path, size, digest):  # another process may have downloaded it while this one waited
-                self._download(path, size, digest)
+                self._download(name, size, digest)
         return path
 
     def _locked(self, path: Path) -> AbstractContextManager[None]:
@@ -203,7 +203,8 @@ class ShardCache:
             return False
         return True
 
-    def _download(self, path: Path, size: int, digest: str) -> None:
+    def _download(self, name: str, size: int, digest: str) -> None:
+        path = self.directory / name
         for stale in path.parent.glob(f"{glob.escape(path.name)}.*{TEMPORARY_SUFFIX}"):  # of a killed process
             stale.unlink(missing_ok=True)
         temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
@@ -211,7 +212,7 @@ class ShardCache:
             if attempt and self._stop.wait(_FIRST_DELAY * 2 ** (attempt - 1)):
                 raise _StoppedError
             try:
-                problem = self._transfer(path.name, size, digest, temporary)
+                problem = self._transfer(name, size, digest, temporary)
                 if problem is None:
                     identity = _identity(temporary.stat())  # once renamed it may be evicted at any time
                     temporary.replace(path)
@@ -269,14 +270,14 @@ class ShardCache:
         """Give an open, empty file its size, after removing the least recently used files if the cache is full."""
         with self._locked(self.settings.directory / "room.lock"):
             files = []
-            for path in self.settings.directory.glob("*/*"):
+            for path in self.settings.directory.glob("*/**/*"):
                 with suppress(FileNotFoundError):
-                    files.append((path.stat(), path))
+                    files += [(path.stat(), path)] if path.is_file() else []
             taken = sum(status.st_size for status, _ in files) + size
             for status, path in sorted(files, key=lambda entry: entry[0].st_atime_ns):
                 if taken <= self.settings.limit:
                     break
-                protected = path.parent == self.directory and path.name in self._needed | self._in_use
+                protected = path in {self.directory / name for name in self._needed | self._in_use}
                 if not protected and path.suffix in (".tar", ".npy"):
                     path.unlink(missing_ok=True)
                     taken -= status.st_size

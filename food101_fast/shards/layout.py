@@ -60,6 +60,11 @@ def index_name(shard: str) -> str:
     return shard.removesuffix(".tar") + ".index.npy"
 
 
+def val_index_name(tar: str) -> str:
+    """File name of a second index of `tar`, of the samples that `shards index` cuts from train for val."""
+    return tar.removesuffix(".tar") + ".val.index.npy"
+
+
 def index_bytes(samples: int) -> int:
     """Size in bytes of the index file of a shard with `samples` samples."""
     stream = io.BytesIO()

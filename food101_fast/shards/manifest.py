@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
@@ -14,7 +15,7 @@ from food101_fast.documents import parse
 from food101_fast.errors import UserError
 from food101_fast.images import MAX_PIXELS, Check, Fit
 from food101_fast.resources import machine_advice
-from food101_fast.shards.layout import FORMAT_VERSION, MANIFEST_NAME, SPLITS
+from food101_fast.shards.layout import FORMAT_VERSION, MANIFEST_NAME, SPLITS, index_name
 from food101_fast.storage import Folder
 
 Duplicates = Literal["drop", "keep"]
@@ -30,7 +31,7 @@ class ShardEntry:
     """One tar file of a split."""
 
     name: str
-    """File name, without folder."""
+    """File name. Tars of other programs may be in folders below the manifest's: then a path with `/`."""
     samples: int
     bytes: int
     """Size of the tar file."""
@@ -38,6 +39,13 @@ class ShardEntry:
     """XXH3-64 of the whole tar file, 16 hexadecimal digits."""
     index_xxh3_64: str
     """XXH3-64 of its index file, 16 hexadecimal digits."""
+    index: str | None = None
+    """File name of its index, beside it, if another split has samples of the same tar; None for `index_name(name)`."""
+
+    @property
+    def index_path(self) -> str:
+        """Path of its index in the manifest's folder."""
+        return index_name(self.name) if self.index is None else posixpath.join(posixpath.dirname(self.name), self.index)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +161,10 @@ class Manifest(StoredSettings):
         # is younger than the format: without it while it has this value, the manifests of earlier versions stay equal.
         defaults = {field.name: _default(field) for field in fields(self)}
         values = {name: value for name, value in asdict(self).items() if value != defaults[name]}
+        for split in values["splits"].values():
+            for shard in split["shards"]:
+                if shard["index"] is None:  # as above
+                    del shard["index"]
         return {"format": _FORMAT, "version": FORMAT_VERSION, "classes": self.classes, **values}
 
     @property
@@ -245,5 +257,13 @@ def _split_problem(name: str, split: SplitEntry, classes: int) -> str | None:
         return f"the class counts of {name} do not add up to its samples"
     if sum(shard.samples for shard in split.shards) != split.samples:
         return f"the shards of {name} do not add up to its samples"
-    wrong = next((shard.name for shard in split.shards if Path(shard.name).name != shard.name), None)
-    return None if wrong is None else f"a shard's name should be a plain file name and is {wrong!r}"
+    wrong = next((shard for shard in split.shards if not _is_inside(shard)), None)
+    if wrong is None:
+        return None
+    return f"a shard's name should be a plain file name, or a path below the folder, and is {wrong.name!r}"
+
+
+def _is_inside(shard: ShardEntry) -> bool:
+    """Whether the files of a shard are in the manifest's folder or below."""
+    parts = shard.name.split("/") + ([] if shard.index is None else [shard.index])
+    return all(part not in ("", "..") and Path(part).name == part for part in parts)

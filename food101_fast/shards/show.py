@@ -29,6 +29,7 @@ def describe(manifest: Manifest, location: str) -> str:
             ("split", "images", "share", "shards", "size", "bytes/image", "per class"),
             [_split_row(manifest, name, written) for name in manifest.splits],
         ),
+        *_shared(manifest),
         "",
         *_table(
             ("class", *manifest.splits, "all"),
@@ -60,6 +61,12 @@ def _split_row(manifest: Manifest, name: str, written: int) -> tuple[str, ...]:
         _number(round(size / split.samples)),
         str(low) if low == high else f"{low} to {high}",
     )
+
+
+def _shared(manifest: Manifest) -> list[str]:
+    names = [shard.name for split in manifest.splits.values() for shard in split.shards]
+    shared = len(names) - len(set(names))
+    return [f"{_number(shared)} tars have samples of train and val, so their size is in both lines"] if shared else []
 
 
 def _number(value: int) -> str:

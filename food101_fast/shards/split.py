@@ -22,9 +22,17 @@ from food101_fast.images import RejectedError, Rules, clean
 from food101_fast.resources import machine_advice
 from food101_fast.shards.cache import ShardCache
 from food101_fast.shards.files import LocalFiles, ShardFiles
-from food101_fast.shards.layout import INDEX_DTYPE, index_bytes, index_name, npy_header
+from food101_fast.shards.layout import INDEX_DTYPE, index_bytes, npy_header
 from food101_fast.shards.manifest import ShardEntry
-from food101_fast.shards.mapped import OpenShard, copy_rows, damaged, damaged_sample, open_shard, read_records
+from food101_fast.shards.mapped import (
+    OpenShard,
+    copy_rows,
+    damaged,
+    damaged_sample,
+    index_beside,
+    open_shard,
+    read_records,
+)
 from food101_fast.storage import Folder, LocalFolder
 
 if TYPE_CHECKING:
@@ -245,7 +253,7 @@ class Split:
                     opened = open_shard(path, entry, self._set.manifest)
                     break
                 except DamagedDataError:
-                    gone = not path.exists() or not path.with_name(index_name(entry.name)).exists()
+                    gone = not path.exists() or not index_beside(path, entry).exists()
                     if not files.verified or not gone or attempt == _ATTEMPTS - 1:
                         raise  # else another process has just evicted it from the cache
         self._open[shard] = opened
@@ -324,7 +332,7 @@ def _check_files(folder: Folder, entries: Sequence[ShardEntry]) -> None:
         advice = machine_advice(error) or "make it readable"
         raise UserError(f"{folder.url} can't be listed ({error.strerror or error}); {advice}") from error
     for entry in entries:
-        for name, size in ((entry.name, entry.bytes), (index_name(entry.name), index_bytes(entry.samples))):
+        for name, size in ((entry.name, entry.bytes), (entry.index_path, index_bytes(entry.samples))):
             if name not in sizes:
                 raise damaged(f"{folder.url}/{name} is missing")
             if sizes[name] != size:

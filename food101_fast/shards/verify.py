@@ -21,7 +21,6 @@ from food101_fast.shards.layout import (
     OVERVIEW_NAMES,
     REJECTS_NAME,
     SOURCE_PREFIX,
-    index_name,
     npy_header,
 )
 from food101_fast.shards.manifest import Manifest, ShardEntry, read_manifest
@@ -47,7 +46,7 @@ def verify(folder: Folder, progress: Callable[[int], None] = lambda samples: Non
     for split, entry in manifest.splits.items():
         labels: list[NDArray[np.int64]] = []
         for shard in entry.shards:
-            known |= {shard.name, index_name(shard.name)}
+            known |= {shard.name, shard.index_path}
             index, problems = _read_index(folder, shard)
             yield from problems
             yield from _shard_problems(folder, shard, index, manifest)
@@ -68,7 +67,7 @@ def verify(folder: Folder, progress: Callable[[int], None] = lambda samples: Non
 
 
 def _read_index(folder: Folder, shard: ShardEntry) -> tuple[NDArray[np.void] | None, list[str]]:
-    name = index_name(shard.name)
+    name = shard.index_path
     try:
         content = folder.read(name)
     except OSError as error:

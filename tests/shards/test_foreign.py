@@ -19,7 +19,7 @@ from food101_fast.loader import ShardLoader
 from food101_fast.prepare import PrepareSettings, prepare
 from food101_fast.runs.recipe import Recipe
 from food101_fast.shards import ShardSet
-from food101_fast.shards.foreign import write_index
+from food101_fast.shards.foreign import IndexOptions, write_index
 from food101_fast.shards.verify import verify
 from food101_fast.storage import LocalFolder
 from food101_fast.train import train
@@ -132,13 +132,13 @@ def test_what_cannot_be_used_is_listed(tmp_path: Path) -> None:
     _, manifest = write_index([str(tmp_path / "train.tar")], RULES)
     lines = [orjson.loads(line) for line in (tmp_path / "rejects.jsonl").read_bytes().splitlines()]
     assert {line["key"]: line["reason"] for line in lines} == {
-        "only-label": "incomplete",
-        "only-image": "incomplete",
+        "only-label": "no-image",
+        "only-image": "no-label",
         "half": "truncated",
         "page": "not-an-image",
     }
     assert manifest.read == 7
-    assert manifest.rejects == {"incomplete": 2, "not-an-image": 1, "truncated": 1}
+    assert manifest.rejects == {"no-image": 1, "no-label": 1, "not-an-image": 1, "truncated": 1}
     assert len(ShardSet.open(tmp_path).split("train")) == 3
 
 
@@ -184,7 +184,7 @@ def second_header(content: bytes) -> int:
             "no number or text in the field 'label'.*: class",
         ),
         ({"train.tar": {"1.jpg": b"x", "1.json": b"{"}}, {}, r"its \.json can't be read"),
-        ({"train.tar": {"1.txt": b"x"}}, {}, "no sample with an image and a label"),
+        ({"train.tar": {"1.csv": b"x"}}, {}, "no sample with an image and a label"),
         ({"part1.tar": {"1.jpg": b"", "1.cls": b"0"}}, {}, "does not say which split"),
         ({"train.tar": {"1.jpg": b"", "1.cls": b"5"}}, {"classes": ["a", "b"]}, "labels go from 5 to 5"),
         ({"train.tar": {"1.jpg": b"", "1.cls": b"-1"}}, {}, "labels go from -1 to -1"),
@@ -207,7 +207,7 @@ def test_what_makes_no_sense_is_one_sentence(
 
 def test_other_folders_patterns_and_sets_are_refused(tiny_path: Path, tmp_path: Path) -> None:
     for patterns, message in (
-        ([f"{tmp_path}/a/train.tar", f"{tmp_path}/b/train.tar"], "are in 2 folders"),
+        ([f"{tmp_path}/a/train.tar", "s3://bucket/train.tar"], "are in 2 folders"),
         ([f"{tmp_path}/train-*.tar"], "no file matches"),
         ([f"{tmp_path}/train.tar.gz"], "does not end in"),
         ([f"{tmp_path}/train.tar"] * 2, "given twice"),
@@ -230,7 +230,8 @@ def test_damage_after_indexing_is_found(tmp_path: Path) -> None:
 def test_workers_and_places_change_nothing(tmp_path: Path) -> None:
     write_tars(tmp_path)
     _, alone = write_index([f"{tmp_path}/train-{{00..01}}.tar"], RULES)
-    _, together = write_index([f"{tmp_path}/train-{{00..01}}.tar"], RULES, workers=2)
+    again = IndexOptions(replace=True)
+    _, together = write_index([f"{tmp_path}/train-{{00..01}}.tar"], RULES, again, workers=2)
     memory = fsspec.filesystem("memory")
     for path in tmp_path.glob("*.tar"):
         memory.pipe_file(f"/tars/{path.name}", path.read_bytes())

@@ -1,0 +1,137 @@
+"""The label in a member of a sample, and class numbers for all labels of a data set."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from food101_fast.errors import UserError
+from food101_fast.shards.foreign.members import printable
+
+Label = int | str
+
+# Written otherwise, such as 007, it is a name. More digits than an int64 has are a name too.
+_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]{0,17}))(?:\.0+)?")
+_PADDED = re.compile(r"0[0-9]+")
+
+# A data set may lack most of its classes, such as a few tars of one with 1,000. Beyond these a number is taken for an
+# id or a time, and a text for a caption.
+_MOST_PER_LABEL = 10
+_ALWAYS_ACCEPTED = 1000
+
+
+class NoLabelError(Exception):
+    """A sample has no label; the message says why."""
+
+
+def read_label(content: bytes, suffix: str, label_field: str) -> Label:
+    """The label in a member of a sample.
+
+    Args:
+        content: of the member.
+        suffix: of the member: `json`, or another for a text file with nothing but the label.
+        label_field: the field of a JSON object with the label.
+
+    Raises:
+        NoLabelError: there is none.
+    """
+    if suffix == "json":
+        return _of_json(content, label_field)
+    try:
+        text = content.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise NoLabelError(f"its .{suffix} is not text in UTF-8 ({error})") from error
+    if not text:
+        raise NoLabelError(f"its .{suffix} is empty")
+    if len(text.splitlines()) > 1 or "\0" in text:
+        raise NoLabelError(f"its .{suffix} has more than one line of text")
+    return _of_text(text)
+
+
+def _of_text(text: str) -> Label:
+    number = _NUMBER.fullmatch(text)
+    return int(number[1]) if number and number[1] != "-0" else text
+
+
+def _of_json(content: bytes, label_field: str) -> Label:
+    try:
+        document = _parsed(content)
+    except (ValueError, RecursionError) as error:
+        raise NoLabelError(f"its .json can't be read ({error})") from error
+    label = document.get(label_field) if isinstance(document, dict) else None
+    if isinstance(label, float) and label.is_integer() and abs(label) < 2**53:
+        return int(label)
+    if isinstance(label, int) and not isinstance(label, bool):
+        return label
+    if isinstance(label, str) and label.strip():
+        try:
+            label.encode()
+        except UnicodeEncodeError as error:
+            raise NoLabelError(f"the field {label_field!r} of its .json is not valid Unicode ({error})") from error
+        return label
+    fields = ", ".join(map(printable, document)) if isinstance(document, dict) else "none"
+    raise NoLabelError(
+        f"its .json has no number or text in the field {label_field!r} (its fields: {fields}); name the right one with "
+        "--label-field"
+    )
+
+
+def _parsed(content: bytes) -> Any:
+    try:
+        return orjson.loads(content)
+    except ValueError:  # Python's reader also takes NaN, which its writer writes, and a byte order mark
+        return json.loads(content.decode("utf-8-sig"))
+
+
+def number_classes(
+    labels: Sequence[Label], names: Sequence[str] | None = None
+) -> tuple[tuple[str, ...], dict[Label, int]]:
+    """Class names, and the class number of each label.
+
+    Args:
+        labels: of all samples, at least one.
+        names: class names in the order of their numbers; None derives them.
+
+    Raises:
+        UserError: numbers and texts are mixed, a label is not among the names, or the labels are not classes.
+    """
+    different = set(labels)
+    texts = sorted(label for label in different if isinstance(label, str))
+    numbers = sorted(label for label in different if isinstance(label, int))
+    if texts and numbers and not all(map(_PADDED.fullmatch, texts)):
+        raise UserError(f"some labels are numbers ({numbers[0]}) and some are text ({texts[0]!r}); make them alike")
+    if not names and len(different) > max(_ALWAYS_ACCEPTED, len(labels) // 2):
+        raise UserError(
+            f"{len(labels):,} samples have {len(different):,} different labels, such as {[*numbers, *texts][0]!r}, "
+            "which look like ids or captions, not classes; name the right field with --label-field, or give --classes"
+        )
+    name_of = {label: str(label) for label in different}
+    in_range = numbers and names and numbers[0] >= 0 and numbers[-1] < len(names)
+    are_names = names and set(name_of.values()) <= set(names)
+    if not texts and (in_range or not are_names):
+        return _numbered(numbers, names)
+    known = tuple(names or sorted(name_of.values()))
+    if unknown := sorted(set(name_of.values()) - set(known)):
+        raise UserError(f"the label {unknown[0]!r} is not among the {len(known)} names of --classes; add it there")
+    number_of = {name: number for number, name in enumerate(known)}
+    return known, {label: number_of[name] for label, name in name_of.items()}
+
+
+def _numbered(numbers: Sequence[int], names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[Label, int]]:
+    """Classes of labels that are their numbers."""
+    classes = len(names) if names else numbers[-1] + 1
+    if numbers[0] < 0 or numbers[-1] >= classes:
+        raise UserError(
+            f"labels go from {numbers[0]} to {numbers[-1]} and should be from 0 to {classes - 1}, for "
+            f"{classes} classes; correct --classes or the labels"
+        )
+    if not names and classes > _ALWAYS_ACCEPTED + _MOST_PER_LABEL * len(numbers):
+        raise UserError(
+            f"labels go up to {numbers[-1]} and only {len(numbers):,} of them are different, so they look like ids or "
+            "times, not classes; name the right field with --label-field, or give --classes with the labels as names"
+        )
+    return tuple(names or map(str, range(classes))), {number: number for number in numbers}

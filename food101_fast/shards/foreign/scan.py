@@ -1,0 +1,111 @@
+"""Samples of a WebDataset tar that another program wrote, each decoded once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import xxhash
+
+from food101_fast.images import RejectedError, Rules, Scratch, clean
+from food101_fast.shards.foreign.labels import Label, NoLabelError, read_label
+from food101_fast.shards.foreign.members import Member, open_tar, read_members
+from food101_fast.shards.foreign.options import IndexOptions
+from food101_fast.shards.foreign.samples import LABELS, Sample, find_samples
+from food101_fast.shards.layout import npy_header
+from food101_fast.shards.rejects import NotedImage, Reject
+from food101_fast.storage import Folder
+
+NO_LABEL = "no-label"
+_CONFLICT = "label-conflict"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The samples of a tar, in the order of their images."""
+
+    name: str
+    bytes: int
+    xxh3_64: str
+    spans: list[tuple[int, int, int]]
+    """Offset, length and XXH3-64 of each image's file. Links give equal spans."""
+    labels: list[Label]
+    rejects: list[Reject]
+    notes: list[NotedImage]
+    raw: bool
+    """Whether every image is a NumPy array of exactly the stored size."""
+
+
+class _NotUsedError(Exception):
+    """A sample is not used.
+
+    Attributes:
+        reason: as in `Reject`.
+        detail: what is wrong.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+def scan_tar(folder: Folder, name: str, *, rules: Rules, options: IndexOptions) -> Found:
+    """Find the samples of one tar and decode each of them.
+
+    Raises:
+        UserError: the tar can't be read, is truncated or damaged.
+    """
+    file, content = open_tar(folder, name)
+    samples, lost = find_samples(read_members(file, content, f"{folder.url}/{name}"), options.key_ends_at)
+    rejects = [
+        Reject(key=one.key, file=f"{name}/{one.member}", reason=one.problem.reason, detail=one.problem.detail)
+        for one in lost
+    ]
+    header = npy_header(rules.size)
+    scratch = Scratch()
+    spans, labels, notes = [], [], []
+    raw = True
+    for sample in samples:
+        image = sample.image
+        where = f"{name}/{image.name}"
+        payload = bytes(content[image.offset : image.offset + image.length])
+        try:
+            label = _label(content, sample, options.label_field)
+            note = clean(payload, rules, scratch).note
+        except (_NotUsedError, RejectedError) as error:
+            rejects.append(Reject(key=sample.key, file=where, reason=error.reason, detail=error.detail))
+            continue
+        if note is not None:
+            notes.append(NotedImage(key=sample.key, file=where, note=note.kind, detail=note.detail))
+        raw = raw and payload.startswith(header) and image.length == len(header) + rules.size**2 * 3
+        spans.append((image.offset, image.length, xxhash.xxh3_64_intdigest(payload)))
+        labels.append(label)
+    return Found(
+        name=name,
+        bytes=len(content),
+        xxh3_64=xxhash.xxh3_64_hexdigest(content),
+        spans=spans,
+        labels=labels,
+        rejects=rejects,
+        notes=notes,
+        raw=raw,
+    )
+
+
+def _label(content: memoryview, sample: Sample, label_field: str) -> Label:
+    if sample.label_suffix is None:
+        raise _NotUsedError(NO_LABEL, f"the sample has no label ({', '.join(LABELS)}), only {', '.join(sample.has)}")
+    labels = [_read(content, member, sample.label_suffix, label_field) for member in sample.labels]
+    # With as many images as labels under one name, the first of both belong together.
+    if len(set(labels)) > 1 and len(labels) != sample.copies:
+        raise _NotUsedError(_CONFLICT, f"the sample has {len(labels)} .{sample.label_suffix} and their labels differ")
+    return labels[0]
+
+
+def _read(content: memoryview, member: Member, suffix: str, label_field: str) -> Label:
+    if member.problem is not None:
+        raise _NotUsedError(member.problem.reason, f"its label {member.name} is {member.problem.detail}")
+    try:
+        return read_label(bytes(content[member.offset : member.offset + member.length]), suffix, label_field)
+    except NoLabelError as error:
+        raise _NotUsedError(NO_LABEL, str(error)) from error
