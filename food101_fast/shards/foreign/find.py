@@ -66,8 +66,9 @@ def _matches(pattern: str) -> list[str]:
         pattern = os.path.expanduser(pattern)
         if os.path.exists(pattern):
             return [pattern]
+    rest = _below_existing(pattern)
     try:
-        expanded = list(braceexpand.braceexpand(pattern))
+        expanded = [pattern.removesuffix(rest) + one for one in braceexpand.braceexpand(rest)]
     except ValueError as error:
         raise UserError(f"the braces of {pattern} are not closed ({error}); correct the pattern") from error
     return [tar for one in expanded for tar in _globbed(one)]

@@ -37,8 +37,6 @@ class Sample:
     """Members with the first suffix of `LABELS` that the sample has, in the order of the tar; usually one."""
     label_suffix: str | None
     """That suffix; None if there is no label."""
-    copies: int
-    """Images with this key and suffix: 1, or more if some are lost."""
     has: tuple[str, ...]
     """Suffixes of all its members, for the sentence about a missing label."""
 
@@ -111,7 +109,6 @@ def _sample(key: str, group: _Group) -> Sample | None:
         image=readable[image_suffix][0],
         labels=tuple(member for found, member in group.labels if found == label_suffix),
         label_suffix=label_suffix,
-        copies=len(readable[image_suffix]),
         has=tuple(dict.fromkeys(suffix for suffix, _ in group.all)),
     )
 

@@ -10,13 +10,12 @@ from food101_fast.images import RejectedError, Rules, Scratch, clean
 from food101_fast.shards.foreign.labels import Label, NoLabelError, read_label
 from food101_fast.shards.foreign.members import Member, open_tar, read_members
 from food101_fast.shards.foreign.options import IndexOptions
-from food101_fast.shards.foreign.samples import LABELS, Sample, find_samples
+from food101_fast.shards.foreign.samples import COLLISION, LABELS, Sample, find_samples
 from food101_fast.shards.layout import npy_header
 from food101_fast.shards.rejects import NotedImage, Reject
 from food101_fast.storage import Folder
 
 NO_LABEL = "no-label"
-_CONFLICT = "label-conflict"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +95,11 @@ def _label(content: memoryview, sample: Sample, label_field: str) -> Label:
     if sample.label_suffix is None:
         raise _NotUsedError(NO_LABEL, f"the sample has no label ({', '.join(LABELS)}), only {', '.join(sample.has)}")
     labels = [_read(content, member, sample.label_suffix, label_field) for member in sample.labels]
-    # With as many images as labels under one name, the first of both belong together.
-    if len(set(labels)) > 1 and len(labels) != sample.copies:
-        raise _NotUsedError(_CONFLICT, f"the sample has {len(labels)} .{sample.label_suffix} and their labels differ")
+    if len(set(labels)) > 1:
+        suffix = sample.label_suffix
+        raise _NotUsedError(
+            COLLISION, f"the tar has {len(labels)} members with the key {sample.key} and suffix {suffix}, which differ"
+        )
     return labels[0]
 
 

@@ -1,0 +1,105 @@
+"""Two members of a tar with one key: counted and named, and refused if they are many.
+
+Reports: webdataset#157 and webdataset#286 (dots in file names), ray#48643 (duplicate keys in a tar).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from food101_fast.errors import UserError
+from food101_fast.images import clean
+from food101_fast.shards import ShardSet
+from tests.troubles.tars import RULES, Members, image, index, pairs, rejects, write_tar
+
+
+def test_a_name_that_repeats_is_refused_and_the_others_are_named_if_allowed(tmp_path: Path) -> None:
+    members = [member for number in range(100) for member in pairs(1, first=number, name="img")]
+    tar = write_tar(tmp_path / "train.tar", members)
+    with pytest.raises(UserError, match=r"100 of 100 images .* lost because of their names.*train\.tar/img\.jpg"):
+        index(tar)
+    assert not (tmp_path / "manifest.json").exists()
+    with pytest.raises(UserError, match="no sample with an image and a label"):  # each label is another
+        index(tar, max_collisions=1)
+    same: Members = [("img.jpg", image(number, "jpg")) for number in range(100)]
+    write_tar(tar, [("img.cls", b"0"), *same])
+    assert index(tar, max_collisions=1).rejects == {"key-collision": 99}
+    assert {line["file"] for line in rejects(tmp_path)} == {"train.tar/img.jpg"}
+    assert np.array_equal(ShardSet.open(tmp_path).split("train")[0], clean(image(0, "jpg"), RULES).pixels)
+
+
+def test_few_collisions_are_listed_and_many_are_refused(tmp_path: Path) -> None:
+    """The limit is 1 % of the images."""
+    again: Members = [("7.jpg", image(7, "jpg"))]
+    manifest = index(write_tar(tmp_path / "few" / "train.tar", pairs(99) + again))
+    assert manifest.rejects == {"key-collision": 1}
+    with pytest.raises(UserError, match=r"1 of 99 images.*earlier member with the key 7 and suffix jpg"):
+        index(write_tar(tmp_path / "many" / "train.tar", pairs(98) + again))
+
+
+@pytest.mark.parametrize("name", ["IMG_{}.edited", "scan.{:05d}"])
+def test_dots_in_names_are_explained(tmp_path: Path, name: str) -> None:
+    plain = pairs(10, name="IMG_{}") if name.startswith("IMG") else []
+    tar = write_tar(tmp_path / "train.tar", plain + pairs(10, first=10 if not plain else 0, name=name))
+    with pytest.raises(UserError, match=r"first dot of a file name.*rename the file, or give --key-ends-at last-dot"):
+        index(tar)
+    manifest = index(tar, key_ends_at="last-dot")
+    assert manifest.rejects == {}
+    assert manifest.read == 10 + len(plain) // 2
+    if plain:
+        manifest = index(tar, max_collisions=1, replace=True)
+        assert manifest.rejects == {"key-collision": 10}
+        assert sorted(line["file"] for line in rejects(tmp_path)) == [
+            f"train.tar/IMG_{n}.edited.jpg" for n in range(10)
+        ]
+
+
+def test_masks_beside_the_image_of_a_sample_are_named_and_not_refused(tmp_path: Path) -> None:
+    """webdataset's users give a sample several images on purpose; only one of them has the label."""
+    masks: Members = [(f"{number}.{suffix}", image(number)) for number in range(10) for suffix in ("png", "seg.png")]
+    manifest = index(write_tar(tmp_path / "train.tar", pairs(10) + masks))
+    assert manifest.rejects == {"extra-image": 20}
+    assert {line["file"] for line in rejects(tmp_path)} == {f"train.tar/{name}" for name, _ in masks}
+
+
+def test_pictures_of_one_name_and_two_formats_are_two_pictures_if_both_have_a_label(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "train.tar", pairs(3) + pairs(3, kind="png"))
+    with pytest.raises(UserError, match="3 of 6 images"):
+        index(tar)
+
+
+def test_the_same_key_in_two_tars_is_two_samples(tmp_path: Path) -> None:
+    """Many writers start to count again in each tar; webdataset reads them as different samples too."""
+    write_tar(tmp_path / "train-0.tar", pairs(5))
+    write_tar(tmp_path / "train-1.tar", pairs(5))
+    assert index(tmp_path / "train-{0..1}.tar").splits["train"].samples == 10
+
+
+def test_labels_that_differ_under_one_name_are_not_guessed(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "train.tar", [*pairs(100), ("4.cls", b"2")])
+    assert index(tar).rejects == {"key-collision": 1}
+    assert rejects(tmp_path)[0]["file"] == "train.tar/4.jpg"
+    assert "2 members with the key 4 and suffix cls, which differ" in rejects(tmp_path)[0]["detail"]
+    write_tar(tar, [*pairs(100), ("4.cls", b"1\n")])
+    assert index(tar, replace=True).rejects == {}
+
+
+def test_tars_joined_with_cat_are_refused(tmp_path: Path) -> None:
+    """Every tar program stops at the end of the first."""
+    first, second = (write_tar(tmp_path / f"{n}.tar", pairs(3, first=n)).read_bytes() for n in range(2))
+    (tmp_path / "train.tar").write_bytes(first + second)
+    with pytest.raises(UserError, match=r"more members after its end.*--ignore-zeros"):
+        index(tmp_path / "train.tar")
+    (tmp_path / "train.tar").write_bytes(first + b"what a tape drive left" * 50)
+    assert index(tmp_path / "train.tar").read == 3
+
+
+def test_names_that_are_not_utf8_or_have_line_breaks_are_listed(tmp_path: Path) -> None:
+    odd: Members = [(name, b"no picture") for name in ("caf\udce9.jpg", "two\nlines.jpg")]
+    index(
+        write_tar(tmp_path / "train.tar", [*pairs(3), *odd, *((name.replace("jpg", "cls"), b"1") for name, _ in odd)])
+    )
+    assert {line["file"] for line in rejects(tmp_path)} == {r"train.tar/caf\xe9.jpg", r"train.tar/two\x0alines.jpg"}
