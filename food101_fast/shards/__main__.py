@@ -46,9 +46,9 @@ class Index(IndexOptions):
     """Write an index and a manifest for WebDataset tars of other programs, to train on them without copying."""
 
     tars: tyro.conf.Positional[tuple[str, ...]]
-    """Tars: paths or URLs, with braces such as {000000..000009}, and on a disk also ~ and *. A sample needs an image
-    (jpg, png, webp, npy, tif, bmp, gif, ...) and a label (cls, label, txt, or a field of json). If the tars are in
-    several folders, such as train/ and val/, the manifest is written into the folder above these."""
+    """Tars: paths or URLs, with braces such as {000000..000009}, and on a disk also ~ and *. A sample needs an
+    image (jpg, png, webp, npy, tif, bmp, gif, ...) and a label (cls, label, txt, or a field of json). If the tars are
+    in several folders, such as train/ and val/, the manifest is written into the folder above these."""
     size: Annotated[int, Ge(8), Le(4096)] = 192
     """Height and width in pixels that images are resized to when they are read."""
     fit: Fit = "crop"

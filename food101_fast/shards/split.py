@@ -327,7 +327,11 @@ def _check_files(folder: Folder, entries: Sequence[ShardEntry]) -> None:
     if not folder.can_list:
         return  # then problems are found at the download
     try:
-        sizes = folder.files()
+        if isinstance(folder, LocalFolder):  # one above several folders of tars may have much else
+            names = [name for entry in entries for name in (entry.name, entry.index_path)]
+            sizes = {name: (folder.path / name).stat().st_size for name in names if (folder.path / name).exists()}
+        else:
+            sizes = folder.files()
     except OSError as error:
         advice = machine_advice(error) or "make it readable"
         raise UserError(f"{folder.url} can't be listed ({error.strerror or error}); {advice}") from error

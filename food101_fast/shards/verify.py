@@ -40,8 +40,8 @@ def verify(folder: Folder, progress: Callable[[int], None] = lambda samples: Non
         UserError: there is no manifest, or it can't be read.
     """
     manifest = read_manifest(folder)
-    # A plain web server does not list its files.
-    files = folder.files() if folder.can_list else {}
+    # A plain web server does not list its files, and other programs' tars may have any files beside them.
+    files = folder.files() if folder.can_list and not manifest.source.startswith(SOURCE_PREFIX) else {}
     known = {MANIFEST_NAME, REJECTS_NAME, NOTES_NAME, *OVERVIEW_NAMES}
     for split, entry in manifest.splits.items():
         labels: list[NDArray[np.int64]] = []
@@ -60,9 +60,7 @@ def verify(folder: Folder, progress: Callable[[int], None] = lambda samples: Non
     yield from _list_problems(folder, REJECTS_NAME, "reason", manifest.rejects)
     yield from _list_problems(folder, NOTES_NAME, "note", manifest.notes)
     for name in files:
-        if name not in known and not manifest.source.startswith(
-            SOURCE_PREFIX
-        ):  # other programs' tars may have any files beside them
+        if name not in known:
             yield f"{name}: does not belong to the set of shards"
 
 

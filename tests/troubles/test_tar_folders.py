@@ -98,6 +98,22 @@ def test_a_manifest_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> N
             ShardSet.open(tmp_path)
 
 
+def test_images_of_two_splits_are_noted(tmp_path: Path) -> None:
+    """They are kept, since the tars say so, but a result on them says less."""
+    write_tar(tmp_path / "train.tar", pairs(6))
+    write_tar(tmp_path / "val.tar", pairs(3, first=4, name="v{}"))
+    write_tar(tmp_path / "test.tar", pairs(2, first=5, name="t{}"))
+    manifest = index(tmp_path / "{train,val,test}.tar")
+    assert manifest.notes == {"also-in-test": 3, "also-in-val": 1}
+    lines = [orjson.loads(line) for line in (tmp_path / "notes.jsonl").read_bytes().splitlines()]
+    assert {(line["file"], line["detail"]) for line in lines} == {
+        ("train.tar/4.jpg", "the bytes of val.tar/v4.jpg"),
+        ("train.tar/5.jpg", "the bytes of test.tar/t5.jpg"),
+        ("val.tar/v5.jpg", "the bytes of test.tar/t5.jpg"),
+        ("val.tar/v6.jpg", "the bytes of test.tar/t6.jpg"),
+    }
+
+
 def test_val_is_cut_from_train(tmp_path: Path) -> None:
     tars = [write_tar(tmp_path / f"train-{n}.tar", pairs(30, first=30 * n)) for n in range(2)]
     before = [tar.read_bytes() for tar in tars]

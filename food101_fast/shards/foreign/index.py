@@ -36,7 +36,7 @@ from food101_fast.shards.layout import (
     val_index_name,
 )
 from food101_fast.shards.manifest import Manifest, ShardEntry, SplitEntry
-from food101_fast.shards.rejects import Reject, count, to_lines
+from food101_fast.shards.rejects import NotedImage, Reject, count, to_lines
 from food101_fast.storage import Folder, writing
 
 _ADVICE = "or copy or link the tars into another folder: an index is written beside its tar"
@@ -91,12 +91,13 @@ def write_index(
     _check_losses(tars.folder, found, options)
     class_names, number_of = number_classes([label for of_tar in found for label in of_tar.labels], classes)
     indexes = _indexes(found, tars.splits, number_of, options)
-    manifest = _manifest(patterns, rules, options, found, indexes, class_names)
+    notes = [note for of_tar in found for note in of_tar.notes] + _in_two_splits(found, tars.splits)
+    manifest = _manifest(patterns, rules, options, found, indexes, notes, class_names)
     remove_existing(tars)
     for index in indexes:
         _write(tars.folder, index.entry.index_path, index.content)
     _write(tars.folder, REJECTS_NAME, to_lines(reject for of_tar in found for reject in of_tar.rejects))
-    _write(tars.folder, NOTES_NAME, to_lines(note for of_tar in found for note in of_tar.notes))
+    _write(tars.folder, NOTES_NAME, to_lines(notes))
     _write(tars.folder, MANIFEST_NAME, manifest.to_json())
     return tars.folder, manifest
 
@@ -128,7 +129,8 @@ def _check_losses(folder: Folder, found: Sequence[Found], options: IndexOptions)
         why = f" ({_typical(rejects).detail})" if rejects else ""
         raise UserError(
             f"the tars in {folder.url} have no sample with an image and a label{why}; a sample needs an image (jpg, "
-            "png, webp, npy, ...), and a .cls, .label, .txt or .json with its label"
+            "png, webp, npy, ...), and a .cls, .label, .txt or .json with its label; if the folders in the tars are "
+            "the classes, give --label-from folder"
         )
 
 
@@ -136,6 +138,24 @@ def _typical(rejects: Sequence[Reject]) -> Reject:
     """A reject with the most frequent reason, or else the first."""
     reason = Counter(reject.reason for reject in rejects).most_common(1)[0][0]
     return next(reject for reject in rejects if reject.reason == reason)
+
+
+def _in_two_splits(found: Sequence[Found], splits: Mapping[str, str]) -> list[NotedImage]:
+    """Notes about images of train that val or test has too, and images of val that test has too."""
+    notes = []
+    seen: dict[int, tuple[str, str]] = {}
+    for split in reversed(SPLITS):
+        new: dict[int, tuple[str, str]] = {}
+        for of_tar in found:
+            if splits[of_tar.name] != split:
+                continue
+            for (*_, digest), key, file in zip(of_tar.spans, of_tar.keys, of_tar.files, strict=True):
+                new.setdefault(digest, (split, file))
+                if digest in seen:
+                    other, copy = seen[digest]
+                    notes.append(NotedImage(key=key, file=file, note=f"also-in-{other}", detail=f"the bytes of {copy}"))
+        seen = new | seen
+    return notes
 
 
 def _indexes(
@@ -211,6 +231,7 @@ def _manifest(
     options: IndexOptions,
     found: Sequence[Found],
     indexes: Sequence[_Index],
+    notes: Sequence[NotedImage],
     classes: tuple[str, ...],
 ) -> Manifest:
     splits: dict[str, SplitEntry] = {}
@@ -245,6 +266,6 @@ def _manifest(
         fingerprint=xxhash.xxh3_64_hexdigest("".join(of_tar.xxh3_64 for of_tar in found).encode()),
         read=sum(shares) + sum(rejects.values()),
         rejects=rejects,
-        notes=count(note.note for of_tar in found for note in of_tar.notes),
+        notes=count(note.note for note in notes),
         splits=splits,
     )

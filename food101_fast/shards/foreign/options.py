@@ -24,6 +24,9 @@ class IndexOptions:
     one."""
     seed: Annotated[int, Ge(0)] = 0
     """Decides which samples --val-fraction takes."""
+    label_from: Literal["member", "folder"] = "member"
+    """Where labels are: in a member of each sample (.cls, .label, .json, .txt), or in the name of the folder that
+    each image is in, for tars of class folders."""
     label_field: str = "label"
     """The field of a sample's json with its label, a number or a text."""
     key_ends_at: KeyEnd = "first-dot"

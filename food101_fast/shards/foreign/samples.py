@@ -7,6 +7,7 @@ the tar, since the whole tar is there; webdataset itself, which streams, needs t
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -25,6 +26,7 @@ LABELS = ("cls", "class", "label", "json", "txt")
 COLLISION = "key-collision"
 EXTRA = "extra-image"
 NO_IMAGE = "no-image"
+NO_LABEL = "no-label"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,12 +35,14 @@ class Sample:
 
     key: str
     image: Member
-    labels: tuple[Member, ...]
+    labels: tuple[Member, ...] = ()
     """Members with the first suffix of `LABELS` that the sample has, in the order of the tar; usually one."""
-    label_suffix: str | None
+    label_suffix: str | None = None
     """That suffix; None if there is no label."""
-    has: tuple[str, ...]
+    has: tuple[str, ...] = ()
     """Suffixes of all its members, for the sentence about a missing label."""
+    folder: str | None = None
+    """Name of the folder that is its label; None if members have it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +97,30 @@ def find_samples(members: Iterable[Member], key_ends_at: KeyEnd) -> tuple[list[S
         if sample is not None:
             samples.append(sample)
     return sorted(samples, key=lambda sample: sample.image.offset), lost
+
+
+def find_in_folders(members: Iterable[Member]) -> tuple[list[Sample], list[Lost]]:
+    """Samples of a tar of class folders: every image is one, with the name of its folder as its label."""
+    samples: dict[str, Sample] = {}
+    lost = []
+    for member in members:
+        named = split_name(member.name, "last-dot")
+        if named is None:
+            continue
+        key, suffix = named
+        folder = posixpath.dirname(posixpath.normpath(member.name))
+        problem = member.problem
+        if suffix not in IMAGES:
+            problem = Problem(reason=NO_IMAGE, detail=f"not an image by its suffix {suffix!r}")
+        elif problem is None and member.name in samples:
+            problem = Problem(reason=COLLISION, detail="the tar has an earlier member with this name")
+        elif problem is None and not folder:
+            problem = Problem(reason=NO_LABEL, detail="it is in no folder that could be its class")
+        if problem is not None:
+            lost.append(Lost(key=key, member=member.name, problem=problem))
+            continue
+        samples[member.name] = Sample(key=key, image=member, folder=posixpath.basename(folder))
+    return sorted(samples.values(), key=lambda sample: sample.image.offset), lost
 
 
 def _sample(key: str, group: _Group) -> Sample | None:

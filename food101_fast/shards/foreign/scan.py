@@ -10,12 +10,10 @@ from food101_fast.images import RejectedError, Rules, Scratch, clean
 from food101_fast.shards.foreign.labels import Label, NoLabelError, read_label
 from food101_fast.shards.foreign.members import Member, open_tar, read_members
 from food101_fast.shards.foreign.options import IndexOptions
-from food101_fast.shards.foreign.samples import COLLISION, LABELS, Sample, find_samples
+from food101_fast.shards.foreign.samples import COLLISION, LABELS, NO_LABEL, Sample, find_in_folders, find_samples
 from food101_fast.shards.layout import npy_header
 from food101_fast.shards.rejects import NotedImage, Reject
 from food101_fast.storage import Folder
-
-NO_LABEL = "no-label"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +26,10 @@ class Found:
     spans: list[tuple[int, int, int]]
     """Offset, length and XXH3-64 of each image's file. Links give equal spans."""
     labels: list[Label]
+    keys: list[str]
+    """Key of each sample."""
+    files: list[str]
+    """Name of each image in the tar, after that of the tar."""
     rejects: list[Reject]
     notes: list[NotedImage]
     raw: bool
@@ -55,14 +57,19 @@ def scan_tar(folder: Folder, name: str, *, rules: Rules, options: IndexOptions) 
         UserError: the tar can't be read, is truncated or damaged.
     """
     file, content = open_tar(folder, name)
-    samples, lost = find_samples(read_members(file, content, f"{folder.url}/{name}"), options.key_ends_at)
+    members = read_members(file, content, f"{folder.url}/{name}")
+    if options.label_from == "folder":
+        samples, lost = find_in_folders(members)
+    else:
+        samples, lost = find_samples(members, options.key_ends_at)
     rejects = [
         Reject(key=one.key, file=f"{name}/{one.member}", reason=one.problem.reason, detail=one.problem.detail)
         for one in lost
     ]
     header = npy_header(rules.size)
     scratch = Scratch()
-    spans, labels, notes = [], [], []
+    found: list[tuple[tuple[int, int, int], Label, str, str]] = []
+    notes = []
     raw = True
     for sample in samples:
         image = sample.image
@@ -77,14 +84,16 @@ def scan_tar(folder: Folder, name: str, *, rules: Rules, options: IndexOptions) 
         if note is not None:
             notes.append(NotedImage(key=sample.key, file=where, note=note.kind, detail=note.detail))
         raw = raw and payload.startswith(header) and image.length == len(header) + rules.size**2 * 3
-        spans.append((image.offset, image.length, xxhash.xxh3_64_intdigest(payload)))
-        labels.append(label)
+        span = (image.offset, image.length, xxhash.xxh3_64_intdigest(payload))
+        found.append((span, label, sample.key, where))
     return Found(
         name=name,
         bytes=len(content),
         xxh3_64=xxhash.xxh3_64_hexdigest(content),
-        spans=spans,
-        labels=labels,
+        spans=[span for span, *_ in found],
+        labels=[label for _, label, *_ in found],
+        keys=[key for *_, key, _ in found],
+        files=[file for *_, file in found],
         rejects=rejects,
         notes=notes,
         raw=raw,
@@ -92,6 +101,8 @@ def scan_tar(folder: Folder, name: str, *, rules: Rules, options: IndexOptions) 
 
 
 def _label(content: memoryview, sample: Sample, label_field: str) -> Label:
+    if sample.folder is not None:
+        return sample.folder
     if sample.label_suffix is None:
         raise _NotUsedError(NO_LABEL, f"the sample has no label ({', '.join(LABELS)}), only {', '.join(sample.has)}")
     labels = [_read(content, member, sample.label_suffix, label_field) for member in sample.labels]
