@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated
 
@@ -108,11 +108,13 @@ def main(argv: Sequence[str]) -> None:
 
 def _index(command: Index) -> None:
     rules = Rules(size=command.size, fit=command.fit, min_side=command.min_side)
+    # Not the command itself: worker processes do not import this module, which is __main__ here.
+    options = IndexOptions(**{option.name: getattr(command, option.name) for option in fields(IndexOptions)})
     with tqdm(desc="index", unit="images") as bar:
         folder, manifest = write_index(
             command.tars,
             rules,
-            command,
+            options,
             classes=_read_classes(command.classes),
             workers=command.workers,
             progress=bar.update,

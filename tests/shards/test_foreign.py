@@ -184,7 +184,7 @@ def second_header(content: bytes) -> int:
             "no number or text in the field 'label'.*: class",
         ),
         ({"train.tar": {"1.jpg": b"x", "1.json": b"{"}}, {}, r"its \.json can't be read"),
-        ({"train.tar": {"1.csv": b"x"}}, {}, "no sample with an image and a label"),
+        ({"train.tar": {"1.csv": b"x"}}, {}, "have no sample with an image and a label"),
         ({"part1.tar": {"1.jpg": b"", "1.cls": b"0"}}, {}, "does not say which split"),
         ({"train.tar": {"1.jpg": b"", "1.cls": b"5"}}, {"classes": ["a", "b"]}, "labels go from 5 to 5"),
         ({"train.tar": {"1.jpg": b"", "1.cls": b"-1"}}, {}, "labels go from -1 to -1"),

@@ -5,6 +5,8 @@ Reports: webdataset#135 and webdataset#313 (how to split a WebDataset).
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -26,7 +28,7 @@ from food101_fast.shards.show import describe
 from food101_fast.shards.verify import verify
 from food101_fast.storage import LocalFolder
 from tests.conftest import contents, flip
-from tests.troubles.tars import RULES, image, index, labels, pairs, rejects, tar_bytes, write_tar
+from tests.troubles.tars import RULES, Link, image, index, labels, pairs, rejects, tar_bytes, write_tar
 
 
 def split_folders(root: Path, names: tuple[str, ...] = ("train", "val", "test")) -> list[Path]:
@@ -55,6 +57,14 @@ def test_split_folders_become_one_data_set(tmp_path: Path, names: tuple[str, ...
         assert np.array_equal(shards.split(split)[2], clean(image(10 * number + 2, "jpg"), RULES).pixels)
         assert labels(tmp_path, split) == [str((10 * number + n) % 3) for n in range(6)]
     assert {name: content for name, content in contents(tmp_path).items() if name in before} == before
+
+
+def test_the_command_with_worker_processes(tmp_path: Path) -> None:
+    split_folders(tmp_path)
+    command = (sys.executable, "-m", "food101_fast.shards", "index", "{train,val,test}/*.tar", "--workers", "2")
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "read 18 = written 18 + dropped 0" in done.stdout
 
 
 def test_a_folder_named_like_a_split_tells_it_alone(tmp_path: Path) -> None:
@@ -96,6 +106,14 @@ def test_a_manifest_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> N
         (tmp_path / "manifest.json").write_bytes(orjson.dumps(document))
         with pytest.raises(UserError, match="should be a plain file name, or a path below the folder"):
             ShardSet.open(tmp_path)
+
+
+def test_a_split_that_would_be_empty_is_refused(tmp_path: Path) -> None:
+    write_tar(tmp_path / "train.tar", [(f"{n}.png", Link(f"/photos/{n}.png")) for n in range(5)])
+    write_tar(tmp_path / "val.tar", pairs(5))
+    with pytest.raises(UserError, match=r"the train tars in .* have no sample.*a link to /photos/0\.png"):
+        index(tmp_path / "{train,val}.tar")
+    assert not (tmp_path / "manifest.json").exists()
 
 
 def test_images_of_two_splits_are_noted(tmp_path: Path) -> None:

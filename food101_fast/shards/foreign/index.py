@@ -88,7 +88,7 @@ def write_index(
     for of_tar in _scanned(tars, rules, options, workers):
         found.append(of_tar)
         progress(len(of_tar.spans) + len(of_tar.rejects))
-    _check_losses(tars.folder, found, options)
+    _check_losses(tars, found, options)
     class_names, number_of = number_classes([label for of_tar in found for label in of_tar.labels], classes)
     indexes = _indexes(found, tars.splits, number_of, options)
     notes = [note for of_tar in found for note in of_tar.notes] + _in_two_splits(found, tars.splits)
@@ -114,7 +114,7 @@ def _scanned(tars: Tars, rules: Rules, options: IndexOptions, workers: int) -> I
         raise UserError("a worker process was killed, most likely out of memory; try fewer --workers") from error
 
 
-def _check_losses(folder: Folder, found: Sequence[Found], options: IndexOptions) -> None:
+def _check_losses(tars: Tars, found: Sequence[Found], options: IndexOptions) -> None:
     rejects = [reject for of_tar in found for reject in of_tar.rejects]
     written = sum(len(of_tar.spans) for of_tar in found)
     images = written + sum(reject.reason != NO_IMAGE for reject in rejects)
@@ -122,16 +122,19 @@ def _check_losses(folder: Folder, found: Sequence[Found], options: IndexOptions)
     if len(collisions) > options.max_collisions * images:
         example = _typical(collisions)
         raise UserError(
-            f"{len(collisions):,} of {images:,} images in {folder.url} would be lost because of their names, such as "
+            f"{len(collisions):,} of {images:,} images in {tars.folder.url} would be lost because of their names, such as "
             f"{example.file}: {example.detail}; correct that, or give --max-collisions 1 to go on without them"
         )
-    if not written:
-        why = f" ({_typical(rejects).detail})" if rejects else ""
-        raise UserError(
-            f"the tars in {folder.url} have no sample with an image and a label{why}; a sample needs an image (jpg, "
-            "png, webp, npy, ...), and a .cls, .label, .txt or .json with its label; if the folders in the tars are "
-            "the classes, give --label-from folder"
-        )
+    for split in dict.fromkeys(tars.splits.values()):
+        of_split = [of_tar for of_tar in found if tars.splits[of_tar.name] == split]
+        if not any(of_tar.spans for of_tar in of_split):
+            lost = [reject for of_tar in of_split for reject in of_tar.rejects]
+            why = f" ({_typical(lost).detail})" if lost else ""
+            raise UserError(
+                f"the {split} tars in {tars.folder.url} have no sample with an image and a label{why}; a sample needs "
+                "an image (jpg, png, webp, npy, ...), and a .cls, .label, .txt or .json with its label; if the folders "
+                "in the tars are the classes, give --label-from folder"
+            )
 
 
 def _typical(rejects: Sequence[Reject]) -> Reject:
