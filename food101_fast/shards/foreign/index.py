@@ -122,8 +122,8 @@ def _check_losses(tars: Tars, found: Sequence[Found], options: IndexOptions) -> 
     if len(collisions) > options.max_collisions * images:
         example = _typical(collisions)
         raise UserError(
-            f"{len(collisions):,} of {images:,} images in {tars.folder.url} would be lost because of their names, such as "
-            f"{example.file}: {example.detail}; correct that, or give --max-collisions 1 to go on without them"
+            f"{len(collisions):,} of {images:,} images in {tars.folder.url} would be lost because of their names, such "
+            f"as {example.file}: {example.detail}; correct that, or give --max-collisions 1 to go on without them"
         )
     for split in dict.fromkeys(tars.splits.values()):
         of_split = [of_tar for of_tar in found if tars.splits[of_tar.name] == split]
