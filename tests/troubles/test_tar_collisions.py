@@ -13,6 +13,8 @@ import pytest
 from food101_fast.errors import UserError
 from food101_fast.images import clean
 from food101_fast.shards import ShardSet
+from food101_fast.shards.foreign.members import Member
+from food101_fast.shards.foreign.samples import find_samples
 from tests.troubles.tars import RULES, Members, image, index, pairs, rejects, write_tar
 
 
@@ -55,6 +57,16 @@ def test_dots_in_names_are_explained(tmp_path: Path, name: str) -> None:
         assert sorted(line["file"] for line in rejects(tmp_path)) == [
             f"train.tar/IMG_{n}.edited.jpg" for n in range(10)
         ]
+
+
+def test_a_key_with_very_many_members_is_said_in_a_short_sentence() -> None:
+    members = [Member(name=f"scan.{n}.{suffix}", offset=0, length=0) for n in range(999) for suffix in ("jpg", "cls")]
+    samples, lost = find_samples(members, "first-dot")
+    assert not samples
+    assert len(lost) == 999
+    ((sample,), lost) = find_samples([*members, Member(name="scan.png", offset=0, length=0)], "first-dot")
+    assert len(lost) == 999
+    assert len(sample.has) < 200
 
 
 def test_masks_beside_the_image_of_a_sample_are_named_and_not_refused(tmp_path: Path) -> None:

@@ -214,7 +214,9 @@ def test_an_earlier_index_is_kept_unless_it_is_replaced(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"manifest\.json is from an earlier index, which is kept; give --replace"):
         index(tar, val_fraction=0.5)
     assert contents(tmp_path) == before
+    assert b'"index"' not in before["manifest.json"]  # so that the digest is what it was
     assert set(index(tar, val_fraction=0.5, replace=True).splits) == {"train", "val"}
+    assert b'"index": "train.val.index.npy"' in (tmp_path / "manifest.json").read_bytes()
 
 
 def test_the_index_of_one_folder_is_not_spoiled_by_that_of_several(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def _of_json(content: bytes, label_field: str) -> Label:
         except UnicodeEncodeError as error:
             raise NoLabelError(f"the field {label_field!r} of its .json is not valid Unicode ({error})") from error
         return label
-    fields = ", ".join(map(printable, document)) if isinstance(document, dict) else "none"
+    fields = ", ".join(map(printable, list(document)[:20])) if isinstance(document, dict) else "none"
     raise NoLabelError(
         f"its .json has no number or text in the field {label_field!r} (its fields: {fields}); name the right one with "
         "--label-field"

@@ -8,7 +8,7 @@ the tar, since the whole tar is there; webdataset itself, which streams, needs t
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 
 from food101_fast.shards.foreign.members import Member, Problem
@@ -20,6 +20,7 @@ IMAGES = (
     *("xbm", "xpm", "heic", "heif", "jxl"),
 )
 """Suffixes of members that are images; of several in a sample the first in this order is used."""
+_IMAGES = frozenset(IMAGES)
 LABELS = ("cls", "class", "label", "json", "txt")
 """Suffixes of members with a label; of several in a sample the first in this order is used."""
 
@@ -27,6 +28,8 @@ COLLISION = "key-collision"
 EXTRA = "extra-image"
 NO_IMAGE = "no-image"
 NO_LABEL = "no-label"
+
+_MOST_NAMES = 8  # in a sentence
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +42,8 @@ class Sample:
     """Members with the first suffix of `LABELS` that the sample has, in the order of the tar; usually one."""
     label_suffix: str | None = None
     """That suffix; None if there is no label."""
-    has: tuple[str, ...] = ()
-    """Suffixes of all its members, for the sentence about a missing label."""
+    has: str = ""
+    """Suffixes of its members, for the sentence about a missing label."""
     folder: str | None = None
     """Name of the folder that is its label; None if members have it."""
 
@@ -85,7 +88,7 @@ def find_samples(members: Iterable[Member], key_ends_at: KeyEnd) -> tuple[list[S
         group = groups.setdefault(key, _Group())
         group.all.append((suffix, member))
         extension = suffix.rpartition(".")[2]
-        if extension in IMAGES:
+        if extension in _IMAGES:
             group.images.append((suffix, member))
         elif extension in LABELS:
             group.labels.append((suffix, member))
@@ -137,16 +140,21 @@ def _sample(key: str, group: _Group) -> Sample | None:
         image=readable[image_suffix][0],
         labels=tuple(member for found, member in group.labels if found == label_suffix),
         label_suffix=label_suffix,
-        has=tuple(dict.fromkeys(suffix for suffix, _ in group.all)),
+        has=_suffixes(group),
     )
+
+
+def _suffixes(group: _Group) -> str:
+    names = list(dict.fromkeys(suffix or "no suffix" for suffix, _ in group.all))
+    more = f" and {len(names) - _MOST_NAMES:,} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
 
 
 def _lost(key: str, group: _Group, sample: Sample | None) -> Iterator[Lost]:
     if not group.images:
-        names = ", ".join(dict.fromkeys(suffix or "no suffix" for suffix, _ in group.all))
-        detail = f"the sample has no image (jpg, png, webp, npy, ...), only {names}"
+        detail = f"the sample has no image (jpg, png, webp, npy, ...), only {_suffixes(group)}"
         yield Lost(key=key, member=group.all[0][1].name, problem=Problem(reason=NO_IMAGE, detail=detail))
-    labels = [suffix for suffix, _ in group.labels]
+    labels = {suffix for suffix, _ in group.labels}
     seen: set[str] = set()
     for suffix, member in group.images:
         is_again = suffix in seen
@@ -157,7 +165,7 @@ def _lost(key: str, group: _Group, sample: Sample | None) -> Iterator[Lost]:
         yield Lost(key=key, member=member.name, problem=problem)
 
 
-def _collision(key: str, suffix: str, labels: Sequence[str], sample: Sample | None, *, is_again: bool) -> Problem:
+def _collision(key: str, suffix: str, labels: Set[str], sample: Sample | None, *, is_again: bool) -> Problem:
     """Why a readable image is not the image of its sample."""
     if is_again:
         return Problem(reason=COLLISION, detail=f"the tar has an earlier member with the key {key} and suffix {suffix}")

@@ -104,7 +104,7 @@ def _label(content: memoryview, sample: Sample, label_field: str) -> Label:
     if sample.folder is not None:
         return sample.folder
     if sample.label_suffix is None:
-        raise _NotUsedError(NO_LABEL, f"the sample has no label ({', '.join(LABELS)}), only {', '.join(sample.has)}")
+        raise _NotUsedError(NO_LABEL, f"the sample has no label ({', '.join(LABELS)}), only {sample.has}")
     labels = [_read(content, member, sample.label_suffix, label_field) for member in sample.labels]
     if len(set(labels)) > 1:
         suffix = sample.label_suffix
