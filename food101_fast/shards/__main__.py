@@ -17,6 +17,7 @@ from food101_fast.errors import UserError
 from food101_fast.images import Fit, Rules
 from food101_fast.processes import usable_cores
 from food101_fast.shards.foreign import IndexOptions, write_index
+from food101_fast.shards.foreign.members import printable
 from food101_fast.shards.manifest import read_manifest
 from food101_fast.shards.show import describe
 from food101_fast.shards.verify import verify
@@ -90,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
     folder = open_folder(command.folder)
     manifest = read_manifest(folder)
     if isinstance(command, Show):
-        print(describe(manifest, command.folder))
+        print(describe(manifest, printable(command.folder)))
         return
     samples = sum(split.samples for split in manifest.splits.values())
     with tqdm(total=samples, desc="verify", unit="images") as bar:
@@ -99,7 +100,7 @@ def main(argv: Sequence[str]) -> None:
         print(problem)
     shards = sum(len(split.shards) for split in manifest.splits.values())
     print(
-        f"{command.folder}: {samples:,} images in {shards} shards, "
+        f"{printable(command.folder)}: {samples:,} images in {shards} shards, "
         + (f"{len(problems)} problems; remove the folder and prepare it again" if problems else "all as written")
     )
     if problems:
@@ -119,7 +120,7 @@ def _index(command: Index) -> None:
             workers=command.workers,
             progress=bar.update,
         )
-    print(describe(manifest, folder.url))
+    print(describe(manifest, printable(folder.url)))
 
 
 def _read_classes(path: Path | None) -> list[str] | None:

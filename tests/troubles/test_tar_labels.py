@@ -61,6 +61,7 @@ def test_a_text_without_a_label_drops_its_sample(tmp_path: Path, content: bytes)
         b'{"label": ""}',
         b'{"label": [1]}',
         b'{"other": 1}',
+        b'{"\\ud800\\n": 1}',
         b"{",
         b"",
         b"3",

@@ -5,6 +5,9 @@ Reports: huggingface/datasets#5757 (`~`), huggingface/datasets#7468 (brackets in
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,6 +44,24 @@ def test_files_whose_names_look_like_patterns(tmp_path: Path) -> None:
         assert list(find_tars([str(tmp_path / name)], None).splits) == [name]
     assert list(find_tars([str(tmp_path / "train[v2]-*.tar")], None).splits) == names[1:3]
     index(tmp_path / names[0])
+
+
+def test_a_folder_whose_name_is_not_utf8_works_and_a_tar_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    write_tar(folder / "train.tar", pairs(3))
+    write_tar(folder / os.fsdecode(b"train-\xe9.tar"), pairs(3))
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    for command, code, message in (
+        (("index", folder / "train.tar", "--workers", "1"), 0, "read 3 = written 3"),
+        (("show", folder), 0, r"caf\xe9: 3 images"),
+        (("verify", folder), 0, "all as written"),
+        (("index", folder / os.fsdecode(b"train-\xe9.tar")), 2, r"train-\xe9.tar is not UTF-8 text"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "food101_fast.shards", *command], env=environment, capture_output=True, check=False
+        )
+        assert done.returncode == code, done.stderr.decode()
+        assert message in (done.stdout + done.stderr).decode()
 
 
 def test_what_matches_nothing_is_one_sentence(tmp_path: Path) -> None:

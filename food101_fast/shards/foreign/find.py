@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import braceexpand
 
 from food101_fast.errors import UserError
+from food101_fast.shards.foreign.members import printable
 from food101_fast.storage import Folder, open_folder
 
 _SPLIT_WORDS = {
@@ -54,6 +55,9 @@ def find_tars(patterns: Sequence[str], split: str | None) -> Tars:
     location, names = _in_common(tars)
     if len(set(names)) != len(names):
         raise UserError("a tar is given twice; give each once")
+    odd = next((name for name in names if printable(name) != name), None)
+    if odd is not None:
+        raise UserError(f"the name {printable(odd)} is not UTF-8 text on one line, as a manifest needs; rename it")
     missing = next((tar for tar in tars if "://" not in tar and not os.path.exists(tar)), None)
     if missing is not None:
         raise UserError(f"there is no file {missing}; correct the path")

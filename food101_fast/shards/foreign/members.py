@@ -19,7 +19,7 @@ from food101_fast.storage import Folder, LocalFolder
 _BROKEN = "fetch or write it again"
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 _CHUNK_BYTES = 1024 * 1024
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 
 TarFile = mmap.mmap | BytesIO
 
@@ -157,6 +157,12 @@ def _follow(info: tarfile.TarInfo, files: Mapping[str, tarfile.TarInfo]) -> tarf
 
 
 def printable(text: str) -> str:
-    """Text that can be written as UTF-8 on one line; tarfile gives other bytes as lone surrogates."""
-    utf8 = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", utf8)
+    """Text that can be written as UTF-8 on one line: control characters and lone surrogates are escaped."""
+    return _UNPRINTABLE.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:  # how Python's paths and tarfile have a byte that is not UTF-8
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
