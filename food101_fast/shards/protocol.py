@@ -13,7 +13,9 @@ _MOST_NAMED = 10
 def protocol(manifest: Manifest) -> str:
     """Where the splits come from, such as `stratified 0.8 / 0.1 / 0.1, seed 0`."""
     if manifest.source.startswith(SOURCE_PREFIX):
-        return "splits as the tars have them"
+        is_cut = manifest.split_by == "source" and manifest.val_fraction > 0
+        of_train = f"; val is {manifest.val_fraction:g} of train, seed {manifest.seed}" if is_cut else ""
+        return f"splits as the tars have them{of_train}"
     groups = f", no group ({manifest.group_by}) in two splits" if manifest.group_by is not None else ""
     if manifest.split_by == "stratified":
         return f"stratified {' / '.join(f'{share:g}' for share in manifest.fractions)}, seed {manifest.seed}{groups}"

@@ -24,6 +24,7 @@ from food101_fast.prepare import PrepareSettings, prepare
 from food101_fast.shards import ShardSet
 from food101_fast.shards.foreign import IndexOptions, write_index
 from food101_fast.shards.foreign.cut import cut_val
+from food101_fast.shards.protocol import protocol
 from food101_fast.shards.show import describe
 from food101_fast.shards.verify import verify
 from food101_fast.storage import LocalFolder
@@ -51,6 +52,7 @@ def test_split_folders_become_one_data_set(tmp_path: Path, names: tuple[str, ...
     manifest = index(*tars)
     assert {split: entry.samples for split, entry in manifest.splits.items()} == {"train": 6, "val": 6, "test": 6}
     assert [shard.name for shard in manifest.splits["val"].shards] == [f"{names[1]}/000.tar"]
+    assert protocol(manifest) == "splits as the tars have them"
     assert not list(verify(LocalFolder(tmp_path)))
     shards = ShardSet.open(tmp_path)
     for number, split in enumerate(("train", "val", "test")):
@@ -142,6 +144,7 @@ def test_val_is_cut_from_train(tmp_path: Path) -> None:
     assert (manifest.split_by, manifest.val_fraction) == ("source", 0.2)
     assert not list(verify(LocalFolder(tmp_path)))
     assert "2 tars have samples of train and val" in describe(manifest, "x")
+    assert protocol(manifest) == "splits as the tars have them; val is 0.2 of train, seed 0"
     shards = ShardSet.open(tmp_path)
     seen = [shards.split(split)[n].tobytes() for split in ("train", "val") for n in range(len(shards.split(split)))]
     assert Counter(seen) == Counter(clean(image(n, "jpg"), RULES).pixels.tobytes() for n in range(60))

@@ -13,13 +13,10 @@ import braceexpand
 
 from food101_fast.errors import UserError
 from food101_fast.shards.foreign.members import printable
+from food101_fast.shards.layout import split_of_name
 from food101_fast.storage import Folder, open_folder
 
-_SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training", "trn"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "val"),
-    **dict.fromkeys(("test", "testing", "tst"), "test"),
-}
+_ONE_WORD = re.compile(r"[^a-z]*[a-z]+[^a-z]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,20 +117,14 @@ def _in_common(tars: Sequence[str]) -> tuple[str, list[str]]:
 
 def _split_of(name: str, tar: str) -> str:
     """The split that the name of a tar tells, or else the name of its folder."""
-    own = _words(posixpath.basename(name).removesuffix(".tar"))
-    folder = _words(posixpath.basename(posixpath.dirname(tar)))
-    # A folder that has all tars may have any name, such as my_test_data.
-    tells = "/" in name or len(folder) == 1
-    splits = {_SPLIT_WORDS[word] for word in own if word in _SPLIT_WORDS}
-    if not splits and tells:
-        splits = {_SPLIT_WORDS[word] for word in folder if word in _SPLIT_WORDS}
-    if len(splits) != 1:
+    split = split_of_name(posixpath.basename(name).removesuffix(".tar"))
+    folder = posixpath.basename(posixpath.dirname(tar))
+    # A folder that has all tars may have any name, such as my_test_data; with one word it is meant.
+    if split is None and ("/" in name or _ONE_WORD.fullmatch(folder)):
+        split = split_of_name(folder)
+    if split is None:
         raise UserError(
             f"the name of {name} does not say which split it belongs to; name the tars train-*.tar, val-*.tar and "
             "test-*.tar, or give --split if all belong to one"
         )
-    return splits.pop()
-
-
-def _words(name: str) -> list[str]:
-    return [word for word in re.split(r"[^a-z]+", name.lower()) if word]
+    return split
