@@ -74,7 +74,11 @@ def test_masks_beside_the_image_of_a_sample_are_named_and_not_refused(tmp_path: 
     masks: Members = [(f"{number}.{suffix}", image(number)) for number in range(10) for suffix in ("png", "seg.png")]
     manifest = index(write_tar(tmp_path / "train.tar", pairs(10) + masks))
     assert manifest.rejects == {"extra-image": 20}
-    assert {line["file"] for line in rejects(tmp_path)} == {f"train.tar/{name}" for name, _ in masks}
+    lines = {line["file"]: line["detail"] for line in rejects(tmp_path)}
+    assert lines.keys() == {f"train.tar/{name}" for name, _ in masks}
+    assert (
+        "this is the member seg.png of the sample 3; the image of the sample is 3.jpg" in lines["train.tar/3.seg.png"]
+    )
 
 
 def test_pictures_of_one_name_and_two_formats_are_two_pictures_if_both_have_a_label(tmp_path: Path) -> None:

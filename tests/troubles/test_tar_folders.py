@@ -155,6 +155,14 @@ def test_val_is_cut_from_train(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.val.index.npy"))  # of the index before
 
 
+def test_test_tars_stay_when_val_is_cut(tmp_path: Path) -> None:
+    tars = split_folders(tmp_path, ("train", "test"))
+    manifest = index(*tars, val_fraction=0.5)
+    assert {name: split.samples for name, split in manifest.splits.items()} == {"train": 3, "val": 3, "test": 6}
+    assert (tmp_path / "train" / "000.val.index.npy").exists()
+    assert len(labels(tmp_path, "val")) == len(labels(tmp_path, "train")) == 3
+
+
 def test_val_cut_from_train_is_read_through_the_cache(tmp_path: Path) -> None:
     memory = fsspec.filesystem("memory")
     memory.pipe_file("/cut/train.tar", tar_bytes(pairs(30)))

@@ -171,15 +171,12 @@ def _collision(key: str, suffix: str, labels: Set[str], sample: Sample | None, *
         return Problem(reason=COLLISION, detail=f"the tar has an earlier member with the key {key} and suffix {suffix}")
     stem, dot, _ = suffix.rpartition(".")
     has_own_label = any(f"{stem}{dot}{label}" in labels for label in LABELS)
+    rule = f"a key ends at the first dot of a file name, so this is the member {suffix} of the sample {key}"
     if dot and (sample is None or has_own_label):
-        return Problem(
-            reason=COLLISION,
-            detail=f"a key ends at the first dot of a file name, so this is the member {suffix} of the sample {key}, "
-            "not a sample of its own; rename the file, or give --key-ends-at last-dot",
-        )
+        advice = "not a sample of its own; rename the file, or give --key-ends-at last-dot"
+        return Problem(reason=COLLISION, detail=f"{rule}, {advice}")
     assert sample is not None  # else the first image without a second dot would be the sample's
     if not dot and len(sample.labels) > 1:
         return Problem(reason=COLLISION, detail=f"the tar has an earlier image and label with the key {key}")
-    return Problem(
-        reason=EXTRA, detail=f"the image of the sample is {sample.image.name}, and the label is for that one"
-    )
+    used = f"the image of the sample is {sample.image.name}, and the label is for that one"
+    return Problem(reason=EXTRA, detail=f"{rule}; {used}" if dot else used)
