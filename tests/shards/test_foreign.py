@@ -187,7 +187,7 @@ def second_header(content: bytes) -> int:
         ({"train.tar": {"1.csv": b"x"}}, {}, "have no sample with an image and a label"),
         ({"part1.tar": {"1.jpg": b"", "1.cls": b"0"}}, {}, "does not say which split"),
         ({"train.tar": {"1.jpg": b"", "1.cls": b"5"}}, {"classes": ["a", "b"]}, "labels go from 5 to 5"),
-        ({"train.tar": {"1.jpg": b"", "1.cls": b"-1"}}, {}, "labels go from -1 to -1"),
+        ({"train.tar": {"1.jpg": b"", "1.cls": b"-1"}}, {}, "its label is -1"),
         ({"train.tar": {"1.jpg": b"", "1.cls": b"pho"}}, {"classes": ["a"]}, "'pho' is not among the 1 names"),
         ({"train.tar": {"1.jpg": b"", "1.cls": b"pho", "2.jpg": b"", "2.cls": b"1"}}, {}, "some labels are numbers"),
     ],

@@ -1,6 +1,7 @@
 """Labels in tars: what is a number, a name or nothing, and numbers that are not classes.
 
-Report: aqlaboratory/openfold-3#167 (NaN in a data set's JSON, which Python writes and strict readers refuse).
+Reports: huggingface/datasets#4511 (-1 for a missing label), aqlaboratory/openfold-3#167 (NaN in a data set's JSON,
+which Python writes and strict readers refuse).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def test_numbers_and_names_in_text(tmp_path: Path, contents: list[bytes], names:
     assert of(tmp_path, contents, suffix) == names
 
 
-@pytest.mark.parametrize("content", [b"", b" \n", b"\xff\xfe1\x00", b"cat\ndog", b"\0"])
+@pytest.mark.parametrize("content", [b"", b" \n", b"\xff\xfe1\x00", b"cat\ndog", b"\0", b"-1"])
 def test_a_text_without_a_label_drops_its_sample(tmp_path: Path, content: bytes) -> None:
     assert of(tmp_path, [b"cat", content, b"dog"]) == ["cat", "dog"]
     assert [(line["reason"], line["file"]) for line in rejects(tmp_path)] == [("no-label", "train.tar/1.png")]
@@ -56,6 +57,7 @@ def test_a_text_without_a_label_drops_its_sample(tmp_path: Path, content: bytes)
         b'{"label": NaN}',
         b'{"label": Infinity}',
         b'{"label": 2.5}',
+        b'{"label": -1}',
         b'{"label": true}',
         b'{"label": "\\ud800"}',
         b'{"label": ""}',
@@ -91,6 +93,8 @@ def test_ids_and_times_are_refused_before_memory_is_allocated(tmp_path: Path, nu
     with pytest.raises(UserError, match=rf"labels go up to {number} and only 2 .* look like ids or times"):
         of(tmp_path, [b"0", b"%d" % number])
     assert of(tmp_path, [b"0", b"%d" % number], classes=["0", "5", str(number)]) == ["0", str(number)]
+    with pytest.raises(UserError, match="labels go from -2 to 0 and should be from 0"):
+        of(tmp_path, [b"0", b"-2"], replace=True)
     with pytest.raises(UserError, match="labels go from 0 to"):
         of(tmp_path, [b"0", b"%d" % number], classes=["a", "b"], replace=True)
 

@@ -18,6 +18,8 @@ Label = int | str
 _NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]{0,17}))(?:\.0+)?")
 _PADDED = re.compile(r"0[0-9]+")
 
+_MISSING = -1  # in data sets of the hub, and in many others
+
 # A data set may lack most of its classes, such as a few tars of one with 1,000. Beyond these a number is taken for an
 # id or a time, and a text for a caption.
 _MOST_PER_LABEL = 10
@@ -39,8 +41,13 @@ def read_label(content: bytes, suffix: str, label_field: str) -> Label:
     Raises:
         NoLabelError: there is none.
     """
-    if suffix == "json":
-        return _of_json(content, label_field)
+    label = _of_json(content, label_field) if suffix == "json" else _of_file(content, suffix)
+    if label == _MISSING:
+        raise NoLabelError(f"its label is {_MISSING}, which means that it has none")
+    return label
+
+
+def _of_file(content: bytes, suffix: str) -> Label:
     try:
         text = content.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
