@@ -16,6 +16,7 @@ from food101_fast.images.plugins import plugin_versions
 from food101_fast.images.rules import (
     MAX_PIXELS,
     REASONS,
+    SUFFIXES,
     Check,
     Cleaned,
     Fit,
@@ -29,6 +30,7 @@ from food101_fast.images.rules import (
 __all__ = [
     "MAX_PIXELS",
     "REASONS",
+    "SUFFIXES",
     "Check",
     "Cleaned",
     "Fit",

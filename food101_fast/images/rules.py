@@ -19,6 +19,13 @@ REASONS: tuple[str, ...] = get_args(Reason)
 MAX_PIXELS = 1024 * 1024 * 1024 // 4 // 3
 """Pillow's own limit against decompression bombs (Image.MAX_IMAGE_PIXELS): a quarter of a GiB as RGB."""
 
+SUFFIXES = (
+    *("jpg", "jpeg", "png", "webp", "jpe", "jfif", "bmp", "dib", "tif", "tiff", "gif", "avif", "avifs", "apng"),
+    *("ppm", "pgm", "pbm", "pnm", "pfm", "jp2", "j2k", "jpx", "jpf", "j2c", "tga", "pcx", "ico", "qoi", "sgi", "ras"),
+    *("xbm", "xpm", "heic", "heif", "jxl"),
+)
+"""Suffixes of the formats that are read, without dot, the commonest first."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:

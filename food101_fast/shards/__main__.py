@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
-from food101_fast.images import Fit, Rules
+from food101_fast.images import MAX_PIXELS, Fit, Rules
 from food101_fast.processes import usable_cores
 from food101_fast.shards.foreign import IndexOptions, write_index
 from food101_fast.shards.foreign.members import printable
@@ -58,6 +58,8 @@ class Index(IndexOptions):
     """Text file with one class name a line, in the order of the class numbers."""
     min_side: Annotated[int, Ge(1)] = 8
     """Drop images whose shorter side has fewer pixels."""
+    max_pixels: Annotated[int, Ge(1)] = MAX_PIXELS
+    """Drop images with more pixels (height x width)."""
     workers: Annotated[int, Ge(1)] = field(default_factory=usable_cores)
     """Processes that decode the images to check them."""
 
@@ -108,7 +110,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _index(command: Index) -> None:
-    rules = Rules(size=command.size, fit=command.fit, min_side=command.min_side)
+    rules = Rules(size=command.size, fit=command.fit, min_side=command.min_side, max_pixels=command.max_pixels)
     # Not the command itself: worker processes do not import this module, which is __main__ here.
     options = IndexOptions(**{option.name: getattr(command, option.name) for option in fields(IndexOptions)})
     with tqdm(desc="index", unit="images") as bar:

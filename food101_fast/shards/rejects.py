@@ -8,6 +8,11 @@ from dataclasses import dataclass
 
 import orjson
 
+NO_LABEL = "no-label"
+"""Reason of an image without a label."""
+NO_IMAGE = "no-image"
+"""Reason of a label, or a row, without an image."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reject:

@@ -22,7 +22,8 @@ from food101_fast.images import Rules
 from food101_fast.prepare.sources import FolderSource
 from food101_fast.resources import machine_advice
 from food101_fast.shards import ShardSet
-from food101_fast.shards.scan import scan_tar
+from food101_fast.shards.foreign.options import IndexOptions
+from food101_fast.shards.foreign.scan import scan_tar
 from food101_fast.storage import LocalFolder, writing
 
 # Opens the shards of the folder in argv[1] after `{}`; nothing that it needs is imported then.
@@ -134,10 +135,9 @@ def test_the_same_wherever_files_are_read(
         patch.setattr(LocalFolder, "files", refuse)
         refused(
             [
-                lambda: scan_tar(folder, "val-000000.tar", rules=Rules(size=32), label_field="label"),
+                lambda: scan_tar(folder, "val-000000.tar", rules=Rules(size=32), options=IndexOptions()),
                 lambda: source.read(0),
                 lambda: FolderSource(LocalFolder(tiny_folder)),
-                lambda: tiny_shards.split("val"),
                 lambda: ShardSet.open(tiny_shards.location),
             ],
             advice,

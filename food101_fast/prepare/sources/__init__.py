@@ -7,14 +7,12 @@ To add a kind:
 3. Name it in the docstring of `PrepareSettings.source` (settings.py), which is the text of `--help`.
 """
 
-from food101_fast.prepare.sources.base import NO_IMAGE, NO_LABEL, GivenSplits, Source, SourceOptions
+from food101_fast.prepare.sources.base import GivenSplits, Source, SourceOptions
 from food101_fast.prepare.sources.folder import FolderSource
 from food101_fast.prepare.sources.registry import KINDS, SourceKind, open_source
 
 __all__ = [
     "KINDS",
-    "NO_IMAGE",
-    "NO_LABEL",
     "FolderSource",
     "GivenSplits",
     "Source",

@@ -13,9 +13,6 @@ from food101_fast.errors import UserError
 from food101_fast.resources import machine_advice
 from food101_fast.shards.rejects import Reject
 
-NO_LABEL = "no-label"
-NO_IMAGE = "no-image"
-
 
 @dataclass(frozen=True, kw_only=True)
 class SourceOptions:

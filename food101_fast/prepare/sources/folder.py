@@ -8,10 +8,10 @@ import numpy as np
 import xxhash
 
 from food101_fast.errors import UserError
-from food101_fast.prepare.sources.base import NO_LABEL, GivenSplits, unreadable
+from food101_fast.prepare.sources.base import GivenSplits, unreadable
 from food101_fast.prepare.sources.split_folders import find_split_folders, is_image_name
 from food101_fast.resources import machine_advice
-from food101_fast.shards.rejects import Reject
+from food101_fast.shards.rejects import NO_LABEL, Reject
 from food101_fast.storage import Folder
 
 

@@ -12,10 +12,10 @@ import xxhash
 from numpy.typing import NDArray
 
 from food101_fast.errors import UserError
-from food101_fast.prepare.sources.base import NO_IMAGE, NO_LABEL, GivenSplits, SourceOptions, unreadable
+from food101_fast.prepare.sources.base import GivenSplits, SourceOptions, unreadable
 from food101_fast.prepare.sources.labels import LABEL_COLUMNS, can_be_label, encode, recognized
 from food101_fast.shards.layout import sample_keys
-from food101_fast.shards.rejects import Reject
+from food101_fast.shards.rejects import NO_IMAGE, NO_LABEL, Reject
 
 _REASON_CHARACTERS = 300
 

@@ -5,28 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from food101_fast.errors import UserError
+from food101_fast.images import SUFFIXES
 from food101_fast.shards.layout import split_of_name
 
-_IMAGE_SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".webp",
-    ".gif",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".avif",
-    ".heic",
-    ".heif",
-    ".jxl",
-    ".ppm",
-)
+_IMAGE_ENDINGS = tuple(f".{suffix}" for suffix in SUFFIXES)
 
 
 def is_image_name(file: str) -> bool:
     """Whether a file name has the suffix of an image format."""
-    return file.lower().endswith(_IMAGE_SUFFIXES)
+    return file.lower().endswith(_IMAGE_ENDINGS)
 
 
 def find_split_folders(files: Sequence[str], url: str) -> dict[str, str] | None:

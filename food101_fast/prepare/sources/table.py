@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from food101_fast.errors import UserError
 from food101_fast.images import RejectedError
-from food101_fast.prepare.sources.base import NO_IMAGE, NO_LABEL, GivenSplits, unreadable
+from food101_fast.prepare.sources.base import GivenSplits, unreadable
 from food101_fast.prepare.sources.labels import LABEL_COLUMNS, can_be_label, encode, is_text, recognized
 from food101_fast.prepare.sources.table_file import Table, read_table
 from food101_fast.shards.layout import sample_keys
-from food101_fast.shards.rejects import Reject
+from food101_fast.shards.rejects import NO_IMAGE, NO_LABEL, Reject
 from food101_fast.storage import LocalFolder, open_folder
 
 MISSING_FILE: Literal["missing-file"] = "missing-file"

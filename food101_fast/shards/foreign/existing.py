@@ -6,6 +6,7 @@ import posixpath
 from collections.abc import Iterable
 
 from food101_fast.errors import UserError
+from food101_fast.resources import machine_advice
 from food101_fast.shards.foreign.find import Tars
 from food101_fast.shards.layout import MANIFEST_NAME, SOURCE_PREFIX, index_name, val_index_name
 from food101_fast.shards.manifest import read_manifest
@@ -59,5 +60,6 @@ def _that_exist(folder: Folder, names: Iterable[str]) -> list[str]:
             return [name for name in dict.fromkeys(names) if (folder.path / name).exists()]
         files = folder.files()
     except OSError as error:
-        raise UserError(f"{folder.url} can't be listed ({error.strerror or error}); make it readable") from error
+        advice = machine_advice(error) or "make it readable"
+        raise UserError(f"{folder.url} can't be listed ({error.strerror or error}); {advice}") from error
     return [name for name in dict.fromkeys(names) if name in files]

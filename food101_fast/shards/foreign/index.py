@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from food101_fast.errors import UserError
 from food101_fast.images import Rules
+from food101_fast.processes import main_module_hidden
 from food101_fast.shards.foreign.cut import cut_val
 from food101_fast.shards.foreign.existing import check_existing, remove_existing
 from food101_fast.shards.foreign.find import Tars, find_tars
 from food101_fast.shards.foreign.labels import Label, number_classes
 from food101_fast.shards.foreign.options import IndexOptions
-from food101_fast.shards.foreign.samples import COLLISION, NO_IMAGE
+from food101_fast.shards.foreign.samples import COLLISION
 from food101_fast.shards.foreign.scan import Found, scan_tar
 from food101_fast.shards.layout import (
     FOREIGN,
@@ -36,7 +37,7 @@ from food101_fast.shards.layout import (
     val_index_name,
 )
 from food101_fast.shards.manifest import Manifest, ShardEntry, SplitEntry
-from food101_fast.shards.rejects import NotedImage, Reject, count, to_lines
+from food101_fast.shards.rejects import NO_IMAGE, NotedImage, Reject, count, to_lines
 from food101_fast.storage import Folder, writing
 
 _ADVICE = "or copy or link the tars into another folder: an index is written beside its tar"
@@ -109,7 +110,9 @@ def _scanned(tars: Tars, rules: Rules, options: IndexOptions, workers: int) -> I
         return
     try:
         with ProcessPoolExecutor(min(workers, len(tars.splits)), get_context("spawn")) as pool:
-            yield from pool.map(scan, tars.splits)
+            with main_module_hidden():
+                results = pool.map(scan, tars.splits)
+            yield from results
     except BrokenProcessPool as error:
         raise UserError("a worker process was killed, most likely out of memory; try fewer --workers") from error
 
@@ -258,6 +261,7 @@ def _manifest(
         fit=rules.fit,
         check=rules.check,
         min_side=rules.min_side,
+        max_pixels=rules.max_pixels,
         duplicates="keep",
         samples_per_shard=max(index.entry.samples for index in indexes),
         limit=None,

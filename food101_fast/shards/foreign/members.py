@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from io import BytesIO
 
 from food101_fast.errors import UserError
+from food101_fast.resources import machine_advice
 from food101_fast.storage import Folder, LocalFolder
 
 _BROKEN = "fetch or write it again"
@@ -73,7 +74,8 @@ def _content(folder: Folder, name: str) -> TarFile:
         with (folder.path / name).open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
-        raise UserError(f"{folder.url}/{name} can't be read ({error.strerror or error}); correct the path") from error
+        advice = machine_advice(error) or "correct the path"
+        raise UserError(f"{folder.url}/{name} can't be read ({error.strerror or error}); {advice}") from error
     except ValueError as error:  # what mmap says of an empty file
         raise UserError(f"{folder.url}/{name} is empty; {_BROKEN}") from error
 

@@ -11,14 +11,12 @@ import posixpath
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 
+from food101_fast.images import SUFFIXES
 from food101_fast.shards.foreign.members import Member, Problem
 from food101_fast.shards.foreign.options import KeyEnd
+from food101_fast.shards.rejects import NO_IMAGE, NO_LABEL
 
-IMAGES = (
-    *("jpg", "jpeg", "png", "webp", "npy", "jpe", "jfif", "bmp", "dib", "tif", "tiff", "gif", "avif", "avifs", "apng"),
-    *("ppm", "pgm", "pbm", "pnm", "pfm", "jp2", "j2k", "jpx", "jpf", "j2c", "tga", "pcx", "ico", "qoi", "sgi", "ras"),
-    *("xbm", "xpm", "heic", "heif", "jxl"),
-)
+IMAGES = (*SUFFIXES[:4], "npy", *SUFFIXES[4:])
 """Suffixes of members that are images; of several in a sample the first in this order is used."""
 _IMAGES = frozenset(IMAGES)
 LABELS = ("cls", "class", "label", "json", "txt")
@@ -26,8 +24,6 @@ LABELS = ("cls", "class", "label", "json", "txt")
 
 COLLISION = "key-collision"
 EXTRA = "extra-image"
-NO_IMAGE = "no-image"
-NO_LABEL = "no-label"
 
 _MOST_NAMES = 8  # in a sentence
 

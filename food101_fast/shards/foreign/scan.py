@@ -10,9 +10,9 @@ from food101_fast.images import RejectedError, Rules, Scratch, clean
 from food101_fast.shards.foreign.labels import Label, NoLabelError, read_label
 from food101_fast.shards.foreign.members import Member, open_tar, read_members
 from food101_fast.shards.foreign.options import IndexOptions
-from food101_fast.shards.foreign.samples import COLLISION, LABELS, NO_LABEL, Sample, find_in_folders, find_samples
+from food101_fast.shards.foreign.samples import COLLISION, LABELS, Sample, find_in_folders, find_samples
 from food101_fast.shards.layout import npy_header
-from food101_fast.shards.rejects import NotedImage, Reject
+from food101_fast.shards.rejects import NO_LABEL, NotedImage, Reject
 from food101_fast.storage import Folder
 
 
