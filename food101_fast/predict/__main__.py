@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -76,17 +75,16 @@ def main(argv: Sequence[str]) -> None:
                 whole.append(name)
             except RejectedError as error:
                 bad += 1
-                _complain(f"{_printable(name)}: {error.reason}: {error.detail}")
+                _complain(f"{readable(name)}: {error.reason}: {error.detail}")
             except Exception as error:  # each protocol of fsspec raises its own errors
                 if "://" not in name and not isinstance(error, OSError | ValueError):
                     raise
                 bad += 1
-                _complain(f"{_printable(name)}: can't be read: {_why(error, name)}")
+                _complain(f"{readable(name)}: can't be read: {_why(error, name)}")
         if not whole:
             continue
         top = classifier.top(classifier.probabilities(np.stack(pixels)), settings.top_k)
         for name, classes in zip(whole, top, strict=True):
-            name = _printable(name)
             print(_as_json(name, classes) if settings.json else _as_lines(name, classes, width, label_width))
     if bad:
         _complain(f"{bad} of {len(names)} could not be predicted")
@@ -107,11 +105,6 @@ def _named(arguments: Sequence[str]) -> Iterator[str]:
         below = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
         files = [str(folder / path) for path in below if not any(part.startswith(".") for part in path.parts)]
         yield from files or [argument]  # an empty folder is reported as unreadable
-
-
-def _printable(name: str) -> str:
-    """A file's name as text, with bytes that are not UTF-8 in hexadecimal."""
-    return os.fsencode(name).decode(errors="backslashreplace")
 
 
 def _why(error: Exception, name: str) -> str:

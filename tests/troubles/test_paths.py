@@ -162,12 +162,6 @@ def test_characters_in_paths_mean_themselves(
     assert set(ShardSet.open(tars).manifest.splits) == {"train", "val"}
 
 
-def test_an_unfinished_brace_is_one_sentence(tmp_path: Path, command: Command) -> None:
-    code, _, err = command("shards", "index", f"{tmp_path}/train-{{0..9.tar", *FLAGS[:2])
-    assert code == 2
-    assert "has a brace without its other one" in err
-
-
 @pytest.mark.parametrize("name", ["set [v2]", "a*b?"])
 def test_a_bucket_removes_what_is_named_and_nothing_else(tmp_path: Path, name: str) -> None:
     folder = RemoteFolder(f"memory://{tmp_path.name}/{name}")
