@@ -112,14 +112,15 @@ def plan_append(source: Source, settings: PrepareSettings, executor: Executor, s
     if given is not None:
         new = new[given.numbers[new] >= 0]
     hashes: dict[int, int] | None = None
+    notes: list[NotedImage] = []
     if settings.duplicates == "drop" and new.size:
         hashes = hash_files(source, np.sort(np.array([*key_of, *new.tolist()], np.int64)), executor)
         new, copies = _drop_stored(source, labels, keys, new, key_of, hashes)
         numbers = None if given is None else given.numbers
-        new, duplicates = drop_duplicates(source, keys, new, hashes, settings.rules, numbers)
+        new, duplicates, notes = drop_duplicates(source, keys, new, hashes, settings.rules, numbers)
         rejects += [*copies, *duplicates]
     groups = groups_of(source, settings.group_by)
-    cut = Cut(classes=classes, labels=labels, given=given, groups=groups, settings=settings)
+    cut = Cut(classes=classes, labels=labels, given=given, groups=groups, settings=settings, file=source.file)
     splits = _split(cut, new, stored.manifest, _split_of_files(key_of, stored, groups))
     first = {name: len(split.shards) for name, split in stored.manifest.splits.items()}
     shards = Contents(labels=labels, keys=keys, hashes=hashes, most=settings.samples_per_shard)
@@ -127,6 +128,7 @@ def plan_append(source: Source, settings: PrepareSettings, executor: Executor, s
     return Plan(
         tasks=shards.tasks(splits, first),
         rejects=tuple(rejects),
+        notes=tuple(notes),
         keys=keys,
         fingerprint=digest,
         classes=classes,

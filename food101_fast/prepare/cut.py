@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,8 @@ class Cut:
     groups: NDArray[np.int64] | None
     """(N,) group of each file."""
     settings: PrepareSettings
+    file: Callable[[int], str]
+    """The name of a file in the source, by its position, for errors."""
 
     @property
     def shares(self) -> dict[str, float]:
@@ -56,10 +58,12 @@ class Cut:
         """
         short = self._short(positions, used)
         shares = " / ".join(f"{share:g}" for share in self.shares.values())
+        flag = "--fractions" if self.given is None else "--val-fraction"
         if self.settings.rare == "refuse":
-            refuse_short(short, shares, dropped)
+            refuse_short(short, shares, dropped, self.classes, flag)
         if self.settings.rare == "to-train":
-            refuse_short([each for each in short if not each.images], "with one to train on", dropped)
+            none = [each for each in short if not each.images]
+            refuse_short(none, "with one to train on", dropped, self.classes, flag)
         if self.settings.rare == "drop":
             names = {each.name for each in short}
             used = used & np.array([name not in names for name in self.classes], bool)
@@ -112,11 +116,16 @@ class Cut:
         """Refuse a group that the source itself has in two splits."""
         if self.groups is None or self.given is None:
             return
-        seen: dict[int, str] = {}
-        for name, positions in splits.items():
-            for group in np.unique(self.groups[positions]).tolist():
-                if seen.setdefault(group, name) != name:
-                    raise UserError(
-                        f"--group-by {self.settings.group_by} finds a group in {seen[group]} and in {name} of the "
-                        "source; give --splits stratified, which splits by groups, or leave --group-by out"
-                    )
+        first: dict[int, tuple[int, int]] = {}
+        shared: dict[int, str] = {}
+        for number, positions in enumerate(splits.values()):
+            for group, at in zip(*np.unique(self.groups[positions], return_index=True), strict=True):
+                other, where = first.setdefault(int(group), (number, int(positions[at])))
+                if other != number:
+                    shared.setdefault(int(group), f"{self.file(where)} and {self.file(int(positions[at]))}")
+        if shared:
+            raise UserError(
+                f"--group-by {self.settings.group_by} finds {len(shared)} groups in two splits of the source, such as "
+                f"that of {next(iter(shared.values()))}; give --splits stratified, which splits by groups, or leave "
+                "--group-by out"
+            )

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from food101_fast.images import RejectedError, Rules, clean
 from food101_fast.prepare.sources import Source
 from food101_fast.shards.layout import SPLITS
-from food101_fast.shards.rejects import Reject
+from food101_fast.shards.rejects import NotedImage, Reject
 
 DUPLICATE = "duplicate"
 LABEL_CONFLICT = "label-conflict"
@@ -57,7 +57,7 @@ def drop_duplicates(
     hashes: dict[int, int],
     rules: Rules,
     splits: NDArray[np.int64] | None = None,
-) -> tuple[NDArray[np.int64], list[Reject]]:
+) -> tuple[NDArray[np.int64], list[Reject], list[NotedImage]]:
     """Keep the first of identical files, and none where they carry different labels.
 
     Identical files with different labels that are not images are kept here: the check of every file drops them later,
@@ -73,13 +73,15 @@ def drop_duplicates(
         splits: (N,) split of each file of the source, an index into `SPLITS`; None if everything is split later.
 
     Returns:
-        The positions that are kept, in the same order, and a reject for each of the others.
+        The positions that are kept, in the same order, a reject for each of the others, and a note for each copy that
+        stays in val or test.
     """
     groups: dict[int, list[int]] = {}
     for position in positions.tolist():
         if hashes[position] != _NO_BYTES:
             groups.setdefault(hashes[position], []).append(position)
     dropped: dict[int, Reject] = {}
+    notes: list[NotedImage] = []
     for group in groups.values():
         if len(group) == 1:
             continue
@@ -90,16 +92,25 @@ def drop_duplicates(
                 if splits[position] != last:
                     where = f"the same as {source.file(first)}, which is in {SPLITS[last]}"
                     dropped[position] = _reject(source, keys, position, DUPLICATE, where)
+                elif position != first:
+                    kind = DUPLICATE if source.labels[position] == source.labels[first] else LABEL_CONFLICT
+                    detail = f"the same as {_named(source, first)}; both stay, as the source has them in {SPLITS[last]}"
+                    note = NotedImage(key=keys[position], file=source.file(position), note=kind, detail=detail)
+                    notes.append(note)
         elif len({int(source.labels[position]) for position in group}) == 1:
             for position in group[1:]:
                 where = f"the same as {source.file(group[0])}"
                 dropped[position] = _reject(source, keys, position, DUPLICATE, where)
         elif _is_image(source, group[0], rules):
             for position in group:
-                others = ", ".join(source.file(other) for other in group if other != position)
+                others = ", ".join(_named(source, other) for other in group if other != position)
                 dropped[position] = _reject(source, keys, position, LABEL_CONFLICT, f"the same as {others}")
     kept = np.array([position for position in positions.tolist() if position not in dropped], np.int64)
-    return kept, list(dropped.values())
+    return kept, list(dropped.values()), notes
+
+
+def _named(source: Source, position: int) -> str:
+    return f"{source.file(position)} of class {source.classes[source.labels[position]]}"
 
 
 def _reject(source: Source, keys: Sequence[str], position: int, reason: str, detail: str) -> Reject:

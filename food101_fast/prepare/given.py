@@ -39,6 +39,11 @@ def keep_splits(source: Source, settings: PrepareSettings) -> KeptSplits | None:
     """
     if settings.splits != "source":
         return None
+    if source.splits is None and source.column_names:
+        raise UserError(
+            f"no column of --source {settings.source} is known to be the split (it has "
+            f"{', '.join(source.column_names)}); choose one with --columns split=NAME, or leave --splits source out"
+        )
     if source.splits is None:
         raise UserError(
             f"--source {settings.source} has no splits of its own; leave --splits source out, and prepare makes them"
@@ -73,7 +78,8 @@ def _becomes(splits: GivenSplits, settings: PrepareSettings) -> dict[str, str]:
     used = {split for split in clear.values() if split != DROP}
     if "train" not in used:
         raise UserError(f"the splits of {source} are {', '.join(names)}, and none is train; say it with --map-splits")
-    if used == {"train", "val"} and not wanted and not settings.test_fraction:
+    val_is_said = any(split == "val" and name in wanted for name, split in clear.items())
+    if used == {"train", "val"} and not val_is_said and not settings.test_fraction:
         # The only split beside train is the one that published results are measured on. Choosing the best epoch on it
         # would make them too good, so it is test, and val is cut from train.
         clear = {name: "test" if split == "val" else split for name, split in clear.items()}
@@ -96,13 +102,20 @@ def groups_of(source: Source, group_by: str | None) -> NDArray[np.int64] | None:
     if group_by is None:
         return None
     values = source.column(group_by)
+    is_column = values is not None
     if values is None:
         values = _searched(source, group_by)
     missing = [position for position, value in enumerate(values) if value is None]
+    if missing and is_column:
+        raise UserError(
+            f"the column {group_by} of --group-by is empty for {len(missing)} of {len(values)} files, such as "
+            f"{source.file(missing[0])}; fill it in: a file that belongs to no group gets a value of its own"
+        )
     if missing:
+        has = f"; the columns are {', '.join(source.column_names)}" if source.column_names else ""
         raise UserError(
             f"--group-by {group_by} finds no group for {len(missing)} of {len(values)} files, such as "
-            f"{source.file(missing[0])}; give a column, or a regular expression that every file name matches"
+            f"{source.file(missing[0])}; give a column, or a regular expression that matches every file name{has}"
         )
     numbers: dict[object, int] = {}
     return np.array([numbers.setdefault(value, len(numbers)) for value in values], np.int64)
@@ -114,4 +127,4 @@ def _searched(source: Source, pattern: str) -> list[str | None]:
     except re.error as error:
         raise UserError(f"--group-by {pattern} is not a regular expression ({error}), nor a column") from error
     found = (expression.search(source.file(position)) for position in range(source.labels.size))
-    return [None if match is None else match[1 if expression.groups else 0] for match in found]
+    return [None if match is None else next(filter(None, match.groups()), match[0]) for match in found]

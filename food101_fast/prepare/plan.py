@@ -20,6 +20,7 @@ from food101_fast.prepare.selection import choose_classes, left_out
 from food101_fast.prepare.settings import PrepareSettings
 from food101_fast.prepare.sources import Source
 from food101_fast.prepare.split import stratified_subset
+from food101_fast.progress import note
 from food101_fast.shards.layout import SPLITS, sample_keys, shard_name
 from food101_fast.shards.rejects import NotedImage, Reject
 
@@ -34,7 +35,7 @@ class Plan:
     rejects: tuple[Reject, ...]
     """Duplicates, and what the source lists without an image, a label or a split: images in no task."""
     notes: tuple[NotedImage, ...] = ()
-    """Images that took the place of damaged ones in another split."""
+    """Copies that stay in val and test, and images that replace damaged ones in another split."""
     keys: list[str]
     """Key of each file of the source."""
     fingerprint: str
@@ -64,13 +65,18 @@ def plan(source: Source, settings: PrepareSettings, executor: Executor) -> Plan:
         given=given,
         groups=groups_of(source, settings.group_by),
         settings=settings,
+        file=source.file,
     )
+    if cut.groups is not None:
+        sizes = np.bincount(cut.groups)
+        note(f"--group-by {settings.group_by}: {sizes.size:,} groups, the largest has {sizes.max():,} images")
     keys = sample_keys(source.classes, source.labels, source.names)
     kept, used = _chosen(source, settings, cut)
     counts = np.bincount(source.labels, minlength=len(source.classes))
     fingerprint = fingerprint_of(source, given, cut.groups)
     rejects = [*source.rejects, *in_no_split(source, keys, given)]
     hashes: dict[int, int] | None = None
+    notes: list[NotedImage] = []
     if settings.duplicates == "drop":
         hashes = hash_files(source, kept, executor)
         digest = xxhash.xxh3_64(fingerprint.encode())
@@ -78,7 +84,7 @@ def plan(source: Source, settings: PrepareSettings, executor: Executor) -> Plan:
             digest.update(hashes[position].to_bytes(16))
         fingerprint = digest.hexdigest()
         numbers = None if given is None else given.numbers
-        kept, duplicates = drop_duplicates(source, keys, kept, hashes, settings.rules, numbers)
+        kept, duplicates, notes = drop_duplicates(source, keys, kept, hashes, settings.rules, numbers)
         used = cut.usable(kept, used, dropped=len(duplicates))
         kept = kept[used[source.labels[kept]]]
         rejects += duplicates
@@ -87,6 +93,7 @@ def plan(source: Source, settings: PrepareSettings, executor: Executor) -> Plan:
     return Plan(
         tasks=shards.tasks(cut.split(kept)),
         rejects=tuple(rejects),
+        notes=tuple(notes),
         keys=keys,
         fingerprint=fingerprint,
         classes=tuple(name for name, is_used in zip(source.classes, used, strict=True) if is_used),
@@ -127,7 +134,7 @@ def in_no_split(source: Source, keys: list[str], given: KeptSplits | None) -> li
     """Rejects for files that the source has in none of the splits that are to be kept."""
     if given is None:
         return []
-    detail = "the source has it in no split"
+    detail = "the source has it in no split: its value in the column of splits is empty"
     return [
         Reject(key=keys[position], file=source.file(position), reason=NO_SPLIT, detail=detail)
         for position in np.flatnonzero(given.numbers == -1).tolist()

@@ -60,13 +60,15 @@ def _known(names: Sequence[str], classes: Sequence[str], flag: str) -> set[str]:
     return set(split)
 
 
-def refuse_short(short: Sequence[Short], shares: str, dropped: int) -> None:
+def refuse_short(short: Sequence[Short], shares: str, dropped: int, classes: Sequence[str], flag: str) -> None:
     """Refuse classes with too few images, all at once.
 
     Args:
         short: these classes.
         shares: how the images are split, for the error.
         dropped: duplicates that were dropped before.
+        classes: all classes, of which one may be spelled in two ways.
+        flag: the one that changes the shares.
 
     Raises:
         UserError: there is one.
@@ -79,9 +81,22 @@ def refuse_short(short: Sequence[Short], shares: str, dropped: int) -> None:
     )
     raise UserError(
         f"too few images of {count}{without}, and at least {max(each.needed for each in short)} are needed to split "
-        f"{shares}; add images, change --fractions or --limit, or give --rare to-train, which uses them to train only, "
-        "or --rare drop"
+        f"{shares}{_spelled_twice(short, classes)}; add images, change {flag} or --limit, or give --rare to-train, "
+        "which uses them to train only, or --rare drop"
     )
+
+
+def _spelled_twice(short: Sequence[Short], classes: Sequence[str]) -> str:
+    """A hint for the first short class that differs from another class only in case, blanks or punctuation."""
+    for each in short:
+        for name in classes:
+            if name != each.name and _plain(name) == _plain(each.name):
+                return f" (are {each.name!r} and {name!r} one class? then correct the labels)"
+    return ""
+
+
+def _plain(name: str) -> str:
+    return "".join(character for character in name.casefold() if character.isalnum())
 
 
 def listed(names: Sequence[object]) -> str:

@@ -69,7 +69,7 @@ class PrepareSettings:
     """With --splits source: what splits of the source become, such as extra=train validation=val noisy=drop."""
     group_by: str | None = None
     """Keep images of one group (a patient, a camera) in one split. A column of the source, or a regular expression
-    that is searched in each file name: its first (...), or else the whole match, is the group."""
+    that is searched in each path below the source: its (...), or else the whole match, is the group."""
     seed: Annotated[int, Ge(0), Le(2**32 - 1)] = 0  # scikit-learn's range
     """Seed of the split, and of the pictures of demo:."""
     strict: bool = False
@@ -114,6 +114,9 @@ class PrepareSettings:
         if self.val_fraction + self.test_fraction >= 1:
             raise UserError("--val-fraction and --test-fraction leave nothing to train on; make them smaller")
         pairs("--map-splits", self.map_splits)
+        columns = [word for text in self.columns for word in text.split(",")]
+        if self.group_by is None and any(word.startswith("group=") for word in columns):
+            raise UserError("--columns group=NAME only says where groups are; give --group-by group, too, to use them")
 
     @property
     def rules(self) -> Rules:

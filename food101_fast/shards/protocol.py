@@ -36,6 +36,8 @@ def remarks(manifest: Manifest) -> list[str]:
     if manifest.left_out:
         named = _listed([f"{name} {count:,}" for name, count in manifest.left_out.items()])
         lines.append(f"left out {_count(len(manifest.left_out), 'class')} (images each): {named}")
+    if dropped := [name for name, split in manifest.given_splits.items() if split == "drop"]:
+        lines.append(f"left out the images of {', '.join(dropped)}, as --map-splits says")
     for name, split in manifest.splits.items():
         missing = [manifest.classes[label] for label in np.flatnonzero(np.array(split.class_counts) == 0).tolist()]
         if missing:

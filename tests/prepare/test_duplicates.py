@@ -52,7 +52,7 @@ def test_each_copy_gets_its_reason(source: Path, tmp_path: Path) -> None:
         "b/half2": "duplicate",
     }
     assert found["a/x2"][1] == "the same as a/004.jpg"
-    assert found["a/007"][1] == "the same as b/conflict.jpg"
+    assert found["a/007"][1] == "the same as b/conflict.jpg of class b"
     assert manifest.rejects == Counter(reason for reason, _ in found.values())
     assert manifest.read == 60 + 3 + 8
     assert sum(split.samples for split in manifest.splits.values()) == 60 - 1

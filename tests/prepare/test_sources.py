@@ -64,6 +64,17 @@ def test_an_unknown_source_is_refused(text: str) -> None:
         open_source(text)
 
 
+def test_a_path_without_kind_is_understood(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("file,label\n")
+    for text, meant in ((tmp_path, "folder:"), (tmp_path / "t.csv", "table:"), (tmp_path / "a.zip", "folder:")):
+        with pytest.raises(UserError, match=f"did you mean {meant}"):
+            open_source(str(text))
+    with pytest.raises(UserError, match=r"food101_fast\.shards index"):
+        open_source("train-000.tar")
+    with pytest.raises(UserError, match="for a table give --columns label=NAME"):
+        open_source(f"table:{tmp_path / 't.csv'}", SourceOptions(label_column="x"))
+
+
 def test_the_help_names_every_kind(command: Callable[..., tuple[int, str, str]]) -> None:
     _, out, _ = command("prepare", "--help")
     assert all(f"{kind}:" in out for kind in KINDS)

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from food101_fast.errors import UserError
 from food101_fast.prepare import PrepareSettings, prepare
+from food101_fast.prepare.given import groups_of
+from food101_fast.prepare.sources import open_source
 from food101_fast.prepare.split import grouped_split
 from tests.conftest import encoded, picture, stored_labels
 
@@ -76,6 +78,34 @@ def test_prepare_keeps_groups_together_and_says_the_shares(tmp_path: Path, patte
     assert set(seen.values()) == {"train", "val", "test"}
 
 
+def test_a_file_without_a_number_can_be_its_own_group(tmp_path: Path) -> None:
+    root = write_patients(tmp_path / "images")
+    for name in ("odd", "other"):
+        (root / "ill" / f"{name}.jpg").write_bytes(encoded(picture(len(name) + 500, 20, 20)))
+    settings = PrepareSettings(
+        source=f"folder:{root}", out=tmp_path / "out", size=16, workers=1, group_by=r"p(\d+)_[^/]*$|[^/]+$"
+    )
+    prepare(settings)
+    groups = groups_of(open_source(settings.source), settings.group_by)
+    assert groups is not None
+    assert np.unique(groups).size == 32
+
+
+def test_an_empty_cell_and_a_wrong_column_are_told_apart(tmp_path: Path) -> None:
+    write_patients(tmp_path / "images")
+    rows = [f"{path.relative_to(tmp_path)},{path.parent.name}" for path in sorted((tmp_path / "images").rglob("*.jpg"))]
+    (tmp_path / "t.csv").write_text(
+        "file,label,patient\n" + "".join(f"{row},{i % 7 or ''}\n" for i, row in enumerate(rows))
+    )
+    source = open_source(f"table:{tmp_path / 't.csv'}")
+    with pytest.raises(UserError, match="the column patient of --group-by is empty for 9 of 60 files"):
+        groups_of(source, "patient")
+    with pytest.raises(UserError, match="the columns are file, label, patient"):
+        groups_of(source, "patiant")
+    with pytest.raises(UserError, match="give --group-by group, too"):
+        PrepareSettings(out=tmp_path / "out", source="table:t.csv", columns=("label=label,group=patient",))
+
+
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [("(", "is not a regular expression"), ("q", "finds no group for 60 of 60 files"), ("ill|well", "finds 2 groups")],
@@ -89,7 +119,7 @@ def test_a_wrong_pattern_is_refused(tmp_path: Path, pattern: str, message: str) 
 def test_a_group_in_two_given_splits_is_refused(tmp_path: Path) -> None:
     write_patients(tmp_path / "images" / "train")
     root = write_patients(tmp_path / "images" / "test").parent
-    with pytest.raises(UserError, match="finds a group in train and in test"):
+    with pytest.raises(UserError, match=r"finds 30 groups in two splits .* that of train/.*jpg and test/.*jpg"):
         prepare(
             PrepareSettings(
                 source=f"folder:{root}",

@@ -39,6 +39,12 @@ def test_all_short_classes_are_named_before_anything_is_decoded(settings: Prepar
     assert not (tmp_path / "out").exists()
 
 
+def test_one_class_spelled_twice_is_pointed_out(tmp_path: Path) -> None:
+    write_folder(tmp_path / "images", {"fried_rice": 20, "Fried rice": 2, "ramen": 20}, width=20, height=20)
+    with pytest.raises(UserError, match="are 'Fried rice' and 'fried_rice' one class"):
+        prepare(PrepareSettings(source=f"folder:{tmp_path / 'images'}", out=tmp_path / "out", size=16, workers=1))
+
+
 def test_to_train_uses_them_to_train_only(settings: PrepareSettings) -> None:
     manifest = prepare(dataclasses.replace(settings, rare="to-train"))
     assert manifest.classes == tuple(COUNTS)

@@ -7,6 +7,7 @@ classes) and cats and dogs (training_set, test_set), COCO's names (train2017), I
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from food101_fast.errors import UserError
 from food101_fast.prepare import PrepareSettings, prepare
 from food101_fast.prepare.sources import open_source
 from food101_fast.shards import Manifest
+from food101_fast.shards.protocol import remarks
 from tests.conftest import encoded, picture, stored_labels
 
 CLASSES = ("pizza", "ramen", "sushi")
@@ -192,6 +194,33 @@ def test_a_copy_in_two_splits_is_dropped_from_train(tmp_path: Path) -> None:
     lines = (tmp_path / "out" / "rejects.jsonl").read_text()
     assert "the same as test/pizza/0.jpg, which is in test" in lines or "again.jpg, which is in test" in lines
     assert "the same as val/sushi/1.jpg, which is in val" in lines
+
+
+def test_copies_in_test_stay_and_are_named(tmp_path: Path) -> None:
+    root = write_splits(tmp_path / "images", {"train": 12, "test": 3})
+    shared = (root / "test" / "pizza" / "0.jpg").read_bytes()
+    (root / "test" / "pizza" / "copy.jpg").write_bytes(shared)
+    (root / "test" / "ramen" / "wrong.jpg").write_bytes(shared)
+    manifest = prepared(root, tmp_path / "out")
+    assert manifest.rejects == {}
+    assert manifest.notes == {"duplicate": 1, "label-conflict": 1}
+    assert "the same as test/pizza/0.jpg of class pizza; both stay" in (tmp_path / "out" / "notes.jsonl").read_text()
+
+
+def test_another_map_does_not_change_what_val_becomes(tmp_path: Path) -> None:
+    root = write_splits(tmp_path / "images", {"train": 20, "val": 3, "holdout": 2})
+    with pytest.raises(UserError, match="and also holdout"):
+        prepared(root, tmp_path / "out")
+    table = tmp_path / "t.csv"
+    rows = [f"{path},{path.parent.name},{path.parent.parent.name}\n" for path in sorted(root.rglob("*.jpg"))]
+    table.write_text("file,label,fold\n" + "".join(rows))
+    settings = PrepareSettings(source=f"table:{table}", splits="source", out=tmp_path / "out", size=16, workers=1)
+    with pytest.raises(UserError, match="choose one with --columns split=NAME"):
+        prepare(settings)
+    settings = dataclasses.replace(settings, columns=("split=fold",), map_splits=("holdout=drop",))
+    manifest = prepare(settings)
+    assert sizes(manifest) == {"train": 54, "val": 6, "test": 9}
+    assert remarks(manifest) == ["left out the images of holdout, as --map-splits says"]
 
 
 def test_the_wrong_flags_are_refused(tmp_path: Path) -> None:

@@ -62,6 +62,11 @@ class Source(Protocol):
     rejects: tuple[Reject, ...]
 
     @property
+    def column_names(self) -> tuple[str, ...]:
+        """The columns of a table; empty where the source has none, or none that says the split or the group."""
+        ...
+
+    @property
     def names(self) -> list[str]:
         """N names, for people; not necessarily unique."""
         ...

@@ -33,6 +33,11 @@ class DemoSource:
         """Class and number of a picture, which is in no file."""
         return f"{self.classes[self.labels[position]]}/{self.names[position]}"
 
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """None: there are no columns."""
+        return ()
+
     def column(self, name: str) -> None:
         """None: a drawing has no columns."""
 

@@ -58,6 +58,11 @@ class FolderSource:
         """The path of a file below the folder."""
         return self._files[position]
 
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """None: there are no columns."""
+        return ()
+
     def column(self, name: str) -> None:
         """None: a folder has no columns."""
 

@@ -111,6 +111,11 @@ class HubSource:
         row = int(self._positions[position])
         return str(self._pool[row][self._column]["path"] or f"row {row}")
 
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """The other columns; none in worker processes."""
+        return () if self._others is None else tuple(self._others.column_names)
+
     def column(self, name: str) -> Sequence[object] | None:
         """The values of a column with one plain value in each row; None in worker processes."""
         if self._others is None or name not in self._others.column_names:
@@ -155,9 +160,10 @@ def _load(name: str, options: SourceOptions) -> dict[str, Any]:
             raise UserError(
                 f"hub:{name} has the configurations {', '.join(configs)}; choose one of them with --config"
             ) from error
+        local = "" if path.exists() else f" (there is no local folder or file {name})"
         raise UserError(
-            f"datasets.load_dataset({name!r}) failed ({_reason(error)}); check the name and the network, "
-            "or give a local folder that it can read"
+            f"datasets.load_dataset({name!r}) failed ({_reason(error)}); check the name and the network, or give a "
+            f"local folder that it can read{local}"
         ) from error
     return dict(found) if isinstance(found, dict) else {str(found.split or "train"): found}
 
@@ -225,9 +231,10 @@ def _only(name: str, pool: Any, what: str, found: Sequence[str]) -> str:
             f"hub:{name} has several columns that may be the {what}: {', '.join(found)}; choose with --{what}-column"
         )
     if not found:
+        cast = "; cast a column of paths with cast_column(NAME, datasets.Image())" if what == "image" else ""
         raise UserError(
             f"no column of hub:{name} is known to be the {what}; choose with --{what}-column if there is one: it has "
-            f"{', '.join(pool.features)}"
+            f"{', '.join(pool.features)}{cast}"
         )
     return found[0]
 

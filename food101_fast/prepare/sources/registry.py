@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from food101_fast.errors import UserError
 from food101_fast.prepare.sources.base import Source, SourceOptions
@@ -50,6 +51,13 @@ KINDS = {
     ),
 }
 
+# What to give instead of an option that a kind does not have.
+_INSTEAD = {
+    ("table", "label_column"): "for a table give --columns label=NAME",
+    ("table", "image_column"): "for a table give --columns file=NAME",
+    ("hub", "columns"): "for a hub data set give --image-column and --label-column",
+}
+
 
 def open_source(text: str, options: SourceOptions | None = None) -> Source:
     """Open the source that `--source` names.
@@ -66,11 +74,22 @@ def open_source(text: str, options: SourceOptions | None = None) -> Source:
     kind = KINDS.get(name)
     if kind is None or not colon or bool(location) != kind.has_location:
         *first, last = [kind.usage for kind in KINDS.values()]
-        raise UserError(f"unknown source {text!r}; give {', '.join(first)}, or {last}")
+        raise UserError(f"unknown source {text!r}; {_meant(text)}give {', '.join(first)}, or {last}")
     for option in fields(options):
         if option.name not in kind.options and getattr(options, option.name) != getattr(SourceOptions(), option.name):
             able = [f"{other}:" for other, kind in KINDS.items() if option.name in kind.options]
+            instead = _INSTEAD.get((name, option.name), "leave it out")
             raise UserError(
-                f"--{option.name.replace('_', '-')} is for {' and '.join(able)}, and --source is {text}; leave it out"
+                f"--{option.name.replace('_', '-')} is for {' and '.join(able)}, and --source is {text}; {instead}"
             )
     return kind.open(location, options)
+
+
+def _meant(text: str) -> str:
+    """The source that a path without a kind means."""
+    path = Path(text).expanduser()
+    if path.suffix == ".tar":
+        return "tars are read by `python -m food101_fast.shards index`; "
+    if path.is_dir() or path.suffix == ".zip":
+        return f"did you mean folder:{text}? "
+    return f"did you mean table:{text}? " if path.is_file() else ""

@@ -84,7 +84,7 @@ def _refuse_unlike(where: str, classes: Mapping[str, set[str]], labeled: Sequenc
     if not known:
         raise UserError(
             f"the split folders of {where} ({names}) have no class folders; put each class's images into a folder of "
-            "its own there"
+            f"its own there, or, if each has a metadata.csv, give --source hub:{where}"
         )
     if len(known) < 2:
         raise UserError(

@@ -103,6 +103,11 @@ class TableSource:
         """The file as the table names it."""
         return str(self._files[position].as_py())
 
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """The columns of the table; none in worker processes."""
+        return () if self._table is None else tuple(self._table.column_names)
+
     def column(self, name: str) -> Sequence[object] | None:
         """The values of a column, or of the one that `--columns group=` names; None in worker processes."""
         if name == "group" and self._chosen.group is not None:
