@@ -9,7 +9,9 @@ from pathlib import Path
 
 import nbclient
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.docs.test_pages import ROOT, run
 
@@ -42,11 +44,18 @@ def test_an_export_is_served(folder: Path) -> None:
     from food101_fast.prepare.sources.demo import DemoSource
 
     (folder / "photo.jpg").write_bytes(DemoSource().read(305))
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 4), np.uint8)
+    Image.fromarray(pixels).save(folder / "alpha.png")
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 256).save(folder / "gray16.png")
     run(folder, "python -m food101_fast.train --shards shards/food101 --run run --recipe demo --epochs 1")
     run(folder, "python -m food101_fast.export --run run --onnx")
-    served = run(folder, f"{sys.executable} {EXAMPLES / 'serve_onnx.py'} run/export photo.jpg").splitlines()
-    (predicted,) = run(folder, "python -m food101_fast.predict --run run photo.jpg --json --device cpu").splitlines()
-    assert [line.split()[1] for line in served] == [one["class"] for one in json.loads(predicted)["predictions"]]
+    names = ["alpha.png", "gray16.png", "photo.jpg"]
+    lines = run(folder, f"python -m food101_fast.predict --run run {' '.join(names)} --json --device cpu").splitlines()
+    for name, line in zip(names, lines, strict=True):
+        served = run(folder, f"{sys.executable} {EXAMPLES / 'serve_onnx.py'} run/export {name}").splitlines()
+        predicted = json.loads(line)["predictions"]
+        assert [one.split()[1] for one in served] == [one["class"] for one in predicted]
+        assert float(served[0].split()[0]) == pytest.approx(predicted[0]["probability"], abs=1e-3)
 
 
 @pytest.mark.slow
