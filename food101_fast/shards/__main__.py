@@ -102,11 +102,15 @@ def main(argv: Sequence[str]) -> None:
         print(problem)
     shards = sum(len(split.shards) for split in manifest.splits.values())
     print(
-        f"{printable(command.folder)}: {samples:,} images in {shards} shards, "
-        + (f"{len(problems)} problems; remove the folder and prepare it again" if problems else "all as written")
+        f"{printable(command.folder)}: {samples:,} images in {_counted(shards, 'shard')}, "
+        + (f"{_counted(len(problems), 'problem')}; {manifest.advice}" if problems else "all as written")
     )
     if problems:
         sys.exit(_DAMAGED_CODE)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _index(command: Index) -> None:

@@ -80,11 +80,12 @@ class ShardCache:
 
     verified = True
 
-    def __init__(self, folder: Folder, digest: str, settings: CacheSettings) -> None:
+    def __init__(self, folder: Folder, digest: str, settings: CacheSettings, advice: str) -> None:
         assert isinstance(folder, RemoteFolder)
         self._folder = folder
         self._digest = digest
         self.settings = settings
+        self._advice = advice
         self.downloaded = 0
         self.progress = True
         self._lock = threading.Lock()
@@ -96,8 +97,8 @@ class ShardCache:
         self._stop = threading.Event()
         self._bar: Any | None = None
 
-    def __reduce__(self) -> tuple[type[ShardCache], tuple[Folder, str, CacheSettings]]:
-        return ShardCache, (self._folder, self._digest, self.settings)
+    def __reduce__(self) -> tuple[type[ShardCache], tuple[Folder, str, CacheSettings, str]]:
+        return ShardCache, (self._folder, self._digest, self.settings, self._advice)
 
     @property
     def directory(self) -> Path:
@@ -248,7 +249,7 @@ class ShardCache:
             try:
                 self._folder.copy(name, take)
             except FileNotFoundError as error:
-                raise DamagedDataError(f"{url} is missing; restore the folder from a copy, or make it again") from error
+                raise DamagedDataError(f"{url} is missing; {self._advice}") from error
             except OSError as error:
                 if error.errno in _DISK_ERRORS:
                     raise
@@ -262,7 +263,7 @@ class ShardCache:
             self._show(-received, more=-size)
             return DamagedDataError(
                 f"{url} gave other bytes than its manifest describes, {_ATTEMPTS} times ({received:,} of {size:,} "
-                "bytes); restore the folder from a copy, or make it again"
+                f"bytes); {self._advice}"
             )
         return None
 

@@ -15,7 +15,7 @@ from food101_fast.documents import parse
 from food101_fast.errors import UserError
 from food101_fast.images import MAX_PIXELS, Check, Fit
 from food101_fast.resources import machine_advice
-from food101_fast.shards.layout import FORMAT_VERSION, MANIFEST_NAME, SPLITS, index_name
+from food101_fast.shards.layout import FORMAT_VERSION, MANIFEST_NAME, SOURCE_PREFIX, SPLITS, index_name
 from food101_fast.storage import Folder
 
 Duplicates = Literal["drop", "keep"]
@@ -24,6 +24,8 @@ Rare = Literal["refuse", "to-train", "drop"]
 
 _FORMAT = "food101_fast"
 _ADVICE = "remove the folder and prepare it again"
+# The folder has the user's own tars, perhaps their only copy. It must not be removed.
+_INDEX_ADVICE = f"remove this {MANIFEST_NAME}, and index the tars again with `shards index ... --replace`"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +174,13 @@ class Manifest(StoredSettings):
         """XXH3-64 of everything else in the manifest, 16 hexadecimal digits: the identity of the data set."""
         return xxhash.xxh3_64_hexdigest(orjson.dumps(self._document()))
 
+    @property
+    def advice(self) -> str:
+        """What to do if files of the data set are damaged. Tars of other programs may be the user's only copy."""
+        if self.source.startswith(SOURCE_PREFIX):
+            return "fetch damaged tars again, then run `shards index ... --replace`"
+        return "restore the folder from a copy, or remove it and make it again"
+
 
 def _default(field: Field[Any]) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()  # MISSING equals no value
@@ -199,7 +208,8 @@ def read_manifest(folder: Folder) -> Manifest:
     """
     path = f"{folder.url}/{MANIFEST_NAME}"
     content = _read(folder, path)
-    header = parse(content, _Header, where=path, advice=_ADVICE)
+    advice = _INDEX_ADVICE if f'"{SOURCE_PREFIX}'.encode() in content else _ADVICE
+    header = parse(content, _Header, where=path, advice=advice)
     if header.format != _FORMAT:
         raise UserError(
             f"{path} was written by another program, so {folder.url} is not a folder of shards; give another folder"
@@ -207,14 +217,14 @@ def read_manifest(folder: Folder) -> Manifest:
     if header.version != FORMAT_VERSION:
         raise UserError(
             f"{path} has format version {header.version!r} and this program reads version {FORMAT_VERSION}; "
-            "remove the folder and prepare it again, or use the program that wrote it"
+            f"{advice}, or use the program that wrote it"
         )
-    manifest = parse(content, Manifest, where=path, advice=_ADVICE)
+    manifest = parse(content, Manifest, where=path, advice=advice)
     problem = _problem(manifest)
     if problem is None and header.digest != manifest.digest:
         problem = "it was changed after it was written"
     if problem is not None:
-        raise UserError(f"{path} is damaged ({problem}); {_ADVICE}")
+        raise UserError(f"{path} is damaged ({problem}); {advice}")
     return manifest
 
 

@@ -33,6 +33,8 @@ class OpenShard:
     """The same memory as `content`."""
     index: NDArray[np.void]
     """(N,) of `INDEX_DTYPE`."""
+    advice: str
+    """What to do if it is damaged."""
 
 
 def open_shard(path: Path, entry: ShardEntry, manifest: Manifest) -> OpenShard:
@@ -47,16 +49,16 @@ def open_shard(path: Path, entry: ShardEntry, manifest: Manifest) -> OpenShard:
         DamagedDataError: the files are not what the manifest describes.
         UserError: the machine does not allow more memory maps or open files, or its disk fails.
     """
-    index = _read_index(index_beside(path, entry), entry, len(manifest.classes))
+    index = _read_index(index_beside(path, entry), entry, manifest)
     _check_index(path, entry, index, manifest)
     try:
         # Unlike mmap and NumPy's memmap this keeps no file descriptor, of which a process has 1,024.
         content = torch.from_file(str(path), shared=False, size=entry.bytes, dtype=torch.uint8)
     except (OSError, RuntimeError) as error:
         what = f"{path} can't be mapped into memory as {entry.bytes:,} bytes ({first_line(error)})"
-        raise _unread(what, error) from error
+        raise _unread(what, error, manifest) from error
     view = memoryview(content.numpy())  # type: ignore[arg-type]
-    return OpenShard(path, content, view, index)
+    return OpenShard(path, content, view, index, manifest.advice)
 
 
 def index_beside(path: Path, entry: ShardEntry) -> Path:
@@ -64,21 +66,22 @@ def index_beside(path: Path, entry: ShardEntry) -> Path:
     return path.with_name(Path(entry.index_path).name)
 
 
-def _read_index(path: Path, entry: ShardEntry, classes: int) -> NDArray[np.void]:
+def _read_index(path: Path, entry: ShardEntry, manifest: Manifest) -> NDArray[np.void]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise _unread(f"{path} can't be read ({error.strerror})", error) from error
+        raise _unread(f"{path} can't be read ({error.strerror})", error, manifest) from error
     if xxhash.xxh3_64_hexdigest(content) != entry.index_xxh3_64:
-        raise damaged(f"{path} is not the index that the manifest describes (its hash differs)")
+        raise damaged(f"{path} is not the index that the manifest describes (its hash differs)", manifest.advice)
     try:
         index: NDArray[np.void] = np.load(BytesIO(content), allow_pickle=False)
     except ValueError as error:
-        raise damaged(f"{path} is not a NumPy file ({error})") from error
+        raise damaged(f"{path} is not a NumPy file ({error})", manifest.advice) from error
     if index.dtype != INDEX_DTYPE or index.shape != (entry.samples,):
-        raise damaged(f"{path} does not have {entry.samples} samples")
+        raise damaged(f"{path} does not have {entry.samples} samples", manifest.advice)
+    classes = len(manifest.classes)
     if not 0 <= index["label"].min() <= index["label"].max() < classes:
-        raise damaged(f"{path} has labels outside the {classes} classes")
+        raise damaged(f"{path} has labels outside the {classes} classes", manifest.advice)
     return index
 
 
@@ -87,37 +90,37 @@ def _check_index(path: Path, entry: ShardEntry, index: NDArray[np.void], manifes
     offsets, lengths = index["offset"], index["length"]
     inside = np.all(offsets <= entry.bytes) and np.all(lengths <= entry.bytes - offsets)
     if not inside:
-        raise damaged(f"the index of {path} points past its end")
+        raise damaged(f"the index of {path} points past its end", manifest.advice)
     if np.any(offsets % tarfile.BLOCKSIZE):
-        raise damaged(f"the index of {path} has an offset that is not a multiple of {tarfile.BLOCKSIZE}")
+        raise damaged(f"the index of {path} has an offset that is not a multiple of {tarfile.BLOCKSIZE}", manifest.advice)
     follows = offsets[1:] >= offsets[:-1] + lengths[:-1]
     if manifest.source.startswith(SOURCE_PREFIX):  # where links give one payload to several samples
         follows |= (offsets[1:] == offsets[:-1]) & (lengths[1:] == lengths[:-1])
     if not np.all(follows):
-        raise damaged(f"the index of {path} has samples that overlap")
+        raise damaged(f"the index of {path} has samples that overlap", manifest.advice)
     if manifest.encoding == "raw":
         size = len(npy_header(manifest.image_size)) + manifest.image_size**2 * 3
         if np.any(lengths != size):
-            raise damaged(f"the index of {path} has rows that are not {size:,} bytes long")
+            raise damaged(f"the index of {path} has rows that are not {size:,} bytes long", manifest.advice)
 
 
-def _unread(what: str, error: OSError | RuntimeError) -> UserError:
+def _unread(what: str, error: OSError | RuntimeError, manifest: Manifest) -> UserError:
     """The error about a file that can't be read or mapped: damaged only if the cause is not the machine."""
     forbidden = "make it readable" if isinstance(error, PermissionError) else None
     advice = machine_advice(error) or forbidden
-    return damaged(what) if advice is None else UserError(f"{what}; {advice}")
+    return damaged(what, manifest.advice) if advice is None else UserError(f"{what}; {advice}")
 
 
-def damaged(what: str) -> DamagedDataError:
-    """The error that says what is damaged, and what to do."""
-    return DamagedDataError(f"{what}; restore the folder from a copy, or remove it and make it again")
+def damaged(what: str, advice: str) -> DamagedDataError:
+    """The error that says what is damaged, and what to do: the `advice` of the manifest."""
+    return DamagedDataError(f"{what}; {advice}")
 
 
 def damaged_sample(shard: OpenShard, offset: int, what: str) -> DamagedDataError:
     """The error about the sample whose payload starts at byte `offset` of a shard."""
     sample = int(np.searchsorted(shard.index["offset"], offset))
     where = f"sample {sample} ({_key(shard.view, offset)}) at byte {offset:,}"
-    return damaged(f"{shard.path}: {where}, {shard.index['length'][sample]:,} bytes long: {what}")
+    return damaged(f"{shard.path}: {where}, {shard.index['length'][sample]:,} bytes long: {what}", shard.advice)
 
 
 def _key(content: memoryview, payload: int) -> str:

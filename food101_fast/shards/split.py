@@ -79,13 +79,13 @@ class Split:
         self.most_open: int | None = None
         # A shard whose images were all dropped has no rows to map.
         self.entries = [entry for entry in manifest.splits[name].shards if entry.samples]
-        _check_files(shard_set.folder, self.entries)
+        _check_files(shard_set.folder, self.entries, manifest.advice)
         self.shard_samples = np.array([entry.samples for entry in self.entries], np.int64)
         self._first_ids = np.cumsum(self.shard_samples) - self.shard_samples
         self.files: ShardFiles = (
             LocalFiles(shard_set.folder.path)
             if isinstance(shard_set.folder, LocalFolder)
-            else ShardCache(shard_set.folder, manifest.digest, shard_set.cache)
+            else ShardCache(shard_set.folder, manifest.digest, shard_set.cache, manifest.advice)
         )
         self._rules = Rules(
             size=manifest.image_size,
@@ -322,7 +322,7 @@ class Split:
             raise damaged_sample(shard, offset, f"it has the shape {found} and not {shape}")
 
 
-def _check_files(folder: Folder, entries: Sequence[ShardEntry]) -> None:
+def _check_files(folder: Folder, entries: Sequence[ShardEntry], advice: str) -> None:
     """Compare the size of every shard, and the number of samples in its index, with the manifest."""
     if not folder.can_list:
         return  # then problems are found at the download
@@ -333,11 +333,11 @@ def _check_files(folder: Folder, entries: Sequence[ShardEntry]) -> None:
         else:
             sizes = folder.files()
     except OSError as error:
-        advice = machine_advice(error) or "make it readable"
-        raise UserError(f"{folder.url} can't be listed ({error.strerror or error}); {advice}") from error
+        remedy = machine_advice(error) or "make it readable"
+        raise UserError(f"{folder.url} can't be listed ({error.strerror or error}); {remedy}") from error
     for entry in entries:
         for name, size in ((entry.name, entry.bytes), (entry.index_path, index_bytes(entry.samples))):
             if name not in sizes:
-                raise damaged(f"{folder.url}/{name} is missing")
+                raise damaged(f"{folder.url}/{name} is missing", advice)
             if sizes[name] != size:
-                raise damaged(f"{folder.url}/{name} has {sizes[name]:,} bytes and the manifest says {size:,}")
+                raise damaged(f"{folder.url}/{name} has {sizes[name]:,} bytes and the manifest says {size:,}", advice)

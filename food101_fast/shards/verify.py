@@ -90,7 +90,9 @@ def _shard_problems(
         yield f"{shard.name}: cannot be read ({error.strerror or error})"
         return
     if len(content) != shard.bytes:
-        yield f"{shard.name}: has {len(content):,} bytes and the manifest says {shard.bytes:,}"
+        lost = 0 if index is None else np.count_nonzero(index["offset"] + index["length"] > len(content))
+        missing = f", so {lost:,} of its {len(index)} samples are missing" if index is not None and lost else ""
+        yield f"{shard.name}: has {len(content):,} bytes and the manifest says {shard.bytes:,}{missing}"
     elif xxhash.xxh3_64_hexdigest(content) != shard.xxh3_64:
         yield f"{shard.name}: is not the file that the manifest describes (its hash differs)"
     if index is not None:
@@ -134,9 +136,17 @@ def _sample_problems(content: bytes, index: NDArray[np.void], manifest: Manifest
 
 def _foreign_problems(content: bytes, index: NDArray[np.void]) -> Iterator[str]:
     """Problems of samples in other programs' tars, whose members have any names and order."""
-    for number, (offset, length, _, digest) in enumerate(index.tolist()):
-        if xxhash.xxh3_64_intdigest(content[offset : offset + length]) != digest:
-            yield f"sample {number} at byte {offset:,}: its bytes were changed since they were indexed"
+    there = [(number, row) for number, row in enumerate(index.tolist()) if row[0] + row[1] <= len(content)]
+    changed = [
+        (number, offset)
+        for number, (offset, length, _, digest) in there
+        if xxhash.xxh3_64_intdigest(content[offset : offset + length]) != digest
+    ]
+    if len(changed) > 1 and len(changed) == len(there):
+        yield f"all of its {len(there):,} samples have other bytes than when they were indexed, so it is another tar"
+        return
+    for number, offset in changed:
+        yield f"sample {number} at byte {offset:,}: its bytes were changed since they were indexed"
 
 
 def _read_label(content: bytes, at: int) -> tuple[str, bytes, int]:

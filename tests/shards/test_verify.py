@@ -163,7 +163,7 @@ def test_the_command_names_problems_and_exits_with_1(
     code, out, _ = command("shards", "verify", str(folder))
     assert code == 1
     assert out.startswith("test-000000.tar: cannot be read")
-    assert "1 problems" in out
+    assert "1 problem; restore the folder from a copy, or remove it and make it again" in out
     (folder / "manifest.json").unlink()
     code, _, err = command("shards", "verify", str(folder))
     assert (code, err.count("\n")) == (2, 1)
