@@ -127,6 +127,8 @@ def _index(command: Index) -> None:
             progress=bar.update,
         )
     print(describe(manifest, printable(folder.url)))
+    if "train" in manifest.splits and "val" not in manifest.splits:
+        print(f"train needs a val split too: {manifest.val_advice}")
 
 
 def _read_classes(path: Path | None) -> list[str] | None:

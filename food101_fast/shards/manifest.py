@@ -181,6 +181,15 @@ class Manifest(StoredSettings):
             return "fetch damaged tars again, then run `shards index ... --replace`"
         return "restore the folder from a copy, or remove it and make it again"
 
+    @property
+    def val_advice(self) -> str:
+        """How to get a val split, where there is none."""
+        if not self.source.startswith(SOURCE_PREFIX):
+            return "prepare the images again with a share for val"
+        if "train" not in self.splits:
+            return "index again with tars of train and val, and --replace"
+        return "index again with --val-fraction 0.1 --replace, or with tars of val too"
+
 
 def _default(field: Field[Any]) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()  # MISSING equals no value

@@ -92,7 +92,8 @@ def _check_index(path: Path, entry: ShardEntry, index: NDArray[np.void], manifes
     if not inside:
         raise damaged(f"the index of {path} points past its end", manifest.advice)
     if np.any(offsets % tarfile.BLOCKSIZE):
-        raise damaged(f"the index of {path} has an offset that is not a multiple of {tarfile.BLOCKSIZE}", manifest.advice)
+        what = f"the index of {path} has an offset that is not a multiple of {tarfile.BLOCKSIZE}"
+        raise damaged(what, manifest.advice)
     follows = offsets[1:] >= offsets[:-1] + lengths[:-1]
     if manifest.source.startswith(SOURCE_PREFIX):  # where links give one payload to several samples
         follows |= (offsets[1:] == offsets[:-1]) & (lengths[1:] == lengths[:-1])

@@ -72,7 +72,9 @@ class ShardSet:
         """
         if name not in self.manifest.splits:
             names = ", ".join(self.manifest.splits)
-            raise UserError(f"{self.folder.url} has no split {name!r}; it has {names}: choose one of them")
+            needs_val = f"training needs train and val: {self.manifest.val_advice}"
+            remedy = needs_val if name == "val" else "choose one of them"
+            raise UserError(f"{self.folder.url} has no split {name!r}, only {names}; {remedy}")
         return Split(self, name, verify)
 
     def webdataset(self, split: str, *, shuffle: bool = False, decode: Decode | None = "pil", seed: int = 0) -> Any:

@@ -51,6 +51,8 @@ def describe(manifest: Manifest, location: str) -> str:
 def _split_row(manifest: Manifest, name: str, written: int) -> tuple[str, ...]:
     split = manifest.splits[name]
     size = sum(shard.bytes for shard in split.shards)
+    others = {shard.name for other, entry in manifest.splits.items() if other != name for shard in entry.shards}
+    is_shared = any(shard.name in others for shard in split.shards)  # then its bytes are not of this split alone
     low, high = min(split.class_counts), max(split.class_counts)
     return (
         name,
@@ -58,7 +60,7 @@ def _split_row(manifest: Manifest, name: str, written: int) -> tuple[str, ...]:
         f"{split.samples / written:.1%}",
         _number(len(split.shards)),
         f"{size / 1e6:,.1f} MB",
-        _number(round(size / split.samples)),
+        "-" if is_shared else _number(round(size / split.samples)),
         str(low) if low == high else f"{low} to {high}",
     )
 
@@ -66,7 +68,8 @@ def _split_row(manifest: Manifest, name: str, written: int) -> tuple[str, ...]:
 def _shared(manifest: Manifest) -> list[str]:
     names = [shard.name for split in manifest.splits.values() for shard in split.shards]
     shared = len(names) - len(set(names))
-    return [f"{_number(shared)} tars have samples of train and val, so their size is in both lines"] if shared else []
+    have = "1 tar has" if shared == 1 else f"{_number(shared)} tars have"
+    return [f"{have} samples of train and val, so the size of both lines counts all of them"] if shared else []
 
 
 def _number(value: int) -> str:

@@ -185,5 +185,5 @@ def test_a_shard_whose_images_were_all_dropped_is_passed_over(tmp_path: Path) ->
 
 
 def test_an_unknown_split_is_named(tiny_shards: ShardSet) -> None:
-    with pytest.raises(UserError, match="has no split 'holdout'; it has train, val, test"):
+    with pytest.raises(UserError, match="has no split 'holdout', only train, val, test; choose one"):
         tiny_shards.split("holdout")

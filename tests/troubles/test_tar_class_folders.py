@@ -27,6 +27,33 @@ def test_a_tar_of_class_folders(tmp_path: Path) -> None:
     assert sorted(labels(tmp_path)) == ["007"] * 2 + ["apple pie"] * 3
 
 
+def test_what_was_given_is_not_advised(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a sample needs an image \(.*\) in a folder that is its class$"):
+        index(write_tar(tmp_path / "train.tar", [("1.png", image(1))]), label_from="folder")
+
+
+SPLITS_INSIDE: list[tuple[str, ...]] = [("train", "val"), ("data/training", "data/validation"), ("a/train", "a/test")]
+
+
+@pytest.mark.parametrize("folders", SPLITS_INSIDE)
+@pytest.mark.parametrize("label_from", ["folder", "member"])
+def test_the_splits_inside_a_tar_are_not_mixed(tmp_path: Path, folders: tuple[str, ...], label_from: str) -> None:
+    members: Members = []
+    for number, folder in enumerate(folders):
+        members += [(f"./{folder}/cat/{number}.png", image(number)), (f"./{folder}/cat/{number}.cls", b"cat")]
+    tar = write_tar(tmp_path / "all.tar", members)
+    first, last = (folder.rpartition("/")[2] for folder in folders)
+    with pytest.raises(UserError, match=rf"splits inside \({first}/ and {last}/\); unpack it, or make a tar for each"):
+        index(tar, split="train", label_from=label_from, val_fraction=0.5)
+
+
+@pytest.mark.parametrize("folders", [("train", "test"), ("train/train", "train/eval")])
+def test_classes_may_be_named_like_splits(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    members: Members = [(f"{folder}/{n}.png", image(n)) for n, folder in enumerate(folders)]
+    tar = write_tar(tmp_path / "all.tar", members)
+    assert index(tar, split="train", label_from="folder").splits["train"].samples == 2
+
+
 def test_every_image_is_a_sample_whatever_its_name(tmp_path: Path) -> None:
     members: Members = [
         ("./cat/IMG_1.jpg", image(1, "jpg")),

@@ -59,6 +59,29 @@ def test_dots_in_names_are_explained(tmp_path: Path, name: str) -> None:
         ]
 
 
+def test_each_cause_is_counted_and_has_an_example(tmp_path: Path) -> None:
+    """Another end of keys would save two of these three images."""
+    members: Members = [*pairs(2, name="{}"), *pairs(2, first=2, name="x{}.edited"), ("0.jpg", image(9, "jpg"))]
+    with pytest.raises(UserError) as error:
+        index(write_tar(tmp_path / "train.tar", members))
+    message = str(error.value)
+    assert "3 of 5 images" in message
+    assert "2 because of a dot in the name, such as train.tar/x2.edited.jpg (" in message
+    assert ", and 1 because a name or key repeats, such as train.tar/0.jpg (" in message
+    assert message.endswith("give --max-collisions 1 to go on without them and have all listed in rejects.jsonl")
+
+
+@pytest.mark.parametrize("label_from", ["member", "folder"])
+def test_members_of_one_name_have_different_lines(tmp_path: Path, label_from: str) -> None:
+    again: Members = [("a/0.jpg", image(number, "jpg")) for number in (7, 8)]
+    members = [*pairs(1, name="a/{}"), *again, ("a/1.jpg", b""), ("a/1.jpg", b""), ("a/1.cls", b"0")]
+    index(write_tar(tmp_path / "train.tar", members), max_collisions=1, label_from=label_from)
+    lines = [line for line in rejects(tmp_path) if line["file"].endswith(".jpg")]
+    assert len({tuple(line.values()) for line in lines}) == len(lines) == 4
+    for number, line in enumerate(lines[:2], 2):
+        assert line["detail"].startswith(f"number {number} of 3 members with this name: ")
+
+
 def test_a_key_with_very_many_members_is_said_in_a_short_sentence() -> None:
     members = [Member(name=f"scan.{n}.{suffix}", offset=0, length=0) for n in range(999) for suffix in ("jpg", "cls")]
     samples, lost = find_samples(members, "first-dot")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -153,6 +154,23 @@ def test_val_is_cut_from_train(tmp_path: Path) -> None:
     assert again == manifest != other
     index(*tars, replace=True)
     assert not list(tmp_path.glob("*.val.index.npy"))  # of the index before
+
+
+def test_a_set_without_val_says_how_to_get_one(tmp_path: Path, command: Callable[..., tuple[int, str, str]]) -> None:
+    tar = write_tar(tmp_path / "train.tar", pairs(30))
+    code, out, _ = command("shards", "index", str(tar), "--size", "16", "--workers", "1")
+    hint = "index again with --val-fraction 0.1 --replace, or with tars of val too"
+    assert (code, out.splitlines()[-1]) == (0, f"train needs a val split too: {hint}")
+    with pytest.raises(UserError, match=rf"has no split 'val', only train; training needs train and val: {hint}"):
+        ShardSet.open(tmp_path).split("val")
+    code, out, _ = command(
+        *("shards", "index", str(tar), "--size", "16", "--workers", "1", "--val-fraction", "0.1", "--replace")
+    )
+    assert code == 0
+    assert "needs a val" not in out
+    assert "1 tar has samples of train and val" in out
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line.startswith(("train ", "val "))}
+    assert rows["train"][6] == rows["val"][6] == "-"  # bytes of one image
 
 
 def test_test_tars_stay_when_val_is_cut(tmp_path: Path) -> None:

@@ -99,6 +99,29 @@ def test_ids_and_times_are_refused_before_memory_is_allocated(tmp_path: Path, nu
         of(tmp_path, [b"0", b"%d" % number], classes=["a", "b"], replace=True)
 
 
+@pytest.mark.parametrize(
+    ("contents", "odd"),
+    [
+        ([b"0", b"1", b"bee", b"2"], r"1 of 4 is text, such as 'bee' of train\.tar/2\.png"),
+        ([b"ant", b"3", b"bee"], r"1 of 3 is a number, such as 3 of train\.tar/1\.png"),
+        ([b"ant", b"3", b"bee", b"wasp", b"4"], r"2 of 5 are numbers, such as 3 of train\.tar/1\.png"),
+        ([b"3", b"007", b"bee", b"4", b"5", b"6"], r"2 of 6 are text, such as 'bee' of train\.tar/2\.png"),
+    ],
+)
+def test_the_rarer_kind_of_label_is_named(tmp_path: Path, contents: list[bytes], odd: str) -> None:
+    with pytest.raises(UserError, match=odd):
+        of(tmp_path, contents)
+
+
+def test_a_label_that_is_not_among_the_classes_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"should be from 0 to 1, .* unlike the label 7 of train\.tar/2\.png"):
+        of(tmp_path, [b"0", b"1", b"7"], classes=["a", "b"])
+    with pytest.raises(UserError, match=r"unlike the label -2 of train\.tar/1\.png"):
+        of(tmp_path, [b"0", b"-2"])
+    with pytest.raises(UserError, match=r"the label 'c' of train\.tar/1\.png is not among the 2 names"):
+        of(tmp_path, [b"a", b"c"], classes=["a", "b"])
+
+
 def test_a_few_classes_of_many_are_not_ids(tmp_path: Path) -> None:
     """One tar of a data set with 1,000 classes."""
     assert of(tmp_path, [b"999", b"3"]) == ["999", "3"]

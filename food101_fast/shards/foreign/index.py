@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import posixpath
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -23,8 +22,8 @@ from food101_fast.shards.foreign.cut import cut_val
 from food101_fast.shards.foreign.existing import check_existing, remove_existing
 from food101_fast.shards.foreign.find import Tars, find_tars
 from food101_fast.shards.foreign.labels import Label, number_classes
+from food101_fast.shards.foreign.losses import check_losses
 from food101_fast.shards.foreign.options import IndexOptions
-from food101_fast.shards.foreign.samples import COLLISION
 from food101_fast.shards.foreign.scan import Found, scan_tar
 from food101_fast.shards.layout import (
     FOREIGN,
@@ -37,7 +36,7 @@ from food101_fast.shards.layout import (
     val_index_name,
 )
 from food101_fast.shards.manifest import Manifest, ShardEntry, SplitEntry
-from food101_fast.shards.rejects import NO_IMAGE, NotedImage, Reject, count, to_lines
+from food101_fast.shards.rejects import NotedImage, count, to_lines
 from food101_fast.storage import Folder, writing
 
 _ADVICE = "or copy or link the tars into another folder: an index is written beside its tar"
@@ -89,8 +88,12 @@ def write_index(
     for of_tar in _scanned(tars, rules, options, workers):
         found.append(of_tar)
         progress(len(of_tar.spans) + len(of_tar.rejects))
-    _check_losses(tars, found, options)
-    class_names, number_of = number_classes([label for of_tar in found for label in of_tar.labels], classes)
+    check_losses(tars, found, options)
+    class_names, number_of = number_classes(
+        [label for of_tar in found for label in of_tar.labels],
+        classes,
+        [file for of_tar in found for file in of_tar.files],
+    )
     indexes = _indexes(found, tars.splits, number_of, options)
     notes = [note for of_tar in found for note in of_tar.notes] + _in_two_splits(found, tars.splits)
     manifest = _manifest(patterns, rules, options, found, indexes, notes, class_names)
@@ -115,35 +118,6 @@ def _scanned(tars: Tars, rules: Rules, options: IndexOptions, workers: int) -> I
             yield from results
     except BrokenProcessPool as error:
         raise UserError("a worker process was killed, most likely out of memory; try fewer --workers") from error
-
-
-def _check_losses(tars: Tars, found: Sequence[Found], options: IndexOptions) -> None:
-    rejects = [reject for of_tar in found for reject in of_tar.rejects]
-    written = sum(len(of_tar.spans) for of_tar in found)
-    images = written + sum(reject.reason != NO_IMAGE for reject in rejects)
-    collisions = [reject for reject in rejects if reject.reason == COLLISION]
-    if len(collisions) > options.max_collisions * images:
-        example = _typical(collisions)
-        raise UserError(
-            f"{len(collisions):,} of {images:,} images in {tars.folder.url} would be lost because of their names, such "
-            f"as {example.file}: {example.detail}; correct that, or give --max-collisions 1 to go on without them"
-        )
-    for split in dict.fromkeys(tars.splits.values()):
-        of_split = [of_tar for of_tar in found if tars.splits[of_tar.name] == split]
-        if not any(of_tar.spans for of_tar in of_split):
-            lost = [reject for of_tar in of_split for reject in of_tar.rejects]
-            why = f" ({_typical(lost).detail})" if lost else ""
-            raise UserError(
-                f"the {split} tars in {tars.folder.url} have no sample with an image and a label{why}; a sample needs "
-                "an image (jpg, png, webp, npy, ...), and a .cls, .label, .txt or .json with its label; if the folders "
-                "in the tars are the classes, give --label-from folder"
-            )
-
-
-def _typical(rejects: Sequence[Reject]) -> Reject:
-    """A reject with the most frequent reason, or else the first."""
-    reason = Counter(reject.reason for reject in rejects).most_common(1)[0][0]
-    return next(reject for reject in rejects if reject.reason == reason)
 
 
 def _in_two_splits(found: Sequence[Found], splits: Mapping[str, str]) -> list[NotedImage]:

@@ -95,13 +95,14 @@ def _parsed(content: bytes) -> Any:
 
 
 def number_classes(
-    labels: Sequence[Label], names: Sequence[str] | None = None
+    labels: Sequence[Label], names: Sequence[str] | None = None, files: Sequence[str] = ()
 ) -> tuple[tuple[str, ...], dict[Label, int]]:
     """Class names, and the class number of each label.
 
     Args:
         labels: of all samples, at least one.
         names: class names in the order of their numbers; None derives them.
+        files: tar and name of each sample's image, for error messages.
 
     Raises:
         UserError: numbers and texts are mixed, a label is not among the names, or the labels are not classes.
@@ -110,7 +111,7 @@ def number_classes(
     texts = sorted(label for label in different if isinstance(label, str))
     numbers = sorted(label for label in different if isinstance(label, int))
     if texts and numbers and not all(map(_PADDED.fullmatch, texts)):
-        raise UserError(f"some labels are numbers ({numbers[0]}) and some are text ({texts[0]!r}); make them alike")
+        raise UserError(_mixed(labels, files))
     if not names and len(different) > max(_ALWAYS_ACCEPTED, len(labels) // 2):
         raise UserError(
             f"{len(labels):,} samples have {len(different):,} different labels, such as {[*numbers, *texts][0]!r}, "
@@ -120,25 +121,50 @@ def number_classes(
     in_range = numbers and names and numbers[0] >= 0 and numbers[-1] < len(names)
     are_names = names and set(name_of.values()) <= set(names)
     if not texts and (in_range or not are_names):
-        return _numbered(numbers, names)
+        _check_numbers(numbers, names, labels, files)
+        return tuple(names or map(str, range(numbers[-1] + 1))), {number: number for number in numbers}
     known = tuple(names or sorted(name_of.values()))
     if unknown := sorted(set(name_of.values()) - set(known)):
-        raise UserError(f"the label {unknown[0]!r} is not among the {len(known)} names of --classes; add it there")
+        first = next(label for label in labels if name_of[label] == unknown[0])
+        raise UserError(
+            f"the label {unknown[0]!r}{_of_which(first, labels, files)} is not among the {len(known)} names of "
+            "--classes; add it there"
+        )
     number_of = {name: number for number, name in enumerate(known)}
     return known, {label: number_of[name] for label, name in name_of.items()}
 
 
-def _numbered(numbers: Sequence[int], names: Sequence[str] | None) -> tuple[tuple[str, ...], dict[Label, int]]:
-    """Classes of labels that are their numbers."""
+def _check_numbers(
+    numbers: Sequence[int], names: Sequence[str] | None, labels: Sequence[Label], files: Sequence[str]
+) -> None:
+    """Refuse sorted `numbers` that can't be the numbers of classes."""
     classes = len(names) if names else numbers[-1] + 1
     if numbers[0] < 0 or numbers[-1] >= classes:
+        odd = numbers[0] if numbers[0] < 0 else numbers[-1]
         raise UserError(
-            f"labels go from {numbers[0]} to {numbers[-1]} and should be from 0 to {classes - 1}, for "
-            f"{classes} classes; correct --classes or the labels"
+            f"labels go from {numbers[0]} to {numbers[-1]} and should be from 0 to {classes - 1}, for {classes} "
+            f"classes, unlike the label {odd}{_of_which(odd, labels, files)}; correct --classes or the labels"
         )
     if not names and classes > _ALWAYS_ACCEPTED + _MOST_PER_LABEL * len(numbers):
         raise UserError(
             f"labels go up to {numbers[-1]} and only {len(numbers):,} of them are different, so they look like ids or "
             "times, not classes; name the right field with --label-field, or give --classes with the labels as names"
         )
-    return tuple(names or map(str, range(classes))), {number: number for number in numbers}
+
+
+def _mixed(labels: Sequence[Label], files: Sequence[str]) -> str:
+    """The sentence about numbers among texts, or texts among numbers: the rarer kind is named."""
+    numbers = [label for label in labels if isinstance(label, int)]
+    texts = [label for label in labels if isinstance(label, str) and not _PADDED.fullmatch(label)]
+    odd = numbers[0] if len(numbers) < len(texts) else texts[0]
+    count = len(numbers) if isinstance(odd, int) else len(labels) - len(numbers)
+    kind = "text" if isinstance(odd, str) else "a number" if count == 1 else "numbers"
+    return (
+        f"some labels are numbers ({numbers[0]}) and some are text ({texts[0]!r}): {count:,} of {len(labels):,} "
+        f"{'is' if count == 1 else 'are'} {kind}, such as {odd!r}{_of_which(odd, labels, files)}; make them alike"
+    )
+
+
+def _of_which(label: Label, labels: Sequence[Label], files: Sequence[str]) -> str:
+    """The first image with a label, as the end of a phrase."""
+    return f" of {files[labels.index(label)]}" if files else ""

@@ -24,6 +24,8 @@ LABELS = ("cls", "class", "label", "json", "txt")
 
 COLLISION = "key-collision"
 EXTRA = "extra-image"
+LAST_DOT_HELPS = "give --key-ends-at last-dot"
+"""How the detail of a collision ends that another end of keys resolves."""
 
 _MOST_NAMES = 8  # in a sentence
 
@@ -49,7 +51,7 @@ class Lost:
     """An image member, or a sample without any, that can't become a sample."""
 
     key: str
-    member: str
+    member: Member
     problem: Problem
 
 
@@ -116,7 +118,7 @@ def find_in_folders(members: Iterable[Member]) -> tuple[list[Sample], list[Lost]
         elif problem is None and not folder:
             problem = Problem(reason=NO_LABEL, detail="it is in no folder that could be its class")
         if problem is not None:
-            lost.append(Lost(key=key, member=member.name, problem=problem))
+            lost.append(Lost(key=key, member=member, problem=problem))
             continue
         samples[member.name] = Sample(key=key, image=member, folder=posixpath.basename(folder))
     return sorted(samples.values(), key=lambda sample: sample.image.offset), lost
@@ -149,7 +151,7 @@ def _suffixes(group: _Group) -> str:
 def _lost(key: str, group: _Group, sample: Sample | None) -> Iterator[Lost]:
     if not group.images:
         detail = f"the sample has no image (jpg, png, webp, npy, ...), only {_suffixes(group)}"
-        yield Lost(key=key, member=group.all[0][1].name, problem=Problem(reason=NO_IMAGE, detail=detail))
+        yield Lost(key=key, member=group.all[0][1], problem=Problem(reason=NO_IMAGE, detail=detail))
     labels = {suffix for suffix, _ in group.labels}
     seen: set[str] = set()
     for suffix, member in group.images:
@@ -158,7 +160,7 @@ def _lost(key: str, group: _Group, sample: Sample | None) -> Iterator[Lost]:
         if sample is not None and member is sample.image:
             continue
         problem = member.problem or _collision(key, suffix, labels, sample, is_again=is_again)
-        yield Lost(key=key, member=member.name, problem=problem)
+        yield Lost(key=key, member=member, problem=problem)
 
 
 def _collision(key: str, suffix: str, labels: Set[str], sample: Sample | None, *, is_again: bool) -> Problem:
@@ -169,7 +171,7 @@ def _collision(key: str, suffix: str, labels: Set[str], sample: Sample | None, *
     has_own_label = any(f"{stem}{dot}{label}" in labels for label in LABELS)
     rule = f"a key ends at the first dot of a file name, so this is the member {suffix} of the sample {key}"
     if dot and (sample is None or has_own_label):
-        advice = "not a sample of its own; rename the file, or give --key-ends-at last-dot"
+        advice = f"not a sample of its own; rename the file, or {LAST_DOT_HELPS}"
         return Problem(reason=COLLISION, detail=f"{rule}, {advice}")
     assert sample is not None  # else the first image without a second dot would be the sample's
     if not dot and len(sample.labels) > 1:

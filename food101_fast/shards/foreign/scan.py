@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import xxhash
 
+from food101_fast.errors import UserError
 from food101_fast.images import RejectedError, Rules, Scratch, clean
 from food101_fast.shards.foreign.labels import Label, NoLabelError, read_label
 from food101_fast.shards.foreign.members import Member, open_tar, read_members
 from food101_fast.shards.foreign.options import IndexOptions
 from food101_fast.shards.foreign.samples import COLLISION, LABELS, Sample, find_in_folders, find_samples
+from food101_fast.shards.foreign.splits_inside import splits_inside
 from food101_fast.shards.layout import npy_header
 from food101_fast.shards.rejects import NO_LABEL, NotedImage, Reject
 from food101_fast.storage import Folder
@@ -54,7 +58,7 @@ def scan_tar(folder: Folder, name: str, *, rules: Rules, options: IndexOptions) 
     """Find the samples of one tar and decode each of them.
 
     Raises:
-        UserError: the tar can't be read, is truncated or damaged.
+        UserError: the tar can't be read, is truncated or damaged, or has folders of several splits.
     """
     file, content = open_tar(folder, name)
     members = read_members(file, content, f"{folder.url}/{name}")
@@ -62,8 +66,16 @@ def scan_tar(folder: Folder, name: str, *, rules: Rules, options: IndexOptions) 
         samples, lost = find_in_folders(members)
     else:
         samples, lost = find_samples(members, options.key_ends_at)
+    if problem := splits_inside(samples):
+        raise UserError(f"{folder.url}/{name} {problem}")
+    which = _repeated(members)
     rejects = [
-        Reject(key=one.key, file=f"{name}/{one.member}", reason=one.problem.reason, detail=one.problem.detail)
+        Reject(
+            key=one.key,
+            file=f"{name}/{one.member.name}",
+            reason=one.problem.reason,
+            detail=which.get(id(one.member), "") + one.problem.detail,
+        )
         for one in lost
     ]
     header = npy_header(rules.size)
@@ -79,7 +91,8 @@ def scan_tar(folder: Folder, name: str, *, rules: Rules, options: IndexOptions) 
             label = _label(content, sample, options.label_field)
             note = clean(payload, rules, scratch).note
         except (_NotUsedError, RejectedError) as error:
-            rejects.append(Reject(key=sample.key, file=where, reason=error.reason, detail=error.detail))
+            detail = which.get(id(image), "") + error.detail
+            rejects.append(Reject(key=sample.key, file=where, reason=error.reason, detail=detail))
             continue
         if note is not None:
             notes.append(NotedImage(key=sample.key, file=where, note=note.kind, detail=note.detail))
@@ -98,6 +111,18 @@ def scan_tar(folder: Folder, name: str, *, rules: Rules, options: IndexOptions) 
         notes=notes,
         raw=raw,
     )
+
+
+def _repeated(members: Sequence[Member]) -> dict[int, str]:
+    """For each member whose name repeats, by its `id`: which of them it is, as the start of a sentence."""
+    total = Counter(member.name for member in members)
+    seen: Counter[str] = Counter()
+    which = {}
+    for member in members:
+        seen[member.name] += 1
+        if total[member.name] > 1:
+            which[id(member)] = f"number {seen[member.name]} of {total[member.name]} members with this name: "
+    return which
 
 
 def _label(content: memoryview, sample: Sample, label_field: str) -> Label:
