@@ -100,7 +100,7 @@ def main(argv: Sequence[str]) -> None:
         problems = list(verify(folder, bar.update))
     for problem in problems:
         print(problem)
-    shards = sum(len(split.shards) for split in manifest.splits.values())
+    shards = len({shard.name for split in manifest.splits.values() for shard in split.shards})
     print(
         f"{printable(command.folder)}: {samples:,} images in {_counted(shards, 'shard')}, "
         + (f"{_counted(len(problems), 'problem')}; {manifest.advice}" if problems else "all as written")

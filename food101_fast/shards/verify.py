@@ -43,13 +43,15 @@ def verify(folder: Folder, progress: Callable[[int], None] = lambda samples: Non
     # A plain web server does not list its files, and other programs' tars may have any files beside them.
     files = folder.files() if folder.can_list and not manifest.source.startswith(SOURCE_PREFIX) else {}
     known = {MANIFEST_NAME, REJECTS_NAME, NOTES_NAME, *OVERVIEW_NAMES}
+    seen: set[str] = set()  # two splits may share a tar
     for split, entry in manifest.splits.items():
         labels: list[NDArray[np.int64]] = []
         for shard in entry.shards:
             known |= {shard.name, shard.index_path}
             index, problems = _read_index(folder, shard)
             yield from problems
-            yield from _shard_problems(folder, shard, index, manifest)
+            yield from _shard_problems(folder, shard, index, manifest, is_first=shard.name not in seen)
+            seen.add(shard.name)
             if index is not None:
                 labels.append(index["label"])
             progress(shard.samples)
@@ -82,22 +84,31 @@ def _read_index(folder: Folder, shard: ShardEntry) -> tuple[NDArray[np.void] | N
 
 
 def _shard_problems(
-    folder: Folder, shard: ShardEntry, index: NDArray[np.void] | None, manifest: Manifest
+    folder: Folder, shard: ShardEntry, index: NDArray[np.void] | None, manifest: Manifest, *, is_first: bool
 ) -> Iterator[str]:
+    """Problems of the file, only for the first split that has it, and of its samples."""
     try:
         content = folder.read(shard.name)
     except OSError as error:
-        yield f"{shard.name}: cannot be read ({error.strerror or error})"
+        if is_first:
+            yield f"{shard.name}: cannot be read ({error.strerror or error})"
         return
-    if len(content) != shard.bytes:
-        lost = 0 if index is None else np.count_nonzero(index["offset"] + index["length"] > len(content))
-        missing = f", so {lost:,} of its {len(index)} samples are missing" if index is not None and lost else ""
+    if is_first and len(content) != shard.bytes:
+        missing = _missing(folder, shard.name, len(content), manifest)
         yield f"{shard.name}: has {len(content):,} bytes and the manifest says {shard.bytes:,}{missing}"
-    elif xxhash.xxh3_64_hexdigest(content) != shard.xxh3_64:
+    elif is_first and xxhash.xxh3_64_hexdigest(content) != shard.xxh3_64:
         yield f"{shard.name}: is not the file that the manifest describes (its hash differs)"
     if index is not None:
         for problem in _sample_problems(content, index, manifest):
             yield f"{shard.name}: {problem}"
+
+
+def _missing(folder: Folder, name: str, length: int, manifest: Manifest) -> str:
+    """How many samples of all splits are past the end of a tar of this length, as the end of a sentence."""
+    entries = [shard for split in manifest.splits.values() for shard in split.shards if shard.name == name]
+    indexes = [index for entry in entries if (index := _read_index(folder, entry)[0]) is not None]
+    lost = sum(np.count_nonzero(index["offset"] + index["length"] > length) for index in indexes)
+    return f", so {lost:,} of its {sum(map(len, indexes)):,} samples are missing" if lost else ""
 
 
 def _sample_problems(content: bytes, index: NDArray[np.void], manifest: Manifest) -> Iterator[str]:

@@ -52,9 +52,10 @@ def test_the_advice_keeps_the_tars(tmp_path: Path, command: Run, damage: Callabl
     assert "remove" not in out
 
 
-def test_a_truncated_tar_is_one_problem(tmp_path: Path) -> None:
+@pytest.mark.parametrize("val_fraction", [None, 0.3])
+def test_a_truncated_tar_is_one_problem(tmp_path: Path, val_fraction: float | None) -> None:
     tar = write_tar(tmp_path / "train.tar", pairs(12))
-    index(tar)
+    index(tar, val_fraction=val_fraction)
     shorten(tar)
     (problem,) = verify(LocalFolder(tmp_path))
     assert problem.startswith("train.tar: has ")
