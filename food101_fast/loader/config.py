@@ -19,7 +19,7 @@ class LoaderOptions:
 
     residence: Residence = "auto"
     """Where images are after the first epoch: stream reads them from their files, host keeps them decoded in RAM,
-    device keeps them in the GPU's memory; auto decides from the free memory, and says so."""
+    device keeps them in the GPU's memory; auto decides from the free memory."""
     verify: Verify = "first-epoch"
     """When an image's bytes are compared with their checksum."""
     decode: Literal["cpu", "gpu"] = "cpu"

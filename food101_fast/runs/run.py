@@ -83,9 +83,20 @@ class Run:
             raise UserError(f"{moved} ({error}); give their folder or URL to --shards") from error
         if shards.manifest.digest == self.data:
             return shards
+        if (appended := self.appended_since(shards)) is not None:
+            raise UserError(appended)
         if override is not None:
             raise UserError(f"the run was trained on other shards than {override}; give the right ones to --shards")
         raise UserError(f"{self.shards} now has other shards; give the folder or URL of the run's own to --shards")
+
+    def appended_since(self, shards: ShardSet) -> str | None:
+        """What to do if images were appended to the run's shards after it was trained; None if these are others."""
+        if all(earlier.digest != self.data for earlier in shards.manifest.lineage):
+            return None
+        return (
+            f"images were appended to {shards.location} after the run was trained; train a new run on all images, or "
+            "give a copy of the shards from before to --shards"
+        )
 
     @property
     def eval_spec(self) -> EvalSpec:
@@ -213,6 +224,13 @@ def check_resumable(folder: Path, run: Run, recipe: Recipe, shards: ShardSet) ->
         UserError: the data or a field of the recipe differs.
     """
     if run.data != shards.manifest.digest:
+        if (appended := run.appended_since(shards)) is not None:
+            raise UserError(f"{folder} can't be resumed: {appended}")
+        if run.shards == shards.location:
+            raise UserError(
+                f"{folder} was trained on other shards than {shards.location} has now; give a copy of its own to "
+                "--shards, or train a new run"
+            )
         raise UserError(
             f"{folder} was trained on other shards ({run.shards}) than {shards.location}; give those to --shards"
         )

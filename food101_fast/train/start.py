@@ -135,7 +135,9 @@ def _loaders(context: TrainContext, shards: ShardSet, loading: LoaderOptions) ->
     validated = min(recipe.batch_size, _LARGEST_VALIDATION_BATCH)
     val_loader = ShardLoader(shards, split="val", batch_size=validated, shuffle=False, drop_last=False, **common)
     for loader in (train_loader, val_loader):
-        context.say(f"{loader.split.name}: residence {loader.residence}, {loader.residence_reason}")
+        is_usual = loading.residence == "auto" and loader.residence == "stream" and loader.split.encoding == "raw"
+        if not is_usual:
+            context.say(f"{loader.split.name}: residence {loader.residence}, {loader.residence_reason}")
     return train_loader, val_loader
 
 
