@@ -74,10 +74,12 @@ def evaluate(
         tta: test-time augmentation; the logits are then logarithms of averaged probabilities.
 
     Raises:
-        UserError: there is no trained run, its shards can't be opened, or a file can't be written.
+        UserError: there is no trained run, its shards can't be opened or have no such split, or a file can't be
+            written.
     """
     run = read_run(folder)
     try:
+        run.check_split(split)
         shard_set = run.open_shards(shards)
     except UserError as error:
         raise UserError(f"{folder} can't be evaluated: {error}") from error

@@ -10,7 +10,7 @@ from typing import Literal
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
 from food101_fast.progress import warn
-from food101_fast.report.findings import missing_evaluation
+from food101_fast.report.findings import main_split, missing_evaluation
 from food101_fast.report.page import write_comparison, write_report
 from food101_fast.runs.folder import RunFolder
 
@@ -28,8 +28,8 @@ class ReportSettings:
     """Folders of two or more runs to compare, instead of --run."""
     out: Path | None = None
     """With --compare, the file to write; by default comparison.html in the first run's folder."""
-    split: Literal["train", "val", "test"] = "test"
-    """Split whose evaluation is shown."""
+    split: Literal["train", "val", "test"] | None = None
+    """Split whose evaluation is shown. By default test, or val if the shards of a run have no test."""
     shards: str | None = None
     """With --run, folder or URL of the shards, if they moved since the run was trained; for pictures."""
 
@@ -50,8 +50,9 @@ def main(argv: Sequence[str]) -> None:
     else:
         out = settings.out or RunFolder(settings.compare[0]).comparison
         page = write_comparison(settings.compare, out, split=settings.split)
-    for run in settings.compare if settings.run is None else [settings.run]:
-        missing = missing_evaluation(run, settings.split)
+    runs = settings.compare if settings.run is None else [settings.run]
+    for run in runs:
+        missing = missing_evaluation(run, settings.split or main_split(runs))
         if missing is not None:
             warn(missing)
     print(page)

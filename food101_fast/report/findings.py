@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -84,6 +85,15 @@ def read_findings(folder: Path, split: str, shards: str | None = None) -> Findin
     )
 
 
+def main_split(folders: Sequence[Path]) -> str:
+    """The split that a page shows if none is given: test, or val if the shards of a run have no test.
+
+    Raises:
+        UserError: a folder has no run.
+    """
+    return "test" if all(read_run(folder).main_split == "test" for folder in folders) else "val"
+
+
 def missing_evaluation(folder: Path, split: str) -> str | None:
     """What to do so that a page has the results of a run on a split; None if it has them.
 
@@ -96,6 +106,10 @@ def missing_evaluation(folder: Path, split: str) -> str | None:
     """
     if read_evaluation(folder, split) is not None:
         return None
+    try:
+        read_run(folder).check_split(split)
+    except UserError as error:
+        return f"{folder} has no results on {split}: {error}"
     evaluated = RunFolder(folder).evaluation(split).is_file()
     why = f"was trained on after its evaluation on {split}" if evaluated else f"was not evaluated on {split}"
     command = f"python -m food101_fast.evaluate --run {folder}" + ("" if split == "test" else f" --split {split}")

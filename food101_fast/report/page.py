@@ -15,14 +15,14 @@ from markupsafe import Markup
 from food101_fast.errors import UserError
 from food101_fast.fonts import short
 from food101_fast.report.comparison import ComparisonPage, comparison_page
-from food101_fast.report.findings import read_findings
+from food101_fast.report.findings import main_split, read_findings
 from food101_fast.report.run_page import RunPage, run_page
 from food101_fast.runs.folder import RunFolder
 from food101_fast.storage import write_atomically, writing
 
 
-def write_report(folder: Path, *, split: str = "test", shards: str | None = None) -> Path:
-    """Write `report.html` into a run's folder; for a split other than test the file is `{split}_report.html`.
+def write_report(folder: Path, *, split: str | None = None, shards: str | None = None) -> Path:
+    """Write `report.html` into a run's folder; for a split other than the default the file is `{split}_report.html`.
 
     The file needs no network. It shows a summary, curves, throughput and class counts. If the split was evaluated since
     the run was trained, it also shows the confusion matrix, classes, mistakes with their pictures, calibration, and
@@ -30,7 +30,7 @@ def write_report(folder: Path, *, split: str = "test", shards: str | None = None
 
     Args:
         folder: of the run.
-        split: the split to show.
+        split: the split to show; default: test, or val if the run's shards have no test.
         shards: folder or URL of the shards, if they moved since the run was trained.
 
     Returns:
@@ -40,11 +40,13 @@ def write_report(folder: Path, *, split: str = "test", shards: str | None = None
         UserError: the folder has no run with a finished epoch; `shards` can't be opened or is another data set; or the
             page can't be written.
     """
-    page = run_page(read_findings(folder, split, shards))
-    return _write(RunFolder(folder).report(split), _render("report.html.jinja", page))
+    usual = main_split([folder])
+    shown = split or usual
+    page = run_page(read_findings(folder, shown, shards))
+    return _write(RunFolder(folder).report(shown, usual), _render("report.html.jinja", page))
 
 
-def write_comparison(folders: Sequence[Path], out: Path, *, split: str = "test") -> Path:
+def write_comparison(folders: Sequence[Path], out: Path, *, split: str | None = None) -> Path:
     """Write a page that compares runs: metrics, curves, recipes and classes.
 
     Runs that were evaluated on the same samples are compared with the first one by McNemar's exact test.
@@ -52,7 +54,7 @@ def write_comparison(folders: Sequence[Path], out: Path, *, split: str = "test")
     Args:
         folders: of the runs, two or more, each once.
         out: file to write.
-        split: the split to show.
+        split: the split to show; default: test, or val if the shards of a run have no test.
 
     Returns:
         The file.
@@ -62,7 +64,8 @@ def write_comparison(folders: Sequence[Path], out: Path, *, split: str = "test")
     """
     if len(folders) < 2 or len({folder.resolve() for folder in folders}) < len(folders):
         raise UserError("--compare needs the folders of two runs or more, each once")
-    page = comparison_page([read_findings(folder, split) for folder in folders])
+    shown = split or main_split(folders)
+    page = comparison_page([read_findings(folder, shown) for folder in folders])
     return _write(out, _render("comparison.html.jinja", page))
 
 

@@ -79,9 +79,9 @@ class RunFolder:
         """Picture of how many images each class has in each split."""
         return self.path / "class_counts.png"
 
-    def report(self, split: str) -> Path:
-        """The HTML report."""
-        return self.path / f"{_prefix(split)}report.html"
+    def report(self, split: str, main_split: str = "test") -> Path:
+        """The HTML report; that of the main split has no prefix."""
+        return self.path / f"{'' if split == main_split else f'{split}_'}report.html"
 
     @property
     def comparison(self) -> Path:

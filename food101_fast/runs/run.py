@@ -99,6 +99,21 @@ class Run:
         )
 
     @property
+    def main_split(self) -> str:
+        """The split whose results are the run's: test, or val in shards without test."""
+        return "test" if "test" in self.class_counts else "val"
+
+    def check_split(self, split: str) -> None:
+        """Check that the run's shards have a split.
+
+        Raises:
+            UserError: they don't.
+        """
+        if split not in self.class_counts:
+            names = ", ".join(self.class_counts)
+            raise UserError(f"its shards have no split {split} (they have {names}); give --split {self.main_split}")
+
+    @property
     def eval_spec(self) -> EvalSpec:
         """How a stored image is resized and cropped for evaluation."""
         return EvalSpec.of(self.recipe.image_size, self.stored_size)
