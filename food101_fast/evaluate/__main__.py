@@ -94,11 +94,14 @@ def format_table(metrics: SplitMetrics | EnsembleMetrics) -> str:
     """The metrics as a table for the terminal: the whole split, then each class, or of many the worst ones."""
     low, high = metrics.top1_interval
     tta = metrics.tta if isinstance(metrics, SplitMetrics) else "none"
+    top5 = f"top-5 {metrics.top5:.4f}, " if metrics.tells_top5 else ""
+    classes, untested = len(metrics.per_class), len(metrics.untested)
+    of = f" (mean over {classes - untested:,} of {classes:,} classes)" if untested else ""
     lines = [
         f"{metrics.split}: {metrics.samples:,} images" + (f", test-time augmentation: {tta}" if tta != "none" else ""),
         *([f"  {metrics.protocol}"] if isinstance(metrics, SplitMetrics) and metrics.protocol else []),
-        f"  top-1 {metrics.top1:.4f} (95 % interval {low:.4f} to {high:.4f}), top-5 {metrics.top5:.4f}, "
-        f"macro F1 {metrics.macro_f1:.4f}",
+        f"  top-1 {metrics.top1:.4f} (95 % interval {low:.4f} to {high:.4f}), {top5}"
+        f"macro F1 {metrics.macro_f1:.4f}{of}",
         f"  cross-entropy {metrics.loss:.4f}, expected calibration error {metrics.calibration.ece:.4f}",
     ]
     listed = list(metrics.per_class.items())

@@ -30,7 +30,7 @@ from food101_fast.runs.evaluation import (
     write_evaluation,
 )
 from food101_fast.runs.folder import RunFolder
-from food101_fast.runs.metrics import EnsembleMetrics, SplitMetrics, as_member
+from food101_fast.runs.metrics import EnsembleMetrics, SplitMetrics, as_member, tells_top5
 from food101_fast.runs.results import EpochRow, read_metrics
 from food101_fast.runs.run import Run, load_model, read_run
 from food101_fast.shards import ShardSet
@@ -95,7 +95,7 @@ def evaluate(
     shares = normalized(confusion(cells, len(run.classes), group))
     plots = {
         files.confusion(split): png(plot_confusion(shares, run.classes), tight=True),
-        files.curves: png(_curves(read_metrics(folder))),
+        files.curves: png(_curves(read_metrics(folder), len(run.classes))),
         files.class_counts: png(plot_class_counts(counts, run.classes)),
     }
     for path, content in plots.items():
@@ -127,16 +127,15 @@ def _predictions(
     return Predictions(ids, labels, averaged(of_views))
 
 
-def _curves(rows: Sequence[EpochRow]) -> Figure:
-    return plot_curves(
-        [row.epoch for row in rows],
-        {"training": [row.train_loss for row in rows], "validation": [row.val_loss for row in rows]},
-        {
-            "training top-1": [row.train_top1 for row in rows],
-            "validation top-1": [row.val_top1 for row in rows],
-            "validation top-5": [row.val_top5 for row in rows],
-        },
-    )
+def _curves(rows: Sequence[EpochRow], classes: int) -> Figure:
+    accuracies = {
+        "training top-1": [row.train_top1 for row in rows],
+        "validation top-1": [row.val_top1 for row in rows],
+    }
+    if tells_top5(classes):
+        accuracies["validation top-5"] = [row.val_top5 for row in rows]
+    losses = {"training": [row.train_loss for row in rows], "validation": [row.val_loss for row in rows]}
+    return plot_curves([row.epoch for row in rows], losses, accuracies)
 
 
 def check_same_shards(folders: Sequence[Path]) -> None:

@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 from food101_fast.report.charts import line_chart
 from food101_fast.report.findings import Findings
 from food101_fast.report.run_page import MOST_ROWS, fewest, waiting_axis_top
-from food101_fast.runs.metrics import SplitMetrics
+from food101_fast.runs.metrics import SplitMetrics, tells_top5
 from food101_fast.runs.results import EpochRow, best_epoch, totals
 
 
@@ -128,12 +128,16 @@ def comparison_page(found: Sequence[Findings]) -> ComparisonPage:
     """
     names = _distinct_names([one.folder for one in found])
     tests = [_mcnemar(names[0], found[0], name, one) for name, one in zip(names[1:], found[1:], strict=True)]
+    any_top5 = any(tells_top5(len(one.run.classes)) for one in found)
     return ComparisonPage(
         found=tuple(found),
         names=names,
         split=found[0].split,
         same_data=len({one.run.data for one in found}) == 1,
-        rows=(_views(found), *(_row(compared, found) for compared in _COMPARED)),
+        rows=(
+            _views(found),
+            *(_row(compared, found) for compared in _COMPARED if compared.title != "top-5" or any_top5),
+        ),
         tests=tuple(test for test in tests if test is not None),
         curves=_curves(names, found),
         differences=_differences(found),

@@ -13,7 +13,7 @@ from food101_fast.report.charts import line_chart, reliability_chart
 from food101_fast.report.findings import Evaluated, Findings
 from food101_fast.report.matrix import Matrix, matrix
 from food101_fast.report.pictures import thumbnail
-from food101_fast.runs.metrics import ClassMetrics, ConfusedPair, SplitMetrics
+from food101_fast.runs.metrics import ClassMetrics, ConfusedPair, SplitMetrics, tells_top5
 from food101_fast.runs.results import EpochRow, Totals, best_epoch, totals
 from food101_fast.runs.run import Run
 
@@ -23,6 +23,8 @@ _PAIRS = 10
 _PICTURES_PER_PAIR = 4
 _MISTAKES = 24
 _FEW_CLASSES = 20  # up to this many the list of classes is shown unfolded
+MOST_NAMED = 10
+"""Classes that a sentence names at most."""
 MOST_ROWS = 1000
 """Classes that are listed at most, so that a browser shows the page at once."""
 
@@ -86,6 +88,8 @@ class Example:
 
     sample: int
     """Its id within the split."""
+    key: str | None
+    """Its key in the shards, such as `apple_pie/1005649`; None without shards."""
     true: str
     predicted: str
     probability: float
@@ -94,6 +98,11 @@ class Example:
     """Of the true class."""
     picture: str | None
     """As a `data:` URL; None without shards."""
+
+    @property
+    def where(self) -> str:
+        """Its id, and its key if it is known."""
+        return f"sample {self.sample}" + ("" if self.key is None else f" ({self.key})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +144,11 @@ class RunPage:
     balance: Balance
     evaluation: EvaluationSections | None
     """None if the split was not evaluated."""
+    tells_top5: bool
+    """Whether top-5 says something, with more than five classes."""
     most_rows: int = MOST_ROWS
+    most_named: int = MOST_NAMED
+    """Classes that a sentence names at most."""
 
 
 def run_page(found: Findings) -> RunPage:
@@ -147,9 +160,10 @@ def run_page(found: Findings) -> RunPage:
         metrics=None if evaluated is None else evaluated.metrics,
         best=best_epoch(found.epochs),
         totals=totals(found.epochs),
-        curves=_curves(found.epochs),
+        curves=_curves(found.epochs, tells_top5(len(found.run.classes))),
         balance=_balance(found.run),
         evaluation=None if evaluated is None else _evaluation(found, evaluated),
+        tells_top5=tells_top5(len(found.run.classes)),
     )
 
 
@@ -158,14 +172,15 @@ def waiting_axis_top(rows: Sequence[EpochRow]) -> float:
     return max(0.1, 1.1 * max(row.timing.wait_share for row in rows))
 
 
-def _curves(rows: Sequence[EpochRow]) -> tuple[Markup, ...]:
+def _curves(rows: Sequence[EpochRow], with_top5: bool) -> tuple[Markup, ...]:
     epochs, timings = [row.epoch for row in rows], [row.timing for row in rows]
     losses = {"training": [row.train_loss for row in rows], "validation": [row.val_loss for row in rows]}
     accuracies = {
         "training": [row.train_top1 for row in rows],
         "validation": [row.val_top1 for row in rows],
-        "validation top-5": [row.val_top5 for row in rows],
     }
+    if with_top5:
+        accuracies["validation top-5"] = [row.val_top5 for row in rows]
     without_waiting = [timing.compute_images_per_second for timing in timings]
     rates = {"measured": [timing.images_per_second for timing in timings], "without waiting": without_waiting}
     waiting = {"waiting": [timing.wait_share for timing in timings]}
@@ -245,11 +260,13 @@ def _example(found: Findings, evaluated: Evaluated, index: int) -> Example:
     true, predicted = int(predictions.labels[index]), int(predictions.predicted[index])
     sample = int(predictions.ids[index])
     probabilities = predictions.probabilities(index)
+    split = None if found.shards is None else found.shards.split(found.split)
     return Example(
         sample=sample,
+        key=None if split is None else split.key(sample),
         true=names[true],
         predicted=names[predicted],
         probability=float(probabilities[predicted]),
         true_probability=float(probabilities[true]),
-        picture=None if found.shards is None else thumbnail(found.shards.split(found.split)[sample]),
+        picture=None if split is None else thumbnail(split[sample]),
     )

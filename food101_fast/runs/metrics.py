@@ -69,6 +69,31 @@ class Scores:
     per_class: dict[str, ClassMetrics]
     """By class name, in the order of the labels."""
 
+    @property
+    def tells_top5(self) -> bool:
+        """Whether top-5 says something: with five classes or fewer it is always 1."""
+        return tells_top5(len(self.per_class))
+
+    @property
+    def untested(self) -> tuple[str, ...]:
+        """Classes without a sample; `macro_f1` is the mean over the others."""
+        return tuple(name for name, entry in self.per_class.items() if not entry.support)
+
+    @property
+    def most_frequent(self) -> str:
+        """The class with the most samples, the first of several."""
+        return max(self.per_class, key=lambda name: self.per_class[name].support)
+
+    @property
+    def baseline(self) -> float:
+        """The top-1 of a model that always answers `most_frequent`."""
+        return self.per_class[self.most_frequent].support / self.samples
+
+
+def tells_top5(classes: int) -> bool:
+    """Whether top-5 says something about a model of this many classes."""
+    return classes > 5
+
 
 @dataclass(frozen=True, kw_only=True)
 class SplitMetrics(Scores):

@@ -17,6 +17,7 @@ from food101_fast.errors import DamagedDataError, UserError
 from food101_fast.resources import first_line, machine_advice
 from food101_fast.shards.layout import INDEX_DTYPE, SOURCE_PREFIX, npy_header
 from food101_fast.shards.manifest import Manifest, ShardEntry
+from food101_fast.storage.names import readable
 
 _WORD, _BYTE = np.dtype(np.int64), np.dtype(np.uint8)
 
@@ -120,11 +121,11 @@ def damaged(what: str, advice: str) -> DamagedDataError:
 def damaged_sample(shard: OpenShard, offset: int, what: str) -> DamagedDataError:
     """The error about the sample whose payload starts at byte `offset` of a shard."""
     sample = int(np.searchsorted(shard.index["offset"], offset))
-    where = f"sample {sample} ({_key(shard.view, offset)}) at byte {offset:,}"
+    where = f"sample {sample} ({sample_key(shard.view, offset)}) at byte {offset:,}"
     return damaged(f"{shard.path}: {where}, {shard.index['length'][sample]:,} bytes long: {what}", shard.advice)
 
 
-def _key(content: memoryview, payload: int) -> str:
+def sample_key(content: memoryview, payload: int) -> str:
     """The sample's key, read from the tar header before its payload."""
     try:
         header = bytes(content[payload - tarfile.BLOCKSIZE : payload])
@@ -132,7 +133,7 @@ def _key(content: memoryview, payload: int) -> str:
     except tarfile.HeaderError:
         return "its header is damaged"
     folder, slash, file = name.rpartition("/")
-    return folder + slash + file.partition(".")[0]
+    return readable(folder + slash + file.partition(".")[0])
 
 
 class _Described:

@@ -32,6 +32,7 @@ from food101_fast.shards.mapped import (
     index_beside,
     open_shard,
     read_records,
+    sample_key,
 )
 from food101_fast.storage import Folder, LocalFolder
 
@@ -128,6 +129,11 @@ class Split:
         out = torch.empty(1, self.row_bytes, dtype=torch.uint8)
         self.gather(np.array([sample]), out)
         return out.numpy().reshape(self.image_size, self.image_size, 3)
+
+    def key(self, sample: int) -> str:
+        """The key of one sample in its tar, such as `apple_pie/1005649`; from prepare it is `{class}/{file name}`."""
+        shards, records, opened, _ = self._find(np.array([sample]))
+        return sample_key(opened[int(shards[0])].view, int(records["offset"][0]))
 
     @property
     def unchecked(self) -> int:
