@@ -58,7 +58,7 @@ def parse(
         groups: names of fields by the title of their group in the help. Others come first, before all groups.
 
     Raises:
-        UserError: a flag does not exist.
+        UserError: a flag does not exist, or a value belongs to none.
     """
     from food101_fast.flags import parse_flags  # here, since worker processes import this module and do not need tyro
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import tyro
@@ -69,6 +71,8 @@ _SYNONYMS = {
     "--gpu": ("--device",),
     "--topk": ("--top-k",),
     "-k": ("--top-k",),
+    "--label": ("--label-column",),
+    "--image": ("--image-column",),
 }
 
 
@@ -131,7 +135,7 @@ def parse_flags(
         groups: names of fields by the title of their group. Others come first, before all groups.
 
     Raises:
-        UserError: a flag does not exist.
+        UserError: a flag does not exist, or a value belongs to none.
     """
     flags = flags_of(kind, default)
     _check_names(flags, prog, argv)
@@ -217,7 +221,7 @@ def _description(kind: type) -> str:
 
 
 def _check_names(flags: Sequence[Flag], prog: str, argv: Sequence[str]) -> None:
-    """Refuse flags that do not exist. tyro would too, but it knows no flags of other programs.
+    """Refuse flags that do not exist, and values without one. tyro would too, but it knows no flags of other programs.
 
     Raises:
         UserError: with the flag that was meant, if one is near.
@@ -225,18 +229,56 @@ def _check_names(flags: Sequence[Flag], prog: str, argv: Sequence[str]) -> None:
     if any(not _is_plain(flag) for flag in flags):
         return  # a subcommand has flags of its own
     known = [flag.spelling for flag in flags if not flag.positional]
+    most = {flag.spelling: _most_values(flag) for flag in flags}
+    may_follow = math.inf if any(flag.positional for flag in flags) else 0.0
+    before = ""
     for argument in argv:
         if argument == "--":
             return
         name = argument.partition("=")[0]
         name = name.replace("_", "-") if name.startswith("--") else name
         if not name.startswith("-") or not name.strip("-")[:1].isalpha() or name.startswith("--tyro-"):
+            if may_follow < 1:
+                raise UserError(_unexpected(argument, before, flags, prog, argv))
+            may_follow -= 1
             continue
         if name not in (*known, "--help", "-h"):
             likely = [meant for meant in _SYNONYMS.get(name, ()) if meant in known]
             likely = likely or difflib.get_close_matches(name, known, n=1, cutoff=_NEAR)
             hint = f"did you mean {likely[0]}?" if likely else f"`{prog} --help` lists all flags"
             raise UserError(f"unknown flag {name}; {hint}")
+        if not any(flag.positional for flag in flags):
+            before, may_follow = name, 0.0 if "=" in argument else most.get(name, 0.0)
+
+
+def _most_values(flag: Flag) -> float:
+    """How many values may follow a flag."""
+    hint = _bare(flag.hint)
+    if hint is bool:
+        return 0
+    choices = [_bare(choice) for choice in get_args(hint)] if get_origin(hint) in (Union, UnionType) else [hint]
+    return math.inf if any(get_origin(choice) in (tuple, list) for choice in choices) else 1
+
+
+def _unexpected(argument: str, before: str, flags: Sequence[Flag], prog: str, argv: Sequence[str]) -> str:
+    """The sentence about a value that belongs to no flag.
+
+    Args:
+        argument: the value.
+        before: the last flag before it; empty if it is the first argument.
+        flags: of the command.
+        prog: the command's name.
+        argv: all arguments.
+    """
+    if any(flag.spelling == before and not _most_values(flag) for flag in flags):
+        return f"unexpected {argument!r}: {before} takes no value; leave it out"
+    given = {one.partition("=")[0].replace("_", "-") for one in argv}
+    required = [flag.spelling for flag in flags if flag.default is tyro.MISSING]
+    known = {flag.spelling for flag in flags}
+    # What a command reads comes first to a user's mind, though it may have a default.
+    likely = [name for name in ("--source", *required, "--run") if name in known and name not in given]
+    advice = f"such as {likely[0]} {argument}" if likely else f"and `{prog} --help` lists them"
+    return f"unexpected {argument!r}; flags start with --, {advice}"
 
 
 def _is_plain(flag: Flag) -> bool:
