@@ -95,7 +95,7 @@ class PrepareRun:
         self._check_shards(manifest)
         unfinished.refuse_other_settings(self.folder, manifest, self.settings.stored)
         fingerprint = plan(self.source, self.settings, self.executor).fingerprint
-        unfinished.refuse_other_files(self.folder, manifest.fingerprint, fingerprint)
+        unfinished.refuse_other_files(self.folder, manifest.fingerprint, fingerprint, finished=True)
         with writing(self.folder.url, ADVICE):
             unfinished.remove_records(self.folder)  # a run that was killed at its very end leaves them
         return manifest

@@ -91,16 +91,19 @@ def refuse_other_settings(folder: Folder, before: StoredSettings, now: StoredSet
         )
 
 
-def refuse_other_files(folder: Folder, before: str, now: str) -> None:
+def refuse_other_files(folder: Folder, before: str, now: str, *, finished: bool = False) -> None:
     """Refuse to continue in a folder whose source had other files, as their fingerprints show.
+
+    To a finished folder new files can be appended, which the error then says.
 
     Raises:
         UserError: the fingerprints differ.
     """
     if before != now:
+        append = "give --append if files were added, or " if finished else ""
         raise UserError(
-            f"the source has changed since {folder.url} was started: other files, names or contents; remove the folder "
-            "and prepare it again, or give another --out"
+            f"the source has changed since {folder.url} was started: other files, names or contents; {append}remove "
+            "the folder and prepare it again, or give another --out"
         )
 
 

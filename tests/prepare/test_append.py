@@ -63,6 +63,8 @@ def test_new_files_join_and_old_shards_stay(settings: PrepareSettings, tmp_path:
     (tmp_path / "images" / "c" / "also_broken.jpg").write_bytes(b"no image")
     (tmp_path / "images" / "c" / "copy.jpg").write_bytes((tmp_path / "images" / "c" / "003.jpg").read_bytes())
     (tmp_path / "images" / "c" / "wrong.jpg").write_bytes((tmp_path / "images" / "a b" / "003.jpg").read_bytes())
+    with pytest.raises(UserError, match="give --append if files were added"):
+        prepare(dataclasses.replace(settings, append=False))
     manifest = prepare(settings)
     check(manifest, out)
     after = shards(out)
