@@ -58,8 +58,8 @@ def main(argv: Sequence[str]) -> None:
         "bench", "train", "--shards", shards, "--model", "resnet18", "--batch-size", "32", "--profile", profile
     )
     shutil.copy(Path(profile, "timeline.png"), IMAGES / "timeline.png")
-    doctor = ("bench", "--shards", shards, "--model", "resnet18", "--image-size", "64", "--batch-size", "32")
-    picture_of_terminal(doctor, settings.folder / "doctor.html", IMAGES / "doctor.png", settings.browser)
+    doctor = ("bench", "--shards", "shards", "--model", "resnet18", "--image-size", "64", "--batch-size", "32")
+    picture_of_terminal(doctor, settings.folder, IMAGES / "doctor.png", settings.browser)
     for name in ("overview", "report", "timeline", "doctor"):
         path = IMAGES / f"{name}.png"
         Image.open(path).convert("P", palette=Image.Palette.ADAPTIVE).save(path, optimize=True)
@@ -70,19 +70,19 @@ def food101_fast(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", f"food101_fast.{arguments[0]}", *arguments[1:]], check=True)
 
 
-def picture_of_terminal(arguments: Sequence[str], page: Path, picture: Path, browser: str) -> None:
+def picture_of_terminal(arguments: Sequence[str], folder: Path, picture: Path, browser: str) -> None:
     """A picture of what one of the project's commands prints on a terminal of 80 columns.
 
     Args:
         arguments: the command and its arguments.
-        page: file to write the text to, as HTML.
+        folder: where it runs, and where its text is written to as HTML.
         picture: PNG file to write.
         browser: name or path of Chromium.
     """
     command = [sys.executable, "-m", f"food101_fast.{arguments[0]}", *arguments[1:]]
     reader, terminal = os.openpty()
     termios.tcsetwinsize(terminal, (_ROWS, _COLUMNS))
-    with subprocess.Popen(command, stdout=terminal) as process, open(reader, "rb", buffering=0) as printed:
+    with subprocess.Popen(command, stdout=terminal, cwd=folder) as process, open(reader, "rb", buffering=0) as printed:
         os.close(terminal)
         text = b""
         with contextlib.suppress(OSError):  # how a terminal says that its last writer is gone
@@ -91,6 +91,7 @@ def picture_of_terminal(arguments: Sequence[str], page: Path, picture: Path, bro
     if process.returncode:
         raise UserError(f"{' '.join(command)} failed with exit code {process.returncode}")
     shown = html.escape("\n".join([f"$ python -m food101_fast.{' '.join(arguments)}", *text.decode().splitlines()]))
+    page = folder / "terminal.html"
     page.write_text(f'<meta charset="utf-8"><pre style="{_TERMINAL}">{shown}</pre>')
     picture_of(page, picture, browser, of="pre")
 
