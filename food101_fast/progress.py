@@ -12,10 +12,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-import tqdm.notebook
-from tqdm.auto import tqdm as Bar
-
 from food101_fast.terminal import wrapped
+
+if "ipykernel" in sys.modules:  # a notebook; ipywidgets takes a tenth of a second to import, which commands do without
+    from tqdm.auto import tqdm as Bar
+    from tqdm.notebook import tqdm_notebook
+
+    _ARE_WIDGETS = issubclass(Bar, tqdm_notebook)
+else:
+    from tqdm import tqdm as Bar
+
+    _ARE_WIDGETS = False
 
 _SECONDS_PER_REFRESH = 0.2
 _SECONDS_PER_LOGGED_BAR = 10.0  # where each refresh becomes a line of its own
@@ -50,7 +57,7 @@ def bar(*arguments: Any, only_live: bool = False, **named: Any) -> Any:
 
     With `only_live` it is also disabled where a refresh can't replace what was there, as in a file.
     """
-    live = sys.stderr.isatty() or issubclass(Bar, tqdm.notebook.tqdm_notebook)
+    live = sys.stderr.isatty() or _ARE_WIDGETS
     named = {"mininterval": _SECONDS_PER_REFRESH if live else _SECONDS_PER_LOGGED_BAR} | named
     if _output.quiet or (only_live and not live):
         named["disable"] = True  # else not given, which would overrule TQDM_DISABLE
