@@ -48,11 +48,12 @@ def find_split_folders(files: Sequence[str], url: str) -> dict[str, str] | None:
     labeled = [name for name in named if classes[name] & known or split_of_name(name) == "train"]
     where = f"{url}/{outer}".rstrip("/")
     if not named or (others and len(labeled) < 2):
-        _refuse_lone_train(where, labeled, classes, [name for name in others if _folders(files, f"{outer}{name}/")])
+        inside = _inside(files, outer)
+        _refuse_lone_train(where, labeled, classes, [name for name in others if inside[name]])
         return None
     _refuse_unlike(where, classes, labeled, known)
-    images = [file for file in files if is_image_name(file)]
-    if mixed := [name for name in others if len(_folders(images, f"{outer}{name}/")) > 1]:
+    pictures = _inside([file for file in files if is_image_name(file)], outer)
+    if mixed := [name for name in others if len(pictures.get(name, ())) > 1]:
         raise UserError(
             f"{where} has folders named like splits ({', '.join(named)}) with the same class folders, and also "
             f"{', '.join(mixed)}; move the splits, or the others, to another folder"
@@ -97,6 +98,18 @@ def _folders(files: Sequence[str], prefix: str) -> list[str]:
     """Names of the folders with files directly below `prefix`, sorted."""
     below = (file[len(prefix) :].partition("/") for file in files if file.startswith(prefix))
     return sorted({name for name, slash, _ in below if slash})
+
+
+def _inside(files: Sequence[str], prefix: str) -> dict[str, set[str]]:
+    """Names of the folders with files in each folder directly below `prefix`."""
+    found: dict[str, set[str]] = {}
+    for file in files:
+        if file.startswith(prefix):
+            name, slash, rest = file[len(prefix) :].partition("/")
+            inner, deeper, _ = rest.partition("/")
+            if slash:
+                found.setdefault(name, set()).update([inner] if deeper else [])
+    return found
 
 
 def _inner(files: Sequence[str], prefix: str) -> str:
