@@ -14,7 +14,7 @@ cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 wheels=${WHEELS:-build/wheels}
 version=${PYTHON_VERSION:-3.12}
-names=(orjson msgspec annotated-types psutil simplejpeg tyro docstring_parser typeguard braceexpand webdataset datasets dill multiprocess "$@")
+names=(orjson msgspec annotated-types psutil simplejpeg tyro docstring_parser filelock typeguard braceexpand webdataset datasets dill multiprocess "$@")
 
 pinned=()
 for name in "${names[@]}"; do
