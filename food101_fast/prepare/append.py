@@ -64,8 +64,8 @@ def read_stored(folder: Folder, manifest: Manifest) -> Stored:
     return Stored(
         manifest=manifest,
         split_of=split_of,
-        rejects=_lines(folder, REJECTS_NAME, Reject),
-        notes=_lines(folder, NOTES_NAME, NotedImage),
+        rejects=_lines(folder, REJECTS_NAME, Reject, manifest.advice),
+        notes=_lines(folder, NOTES_NAME, NotedImage, manifest.advice),
     )
 
 
@@ -77,8 +77,8 @@ def _keys(folder: Folder, shard: str) -> Iterator[str]:
                 yield member.name.removesuffix(_LABEL_SUFFIX)
 
 
-def _lines(folder: Folder, name: str, kind: type[Line]) -> tuple[Line, ...]:
-    where, advice = f"{folder.url}/{name}", "remove the folder and prepare it again"
+def _lines(folder: Folder, name: str, kind: type[Line], advice: str) -> tuple[Line, ...]:
+    where = f"{folder.url}/{name}"
     return tuple(parse(line, kind, where=where, advice=advice) for line in folder.read(name).splitlines())
 
 
@@ -163,25 +163,24 @@ def _stored_keys(source: Source, bases: Mapping[int, str], stored: Stored) -> di
     for position, base in bases.items():
         if position not in found:
             same.setdefault(base, []).append(position)
-    later = Counter(_without_number(key, same) for key in stored.split_of if key not in same)
+    stored_keys: dict[str, list[str]] = {}
+    for key in stored.split_of:
+        stored_keys.setdefault(key if key in same else _without_number(key), []).append(key)
     for base, positions in same.items():
-        stored_number = (base in stored.split_of) + later[base]
-        if stored_number == 0:
-            continue
-        if stored_number < len(positions):
+        keys = stored_keys.get(base, [])
+        if 0 < len(keys) < len(positions):
             named = ", ".join(source.file(position) for position in positions)
             raise UserError(
                 f"the names of {named} are too much alike to tell which of them the folder has; rename the new ones"
             )
-        numbered = [key for key in stored.split_of if len(positions) > 1 and _without_number(key, same) == base]
-        found.update(zip(positions, [base, *numbered], strict=False))
+        found.update(zip(positions, keys, strict=False))
     return found
 
 
-def _without_number(key: str, bases: Mapping[str, object]) -> str:
-    """The key before equal ones were told apart by `-` and a number."""
+def _without_number(key: str) -> str:
+    """The key before equal ones were told apart by `-` and a number, if they were."""
     base, dash, number = key.rpartition("-")
-    return base if dash and number.isdigit() and base in bases else key
+    return base if dash and number.isdigit() else key
 
 
 def _new_keys(bases: Mapping[int, str], key_of: Mapping[int, str], stored: Stored, count: int) -> list[str]:

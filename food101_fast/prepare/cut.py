@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from food101_fast.errors import UserError
 from food101_fast.prepare.given import KeptSplits
-from food101_fast.prepare.selection import Short, refuse_short
+from food101_fast.prepare.selection import refuse_short
 from food101_fast.prepare.settings import PrepareSettings
 from food101_fast.prepare.split import grouped_split, needed_images, stratified_split
 from food101_fast.shards.layout import SPLITS
@@ -56,26 +56,32 @@ class Cut:
         Raises:
             UserError: `--rare refuse` and a class has too few images, or no image to train on.
         """
-        short = self._short(positions, used)
+        counts = self._counts(positions)
+        short = used & (counts < self._needed)
         shares = " / ".join(f"{share:g}" for share in self.shares.values())
-        flag = "--fractions" if self.given is None else "--val-fraction"
         if self.settings.rare == "refuse":
-            refuse_short(short, shares, dropped, self.classes, flag)
+            self._refuse(short, counts, shares, dropped)
         if self.settings.rare == "to-train":
-            none = [each for each in short if not each.images]
-            refuse_short(none, "with one to train on", dropped, self.classes, flag)
+            self._refuse(short & (counts == 0), counts, "with one to train on", dropped)
         if self.settings.rare == "drop":
-            names = {each.name for each in short}
-            used = used & np.array([name not in names for name in self.classes], bool)
+            used = used & ~short
             if used.sum() < min(2, len(self.classes)):
                 raise UserError(f"--rare drop leaves {int(used.sum())} classes and a classifier needs two; add images")
         return used
 
-    def _short(self, positions: NDArray[np.int64], used: NDArray[np.bool_]) -> list[Short]:
-        counts = np.bincount(self.labels[self._pool(positions)], minlength=len(self.classes))
-        needed = needed_images(list(self.shares.values()))
-        labels = np.flatnonzero(used & (counts < needed)).tolist()
-        return [Short(name=self.classes[label], images=int(counts[label]), needed=needed) for label in labels]
+    def _refuse(self, short: NDArray[np.bool_], counts: NDArray[np.int64], shares: str, dropped: int) -> None:
+        flag = "--fractions" if self.given is None else "--val-fraction"
+        named = {self.classes[label]: int(counts[label]) for label in np.flatnonzero(short).tolist()}
+        refuse_short(named, self._needed, shares, dropped, self.classes, flag)
+
+    @property
+    def _needed(self) -> int:
+        """Images of a class that give some to each split."""
+        return needed_images(list(self.shares.values()))
+
+    def _counts(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """(C,) images of each class in what is cut."""
+        return np.bincount(self.labels[self._pool(positions)], minlength=len(self.classes))
 
     def _pool(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """The files that are cut."""
@@ -88,8 +94,7 @@ class Cut:
             UserError: a group is in two of the source's splits, or there are too few groups.
         """
         pool = self._pool(positions)
-        short = [self.classes.index(each.name) for each in self._short(pool, np.ones(len(self.classes), bool))]
-        rare = np.isin(self.labels[pool], short)
+        rare = (self._counts(pool) < self._needed)[self.labels[pool]]
         if self.groups is not None:
             rare = np.isin(self.groups[pool], self.groups[pool[rare]])
         splits = self._cut(pool[~rare])

@@ -187,7 +187,8 @@ class PrepareRun:
             done = unfinished.finished_shards(self.folder, files, planned.tasks)
         results = self._write_shards(planned, done)
         while (changed := replace_damaged(self.source, planned, results)) is not None:
-            note(f"{changed.notes[-1].file} {changed.notes[-1].detail}")
+            for moved in changed.notes[len(planned.notes) :]:
+                note(f"{moved.file} {moved.detail}")
             planned = changed
             results = self._write_shards(planned, {result.entry.name: result for result in results})
         try:
@@ -251,7 +252,7 @@ def _decoders() -> str:
 
 
 def _executor(settings: PrepareSettings, folder: Folder, source: Source) -> Executor:
-    if not folder.is_shared or (isinstance(source, FolderSource) and not source.folder.is_shared):
+    if not (folder.is_shared and source.is_shared):
         return InProcess()  # other processes do not see a folder in this one's memory
     if settings.executor == "ray":
         return RayCluster(settings.ray_address, settings.workers)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 
 import numpy as np
 
@@ -26,72 +25,90 @@ MOVED = "moved"
 class _Move:
     positions: frozenset[int]
     """Files that move: one, or all of its group."""
-    to: ShardTask
-    """The shard that they move to."""
+    to: str
+    """Name of the shard that they move to."""
     note: NotedImage
 
 
 def replace_damaged(source: Source, planned: Plan, results: Sequence[ShardResult]) -> Plan | None:
-    """The plan with one image moved to the first split and class that need one; None if none does or none can be.
+    """The plan with an image moved for each split and class that need one; None if none does, or none can be moved.
+
+    The images that move may turn out damaged, too, and then others have to.
 
     Args:
         source: where the images come from.
         planned: the plan whose shards are written.
         results: of its tasks, in their order.
     """
+    intact: dict[int, list[tuple[str, int]]] | None = None  # key and position of training images, by label
+    moves: list[_Move] = []
     for split in ("val", "test"):
         if split in planned.given_splits.values():
             continue  # the source's own split stays as it is
         counts = written(split, planned, results)
         for task in planned.tasks:
-            if task.split != split:
-                continue
-            for number, label in enumerate(task.labels):
-                if counts[label] == 0 and (move := _find(source, planned, results, task, number)) is not None:
-                    return _moved(planned, move)
-    return None
+            for label, position in zip(task.labels, task.positions, strict=True):
+                if task.split != split or counts[label]:
+                    continue
+                intact = _intact(planned, results) if intact is None else intact
+                move = _take(source, planned, intact, task, label, position)
+                if move is not None:
+                    moves.append(move)
+                    counts[label] += 1
+    return _moved(planned, moves) if moves else None
 
 
-def _find(source: Source, planned: Plan, results: Sequence[ShardResult], task: ShardTask, number: int) -> _Move | None:
-    """The image that replaces damaged image `number` of `task`."""
-    label = task.labels[number]
-    if written("train", planned, results)[label] < 2:
-        return None
+def _intact(planned: Plan, results: Sequence[ShardResult]) -> dict[int, list[tuple[str, int]]]:
+    """Key and position of the training images that were written, by label, sorted."""
     rejected = {reject.key for result in results for reject in result.rejects}
-    candidates = sorted(
-        (key, position)
-        for other in planned.tasks
-        if other.split == "train"
-        for position, key, of_class in zip(other.positions, other.keys, other.labels, strict=True)
-        if of_class == label and key not in rejected
-    )
-    key, position = candidates[0]
-    positions = {position}
+    found: dict[int, list[tuple[str, int]]] = {}
+    for task in planned.tasks:
+        if task.split == "train":
+            for key, position, label in zip(task.keys, task.positions, task.labels, strict=True):
+                if key not in rejected:
+                    found.setdefault(label, []).append((key, position))
+    return {label: sorted(images) for label, images in found.items()}
+
+
+def _take(
+    source: Source,
+    planned: Plan,
+    intact: dict[int, list[tuple[str, int]]],
+    task: ShardTask,
+    label: int,
+    damaged: int,
+) -> _Move | None:
+    """Take from `intact` what replaces the damaged image of a class; None if that would leave none to train on."""
+    if not intact.get(label):
+        return None
+    key, position = intact[label][0]
+    positions, labels = {position}, [label]
     if planned.groups is not None:
-        positions = set(np.flatnonzero(planned.groups == planned.groups[position]).tolist())
-        if len(positions.intersection(position for _, position in candidates)) == len(candidates):
-            return None  # the class would have no group left to train on
+        positions, labels = set(np.flatnonzero(planned.groups == planned.groups[position]).tolist()), list(intact)
+    left = {other: [one for one in intact[other] if one[1] not in positions] for other in labels}
+    if not all(left.values()):
+        return None
+    intact.update(left)
     detail = (
         f"moved from train to {task.split}: every image of class {planned.classes[label]} there was damaged, such as "
-        f"{source.file(task.positions[number])}"
+        f"{source.file(damaged)}"
     )
-    return _Move(
-        positions=frozenset(positions),
-        to=task,
-        note=NotedImage(key=key, file=source.file(position), note=MOVED, detail=detail),
-    )
+    note = NotedImage(key=key, file=source.file(position), note=MOVED, detail=detail)
+    return _Move(positions=frozenset(positions), to=task.name, note=note)
 
 
-def _moved(planned: Plan, move: _Move) -> Plan:
-    members = list(chain.from_iterable(map(_members, planned.tasks)))
-    moving = [member for member in members if member[1] in move.positions]
+def _moved(planned: Plan, moves: Sequence[_Move]) -> Plan:
+    goes_to = {position: move.to for move in moves for position in move.positions}
+    members = [member for task in planned.tasks for member in _members(task)]
+    arriving: dict[str, list[_Member]] = {}
+    for member in members:
+        if member[1] in goes_to:
+            arriving.setdefault(goes_to[member[1]], []).append(member)
     tasks = []
     for task in planned.tasks:
-        stays = [member for member in _members(task) if member[1] not in move.positions]
-        if task is move.to:
-            stays = sorted([*stays, *moving])
-        tasks.append(_with_members(task, stays))
-    return replace(planned, tasks=tuple(tasks), notes=(*planned.notes, move.note))
+        stays = [member for member in _members(task) if member[1] not in goes_to]
+        tasks.append(_with_members(task, sorted(stays + arriving.get(task.name, []))))
+    return replace(planned, tasks=tuple(tasks), notes=(*planned.notes, *(move.note for move in moves)))
 
 
 _Member = tuple[str, int, int, int | None]

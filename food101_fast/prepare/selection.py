@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,18 +11,6 @@ from food101_fast.errors import UserError
 from food101_fast.prepare.settings import PrepareSettings
 
 _MOST_NAMED = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Short:
-    """A class with too few images to have some in every split."""
-
-    name: str
-    images: int
-    needed: int
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.images}"
 
 
 def choose_classes(classes: Sequence[str], counts: NDArray[np.int64], settings: PrepareSettings) -> NDArray[np.bool_]:
@@ -60,11 +47,14 @@ def _known(names: Sequence[str], classes: Sequence[str], flag: str) -> set[str]:
     return set(split)
 
 
-def refuse_short(short: Sequence[Short], shares: str, dropped: int, classes: Sequence[str], flag: str) -> None:
+def refuse_short(
+    short: Mapping[str, int], needed: int, shares: str, dropped: int, classes: Sequence[str], flag: str
+) -> None:
     """Refuse classes with too few images, all at once.
 
     Args:
-        short: these classes.
+        short: images of each of these classes.
+        needed: images that a class needs.
         shares: how the images are split, for the error.
         dropped: duplicates that were dropped before.
         classes: all classes, of which one may be spelled in two ways.
@@ -76,22 +66,24 @@ def refuse_short(short: Sequence[Short], shares: str, dropped: int, classes: Seq
     if not short:
         return
     without = f" without the {dropped} duplicates (which --duplicates keep would keep)" if dropped else ""
-    count = (
-        f"class {short[0].name!r}: {short[0].images}" if len(short) == 1 else f"{len(short)} classes ({listed(short)})"
-    )
+    first, images = next(iter(short.items()))
+    several = listed([f"{name} {images}" for name, images in short.items()])
+    count = f"class {first!r}: {images}" if len(short) == 1 else f"{len(short)} classes ({several})"
     raise UserError(
-        f"too few images of {count}{without}, and at least {max(each.needed for each in short)} are needed to split "
-        f"{shares}{_spelled_twice(short, classes)}; add images, change {flag} or --limit, or give --rare to-train, "
-        "which uses them to train only, or --rare drop"
+        f"too few images of {count}{without}, and at least {needed} are needed to split {shares}"
+        f"{_spelled_twice(short, classes)}; add images, change {flag} or --limit, or give --rare to-train, which uses "
+        "them to train only, or --rare drop"
     )
 
 
-def _spelled_twice(short: Sequence[Short], classes: Sequence[str]) -> str:
+def _spelled_twice(short: Iterable[str], classes: Sequence[str]) -> str:
     """A hint for the first short class that differs from another class only in case, blanks or punctuation."""
-    for each in short:
-        for name in classes:
-            if name != each.name and _plain(name) == _plain(each.name):
-                return f" (are {each.name!r} and {name!r} one class? then correct the labels)"
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault(_plain(name), []).append(name)
+    for name in short:
+        if others := [other for other in alike[_plain(name)] if other != name]:
+            return f" (are {name!r} and {others[0]!r} one class? then correct the labels)"
     return ""
 
 

@@ -275,11 +275,11 @@ class ShardCache:
                 with suppress(FileNotFoundError):
                     files += [(path.stat(), path)] if path.is_file() else []
             taken = sum(status.st_size for status, _ in files) + size
+            kept = {self.directory / name for name in self._needed | self._in_use}
             for status, path in sorted(files, key=lambda entry: entry[0].st_atime_ns):
                 if taken <= self.settings.limit:
                     break
-                protected = path in {self.directory / name for name in self._needed | self._in_use}
-                if not protected and path.suffix in (".tar", ".npy"):
+                if path not in kept and path.suffix in (".tar", ".npy"):
                     path.unlink(missing_ok=True)
                     taken -= status.st_size
             if hasattr(os, "posix_fallocate"):

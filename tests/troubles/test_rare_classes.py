@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from food101_fast.errors import UserError
-from food101_fast.prepare import PrepareSettings, prepare
+from food101_fast.prepare import PrepareSettings, job, prepare
 from food101_fast.shards import Manifest
 from food101_fast.shards.protocol import remarks
 from tests.conftest import contents, stored_labels, write_folder
@@ -90,7 +91,7 @@ def test_classes_are_chosen(
 def damaged(settings: PrepareSettings, tmp_path: Path, split: str, label: int) -> list[Path]:
     """Damage every image of a class in a split, as the first run of prepare chose them."""
     prepare(settings)
-    keys = [key for key, of_key in stored_labels(tmp_path / "out", split).items() if of_key == label]
+    keys = [key for key, of_key in stored_labels(Path(settings.out), split).items() if of_key == label]
     paths = [tmp_path / "images" / f"{key.replace('corn_raw', 'corn, raw')}.jpg" for key in keys]
     for path in paths:
         path.write_bytes(path.read_bytes()[:200])
@@ -121,9 +122,30 @@ def test_a_damaged_last_image_is_replaced(
     assert contents(tmp_path / "third") == contents(tmp_path / "again")
 
 
-def test_a_run_killed_after_a_replacement_continues(settings: PrepareSettings, tmp_path: Path) -> None:
-    from food101_fast.prepare import job
+def test_several_classes_and_splits_are_replaced_at_once(
+    settings: PrepareSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = dataclasses.replace(settings, classes=("apple", "corn, raw"), samples_per_shard=7)
+    for split in ("val", "test"):
+        for label in (0, 1):
+            again = dataclasses.replace(settings, out=tmp_path / f"{split}{label}")
+            damaged(again, tmp_path, split, label)
+    rounds = []
+    write = job.PrepareRun._write_shards
 
+    def counted(run: job.PrepareRun, *arguments: Any) -> Any:
+        rounds.append(run)
+        return write(run, *arguments)
+
+    monkeypatch.setattr(job.PrepareRun, "_write_shards", counted)
+    manifest = prepare(dataclasses.replace(settings, out=tmp_path / "again"))
+    assert counts(manifest) == {"train": [14, 14], "val": [1, 1], "test": [1, 1]}
+    assert manifest.notes == {"moved": 4}
+    assert manifest.read == 40
+    assert len(rounds) == 2
+
+
+def test_a_run_killed_after_a_replacement_continues(settings: PrepareSettings, tmp_path: Path) -> None:
     settings = dataclasses.replace(settings, classes=("apple", "corn, raw"), samples_per_shard=7)
     damaged(settings, tmp_path, "test", 1)
     whole = dataclasses.replace(settings, out=tmp_path / "whole")

@@ -1,4 +1,4 @@
-"""Tars in several folders, val cut from train, an index that is there already, and every image format.
+"""Tars in several folders, val cut from train, an earlier index, and every image format.
 
 Reports: webdataset#135 and webdataset#313 (how to split a WebDataset).
 """

@@ -62,6 +62,11 @@ class Source(Protocol):
     rejects: tuple[Reject, ...]
 
     @property
+    def is_shared(self) -> bool:
+        """Whether other processes can read the files: not from a folder in the memory of this one."""
+        ...
+
+    @property
     def column_names(self) -> tuple[str, ...]:
         """The columns of a table; empty where the source has none, or none that says the split or the group."""
         ...

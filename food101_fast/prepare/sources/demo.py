@@ -16,6 +16,7 @@ class DemoSource:
     """100 pictures of each of ten classes, and three files that are corrupt on purpose."""
 
     images_per_class = 100
+    is_shared = True  # see `Source`
 
     def __init__(self, seed: int = 0) -> None:
         self._seed = seed

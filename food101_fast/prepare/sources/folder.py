@@ -59,6 +59,11 @@ class FolderSource:
         return self._files[position]
 
     @property
+    def is_shared(self) -> bool:
+        """Whether other processes can read the folder."""
+        return self.folder.is_shared
+
+    @property
     def column_names(self) -> tuple[str, ...]:
         """None: there are no columns."""
         return ()

@@ -23,6 +23,8 @@ _REASON_CHARACTERS = 300
 class HubSource:
     """All splits of a data set, joined. Label -1 is the hub's mark for a sample without a label."""
 
+    is_shared = True  # see `Source`
+
     def __init__(self, name: str, options: SourceOptions | None = None) -> None:
         import datasets  # here, since only this source needs it and it takes long to import
 

@@ -104,6 +104,11 @@ class TableSource:
         return str(self._files[position].as_py())
 
     @property
+    def is_shared(self) -> bool:
+        """Whether other processes can read the table's folder."""
+        return self._folder.is_shared
+
+    @property
     def column_names(self) -> tuple[str, ...]:
         """The columns of the table; none in worker processes."""
         return () if self._table is None else tuple(self._table.column_names)
