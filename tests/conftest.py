@@ -16,7 +16,10 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
 
 import shutil
 import tarfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
@@ -54,6 +57,19 @@ def write_folder(path: Path, counts: dict[str, int], *, width: int = 48, height:
         for i in range(count):
             (path / name / f"{i:03d}.jpg").write_bytes(encoded(picture(1000 * label + i, width, height), quality=95))
     return path
+
+
+@contextmanager
+def serving(server: ThreadingHTTPServer) -> Iterator[None]:
+    """A context in which an HTTP server answers."""
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def stored_labels(folder: Path, split: str) -> dict[str, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +11,7 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import binom
 from sklearn.metrics import precision_recall_fscore_support
 
+from food101_fast.runs.evaluation import row_blocks
 from food101_fast.runs.metrics import Calibration, ClassMetrics, ConfusedPair, Scores
 
 Logits = NDArray[np.float32]
@@ -19,7 +19,6 @@ Labels = NDArray[np.int64]
 
 CALIBRATION_BINS = 15
 _PAIRS = 20
-_BLOCK = 2**20  # scores that are computed with at a time
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,12 +33,6 @@ class ConfusionCells:
     """(cells,) samples."""
 
 
-def _blocks(logits: Logits) -> Iterator[slice]:
-    """Slices of rows, so that temporary arrays stay small."""
-    rows = max(1, _BLOCK // logits.shape[1])
-    return (slice(first, first + rows) for first in range(0, len(logits), rows))
-
-
 def ranks(logits: Logits, labels: Labels) -> NDArray[np.int64]:
     """Rank of the true class among the scores, 0 for the highest; of equal scores the lower class comes first.
 
@@ -51,7 +44,7 @@ def ranks(logits: Logits, labels: Labels) -> NDArray[np.int64]:
         int64 (N,), from 0 to classes - 1.
     """
     found = np.empty(labels.size, np.int64)
-    for rows in _blocks(logits):
+    for rows in row_blocks(logits):
         block, of_rows = logits[rows], labels[rows]
         own = block[np.arange(of_rows.size), of_rows][:, None]
         earlier = np.arange(logits.shape[1]) < of_rows[:, None]
@@ -107,7 +100,7 @@ def calibration(logits: Logits, labels: Labels, bins: int = CALIBRATION_BINS) ->
         bins: how many.
     """
     confidence = np.empty(labels.size)
-    for rows in _blocks(logits):
+    for rows in row_blocks(logits):
         confidence[rows] = softmax(logits[rows].astype(np.float64), axis=1).max(axis=1)
     hits = logits.argmax(axis=1) == labels
     bin_index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
@@ -147,7 +140,7 @@ def compute_metrics(logits: Logits, labels: Labels, classes: tuple[str, ...]) ->
     support = np.bincount(labels, minlength=len(classes))
     top1 = float((rank < 1).mean())
     log_likelihood = np.empty(labels.size)
-    for rows in _blocks(logits):
+    for rows in row_blocks(logits):
         of_rows = log_softmax(logits[rows].astype(np.float64), axis=1)
         log_likelihood[rows] = of_rows[np.arange(len(of_rows)), labels[rows]]
     per_class = _per_class(logits, labels, classes)

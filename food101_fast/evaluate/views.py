@@ -11,9 +11,8 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
 from food101_fast.errors import UserError
+from food101_fast.runs.evaluation import row_blocks
 from food101_fast.transforms import EvalSpec, Preset
-
-_BLOCK = 2**19  # scores of all runs that are averaged at a time
 
 Tta = Literal["none", "flip", "crops"]
 
@@ -61,8 +60,7 @@ def averaged(logits: list[NDArray[np.float32]]) -> NDArray[np.float32]:
     if len(logits) == 1:
         return logits[0]
     mean = np.empty_like(logits[0])
-    rows = max(1, _BLOCK // (len(logits) * mean.shape[1]))
-    for first in range(0, len(mean), rows):
-        logs = np.stack([log_softmax(one[first : first + rows].astype(np.float64), axis=1) for one in logits])
-        mean[first : first + rows] = logsumexp(logs, axis=0) - np.log(len(logits))
+    for rows in row_blocks(mean, len(logits)):
+        logs = np.stack([log_softmax(one[rows].astype(np.float64), axis=1) for one in logits])
+        mean[rows] = logsumexp(logs, axis=0) - np.log(len(logits))
     return mean

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from io import BytesIO
@@ -29,6 +29,17 @@ _BLOCK = 2**20  # scores that are computed with at a time
 _Metrics = TypeVar("_Metrics", SplitMetrics, EnsembleMetrics)
 
 
+def row_blocks(scores: NDArray[np.float32], copies: int = 1) -> Iterator[slice]:
+    """Slices of the rows of (N, classes), so that what is computed of a slice stays small.
+
+    Args:
+        scores: (N, classes).
+        copies: arrays like it that are computed with together.
+    """
+    rows = max(1, _BLOCK // (copies * scores.shape[1]))
+    return (slice(first, first + rows) for first in range(0, len(scores), rows))
+
+
 @dataclass(frozen=True, eq=False)
 class Predictions:
     """What a model predicts for every sample of a split."""
@@ -52,9 +63,8 @@ class Predictions:
     @cached_property
     def confidence(self) -> NDArray[np.float64]:
         """(N,), the probability of each sample's most probable class."""
-        rows = max(1, _BLOCK // self.logits.shape[1])
-        blocks = [self.logits[first : first + rows] for first in range(0, len(self.logits), rows)]
-        return np.concatenate([softmax(block.astype(np.float64), axis=1).max(axis=1) for block in blocks])
+        blocks = (self.logits[rows].astype(np.float64) for rows in row_blocks(self.logits))
+        return np.concatenate([softmax(block, axis=1).max(axis=1) for block in blocks])
 
     def mistakes(self, true: int | None = None, predicted: int | None = None) -> NDArray[np.int64]:
         """Indices of the wrongly predicted samples, the most confident first.

@@ -24,7 +24,7 @@ from food101_fast.loader import ShardLoader
 from food101_fast.shards import ShardSet, cache
 from food101_fast.shards.cache import cache_settings
 from food101_fast.storage import RemoteFolder
-from tests.conftest import flip
+from tests.conftest import flip, serving
 
 Fault = Callable[[bytes], bytes]
 
@@ -70,12 +70,8 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def server(tiny_path: Path) -> Iterator[Server]:
     server = Server(tiny_path)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(server):
+        yield server
 
 
 @pytest.fixture(autouse=True)

@@ -81,8 +81,6 @@ def test_blocks_of_rows_change_no_number(monkeypatch: pytest.MonkeyPatch) -> Non
     names = tuple(map(str, range(40)))
     whole = compute_metrics(logits, labels, names), averaged([logits, -logits])
     confidence = Predictions(labels, labels, logits).confidence
-    monkeypatch.setattr("food101_fast.evaluate.metrics._BLOCK", 130)
-    monkeypatch.setattr("food101_fast.evaluate.views._BLOCK", 130)
     monkeypatch.setattr("food101_fast.runs.evaluation._BLOCK", 130)
     assert compute_metrics(logits, labels, names) == whole[0]
     assert np.array_equal(averaged([logits, -logits]), whole[1])

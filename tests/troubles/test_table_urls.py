@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import http.server
 import os
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ import pytest
 from food101_fast.errors import UserError
 from food101_fast.images import RejectedError
 from food101_fast.prepare.sources import table as table_module
+from tests.conftest import serving
 from tests.troubles.tables import EXPECTED, opened, photos, prepared, rows_of, write
 
 
@@ -57,12 +57,8 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     server = Server(tmp_path)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(server):
+        yield server
 
 
 def test_urls_are_downloaded(tmp_path: Path, server: Server) -> None:
