@@ -35,7 +35,7 @@ from food101_fast.compute.precision import Precision
 from food101_fast.models import build_model
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, train
-from food101_fast.transforms.presets import MEAN, STD
+from food101_fast.transforms.normalize import MEAN, STD
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,7 @@ from food101_fast.loader import ShardLoader
 from food101_fast.models import build_model
 from food101_fast.prepare import PrepareSettings, prepare
 from food101_fast.train import Recipe
-from food101_fast.transforms.presets import MEAN, STD
+from food101_fast.transforms.normalize import MEAN, STD
 
 SIZE, STORED = 160, 192
 

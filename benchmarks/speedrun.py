@@ -30,7 +30,7 @@ from published import Measurement
 from food101_fast.cli import exit_with, parse
 from food101_fast.compute.device import Device
 from food101_fast.loader import LoaderOptions
-from food101_fast.runs.recipe import RECIPES
+from food101_fast.runs.recipes import RECIPES
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, train
 

@@ -27,7 +27,7 @@ from food101_fast.predict import Classifier
 from food101_fast.runs.checkpoint import WEIGHTS_NAME, packed
 from food101_fast.runs.run import Run, load_model, read_run
 from food101_fast.storage import write_atomically, writing
-from food101_fast.transforms.presets import MEAN, STD
+from food101_fast.transforms.normalize import MEAN, STD
 
 PROGRAM_NAME = "model.pt2"
 ONNX_NAME = "model.onnx"

@@ -25,7 +25,8 @@ from food101_fast.runs.recipe import CHANGEABLE, Recipe
 from food101_fast.shards import ShardSet
 from food101_fast.shards.protocol import protocol
 from food101_fast.storage import LocalFolder, write_atomically, writing
-from food101_fast.transforms import EvalSpec
+from food101_fast.transforms import EvalSpec, InputSpec
+from food101_fast.transforms.normalize import IMAGENET
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,8 @@ class Run:
     """Height and width of the images in the shards, in pixels."""
     fit: Fit
     """How images were made square: crop or squash."""
+    inputs: InputSpec = IMAGENET
+    """The images that the backbone expects: mean, standard deviation, interpolation and native size."""
     shards: str
     """Folder of the shards, an absolute path or a URL."""
     data: str
@@ -116,7 +119,7 @@ class Run:
     @property
     def eval_spec(self) -> EvalSpec:
         """How a stored image is resized and cropped for evaluation."""
-        return EvalSpec.of(self.recipe.image_size, self.stored_size)
+        return EvalSpec.of(self.recipe.image_size, self.stored_size, self.inputs)
 
 
 def new_run(folder: Path, recipe: Recipe, shards: ShardSet, device: torch.device, ranks: int) -> Run:

@@ -17,7 +17,8 @@ from food101_fast.compute.device import Device
 from food101_fast.errors import UserError
 from food101_fast.loader import LoaderOptions
 from food101_fast.progress import Output, shown
-from food101_fast.runs.recipe import RECIPES, Recipe
+from food101_fast.runs.recipe import Recipe
+from food101_fast.runs.recipes import RECIPES
 from food101_fast.runs.results import outcome
 from food101_fast.runs.run import read_run
 from food101_fast.shards import ShardSet

@@ -13,9 +13,12 @@ from food101_fast.transforms.base import PerSampleTransform
 from food101_fast.transforms.color import ColorJitter, GaussianBlur, RandomGrayscale
 from food101_fast.transforms.containers import RandomApply, RandomChoice
 from food101_fast.transforms.erasing import RandomErasing
+from food101_fast.transforms.evaluation import EvalSpec, eval_preset
 from food101_fast.transforms.geometry import RandomHorizontalFlip, RandomResizedCrop, RandomVerticalFlip
 from food101_fast.transforms.mixing import CutMix, MixUp
-from food101_fast.transforms.presets import PRESETS, EvalSpec, Preset, eval_preset, train_preset
+from food101_fast.transforms.normalize import InputSpec
+from food101_fast.transforms.preset import Preset
+from food101_fast.transforms.presets import PRESETS, train_preset
 from food101_fast.transforms.warp import RandomAffine, RandomPerspective, RandomRotation
 
 __all__ = [
@@ -25,6 +28,7 @@ __all__ = [
     "CutMix",
     "EvalSpec",
     "GaussianBlur",
+    "InputSpec",
     "MixUp",
     "Pad",
     "PerSampleTransform",

@@ -19,7 +19,8 @@ from food101_fast.errors import UserError
 from food101_fast.limits import check_limits
 from food101_fast.shards import ShardSet
 from food101_fast.storage import write_atomically, writing
-from food101_fast.transforms.presets import MEAN, PRESETS, STD, train_preset
+from food101_fast.transforms.normalize import MEAN, STD
+from food101_fast.transforms.presets import PRESETS, train_preset
 
 _MARGIN, _LINE = 6, 18
 

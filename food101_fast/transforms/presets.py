@@ -1,201 +1,77 @@
-"""The chains that recipes train and evaluate with: from the loader's uint8 batches to normalized floating ones."""
+"""The chains that recipes train with: from the loader's uint8 batches to normalized floating ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import overload
 
 import torch
-from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode, v2
 
 from food101_fast.transforms.auto import TrivialAugmentWide
-from food101_fast.transforms.base import Params, PerSampleTransform
 from food101_fast.transforms.color import ColorJitter
 from food101_fast.transforms.containers import RandomChoice
 from food101_fast.transforms.erasing import RandomErasing
 from food101_fast.transforms.geometry import RandomHorizontalFlip, RandomResizedCrop
-from food101_fast.transforms.keyed import PER_BLOCK, blocks_of, uniform_of_blocks
-from food101_fast.transforms.mixing import CutMix, MixingTransform, MixUp
-from food101_fast.transforms.resize import SquareResize
+from food101_fast.transforms.mixing import CutMix, MixUp
+from food101_fast.transforms.normalize import IMAGENET, InputSpec, ToNormalized
+from food101_fast.transforms.preset import Preset
 from food101_fast.transforms.warp import RandomAffine, RandomRotation
 
-# Of ImageNet's training images; all pretrained classification weights of torchvision expect them.
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 
-# The share of the resized image that evaluation crops, as in torchvision's and timm's evaluation: 224 of 256 pixels.
-_CROP_SHARE = 0.875
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    """What a training chain should give."""
 
+    image_size: int
+    """Height and width of the result, in pixels."""
+    num_classes: int | None = None
+    """Required by presets that mix images, if labels are indices."""
+    dtype: torch.dtype = torch.float32
+    """Of the images that come out."""
+    inputs: InputSpec = IMAGENET
+    """The images that the backbone expects."""
 
-class ToNormalized(v2.Transform):
-    """Convert uint8 to normalized floating numbers: `v2.ToDtype(dtype, scale=True)` and `v2.Normalize` in one.
+    def crop(self, smallest: float) -> v2.Transform:
+        """A random crop with at least this share of the image's area."""
+        mode = InterpolationMode(self.inputs.interpolation)
+        return RandomResizedCrop(self.image_size, scale=(smallest, 1.0), interpolation=mode)
 
-    Unlike torchvision's, it keeps mean and standard deviation on the device, without a copy from the host per batch.
-
-    Args:
-        dtype: of the result, floating.
-    """
-
-    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
-        super().__init__()
-        self.dtype = dtype
-        self.register_buffer("_mean", torch.tensor(MEAN)[:, None, None], persistent=False)
-        self.register_buffer("_std", torch.tensor(STD)[:, None, None], persistent=False)
-
-    def transform(self, inpt: Tensor, params: Params) -> Tensor:
-        """Convert uint8 (..., 3, H, W) to `dtype`; keeps shape and memory format."""
-        if self._mean.device != inpt.device:
-            self.to(inpt.device)
-        return inpt.to(torch.float32).mul_(1.0 / 255.0).sub_(self._mean).div_(self._std).to(self.dtype)
+    def normalized(self) -> v2.Transform:
+        """The conversion to floating numbers."""
+        return ToNormalized(self.dtype, self.inputs)
 
 
-class Preset(nn.Module):
-    """A chain of transforms in which every draw is keyed by (seed, epoch, sample id, index of the transform).
-
-    Called as `preset(images, seed=..., epoch=..., ids=...)`, or with labels as the second argument. A sample's
-    augmentation is a pure function of the key: it does not depend on the batch, the rank or the device, and no
-    generator state needs saving. (MixUp and CutMix mix samples of one batch, and so depend on the batch.)
-
-    Attributes:
-        needs_labels: whether labels are required, because they are mixed.
-        is_random: whether ids are required, because something is drawn.
-    """
-
-    _blocks: Tensor
-
-    def __init__(self, transforms: list[v2.Transform]) -> None:
-        super().__init__()
-        self.transforms = nn.ModuleList(transforms)
-        self.needs_labels = any(getattr(transform, "is_mixing", False) for transform in transforms)
-        self._columns: dict[int, slice] = {}  # for each index of a transform, the columns of its numbers
-        blocks, first = [torch.empty(0, dtype=torch.int64)], 0
-        for index, transform in enumerate(transforms):
-            if isinstance(transform, PerSampleTransform):
-                blocks.append(blocks_of(transform.draws, index))
-                self._columns[index] = slice(first, first + transform.draws)
-                first += PER_BLOCK * len(blocks[-1])
-        self.register_buffer("_blocks", torch.cat(blocks), persistent=False)
-        self.is_random = bool(self._columns)
-
-    @overload
-    def forward(
-        self, images: Tensor, labels: None = None, *, seed: int = 0, epoch: int | Tensor = 0, ids: Tensor | None = None
-    ) -> Tensor: ...
-
-    @overload
-    def forward(
-        self, images: Tensor, labels: Tensor, *, seed: int = 0, epoch: int | Tensor = 0, ids: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]: ...
-
-    def forward(
-        self,
-        images: Tensor,
-        labels: Tensor | None = None,
-        *,
-        seed: int = 0,
-        epoch: int | Tensor = 0,
-        ids: Tensor | None = None,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Transform a batch.
-
-        Args:
-            images: uint8 (N, 3, H, W), any memory format.
-            labels: int64 (N,), or floating (N, classes).
-            seed: the run's seed.
-            epoch: epoch number; in a compiled graph use a tensor () on the images' device, to avoid recompiling.
-            ids: int64 (N,), global sample ids, on the images' device; required if anything is random.
-
-        Returns:
-            Normalized floating images (N, 3, h, w), in the memory format of `images`; and the labels if they were
-            given, floating (N, classes) if they were mixed.
-
-        Raises:
-            ValueError: labels or ids are missing or do not match the images, or the seed is out of its range.
-        """
-        self._check(images, labels, seed, ids)
-        uniform = None if ids is None else self._uniform(ids, seed, epoch)
-
-        def params_of(index: int, transform: PerSampleTransform) -> Params:
-            assert uniform is not None
-            return transform.params_from(uniform[:, self._columns[index]], images.shape[-2], images.shape[-1])
-
-        flip_is_done = False
-        following = [*self.transforms[1:], None]
-        for index, (transform, after) in enumerate(zip(self.transforms, following, strict=True)):
-            if flip_is_done:
-                flip_is_done = False
-            elif isinstance(transform, RandomResizedCrop) and isinstance(after, RandomHorizontalFlip):
-                flip = params_of(index + 1, after)["apply"]
-                images = transform.transform_and_flip(images, params_of(index, transform), flip)
-                flip_is_done = True
-            # A tuple, since torch 2.9 can't compile a union of types.
-            elif isinstance(transform, (MixingTransform, RandomChoice)) and transform.is_mixing:
-                assert labels is not None
-                images, labels = transform.mix(images, labels, params_of(index, transform))
-            elif isinstance(transform, PerSampleTransform):
-                images = transform.transform(images, params_of(index, transform))
-            else:
-                images = transform(images)
-        return images if labels is None else (images, labels)
-
-    def _uniform(self, ids: Tensor, seed: int, epoch: int | Tensor) -> Tensor | None:
-        """The numbers of all transforms, in columns; from a single call of Philox, which takes 120 kernel launches."""
-        if not self.is_random:
-            return None
-        if self._blocks.device != ids.device:
-            self.to(ids.device)
-        return uniform_of_blocks(ids, self._blocks, seed=seed, epoch=epoch)
-
-    def _check(self, images: Tensor, labels: Tensor | None, seed: int, ids: Tensor | None) -> None:
-        if not isinstance(images, Tensor) or images.ndim != 4:
-            raise ValueError("a preset needs a batch of images, a tensor (N, C, H, W)")
-        if self.needs_labels and labels is None:
-            raise ValueError("this preset mixes images and their labels; pass the labels, too")
-        if labels is not None and labels.shape[0] != images.shape[0]:
-            raise ValueError(f"there are {labels.shape[0]} labels and {images.shape[0]} images")
-        if not self.is_random:
-            return
-        if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.shape != images.shape[:1]:
-            raise ValueError(
-                f"ids should be an int64 tensor with a number for each of the {images.shape[0]} images; pass "
-                "ids=batch.ids"
-            )
-        if not 0 <= seed < 1 << 64:
-            raise ValueError(f"seed should be at least 0 and below 2**64 and is {seed}")
+def _baseline(spec: TrainSpec) -> list[v2.Transform]:
+    return [spec.crop(0.35), RandomHorizontalFlip(), spec.normalized()]
 
 
-def _baseline(image_size: int, num_classes: int | None, dtype: torch.dtype) -> list[v2.Transform]:
-    return [RandomResizedCrop(image_size, scale=(0.35, 1.0)), RandomHorizontalFlip(), ToNormalized(dtype)]
-
-
-def _strong(image_size: int, num_classes: int | None, dtype: torch.dtype) -> list[v2.Transform]:
+def _strong(spec: TrainSpec) -> list[v2.Transform]:
     bilinear = InterpolationMode.BILINEAR
     return [
-        RandomResizedCrop(image_size, scale=(0.25, 1.0)),
+        spec.crop(0.25),
         RandomHorizontalFlip(),
         RandomRotation(15, interpolation=bilinear),
         ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.02),
         RandomAffine(0, translate=(0.1, 0.1), scale=(0.9, 1.1), shear=5, interpolation=bilinear),
-        ToNormalized(dtype),
+        spec.normalized(),
         RandomErasing(p=0.25),
     ]
 
 
-def _trivial(image_size: int, num_classes: int | None, dtype: torch.dtype) -> list[v2.Transform]:
+def _trivial(spec: TrainSpec) -> list[v2.Transform]:
     return [
-        RandomResizedCrop(image_size, scale=(0.25, 1.0)),
+        spec.crop(0.25),
         RandomHorizontalFlip(),
         TrivialAugmentWide(),
-        ToNormalized(dtype),
+        spec.normalized(),
         RandomErasing(p=0.1),
         # The strengths of torchvision's own recipe for its second ImageNet weights.
-        RandomChoice([MixUp(alpha=0.2, num_classes=num_classes), CutMix(alpha=1.0, num_classes=num_classes)]),
+        RandomChoice([MixUp(alpha=0.2, num_classes=spec.num_classes), CutMix(alpha=1.0, num_classes=spec.num_classes)]),
     ]
 
 
-PRESETS: dict[str, Callable[[int, int | None, torch.dtype], list[v2.Transform]]] = {
+PRESETS: dict[str, Callable[[TrainSpec], list[v2.Transform]]] = {
     "baseline": _baseline,
     "strong": _strong,
     "trivial": _trivial,
@@ -203,7 +79,12 @@ PRESETS: dict[str, Callable[[int, int | None, torch.dtype], list[v2.Transform]]]
 
 
 def train_preset(
-    name: str, image_size: int, *, num_classes: int | None = None, dtype: torch.dtype = torch.float32
+    name: str,
+    image_size: int,
+    *,
+    num_classes: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    inputs: InputSpec | None = None,
 ) -> Preset:
     """Build the training chain `name`, one of `PRESETS`.
 
@@ -213,51 +94,12 @@ def train_preset(
         image_size: height and width of the result, in pixels.
         num_classes: required by `trivial` if labels are indices.
         dtype: of the resulting images.
+        inputs: the images that the backbone expects; by default torchvision's.
 
     Raises:
         ValueError: there is no such preset.
     """
     if name not in PRESETS:
         raise ValueError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
-    return Preset(PRESETS[name](image_size, num_classes, dtype))
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalSpec:
-    """How a square stored image is resized and cropped before a model sees it in evaluation."""
-
-    resize: int
-    """Height and width after resizing, in pixels."""
-    crop: int
-    """Height and width of the central crop, which the model sees, in pixels."""
-
-    @classmethod
-    def of(cls, image_size: int, stored_size: int) -> EvalSpec:
-        """The spec for a model and its shards.
-
-        Args:
-            image_size: height and width that the model sees, in pixels.
-            stored_size: height and width of the images in the shards, in pixels. If cropping would need enlarged
-                images, the whole image is resized instead.
-        """
-        resize = round(image_size / _CROP_SHARE)
-        return cls(resize=image_size if resize > stored_size else resize, crop=image_size)
-
-    def preset(self, *, dtype: torch.dtype = torch.float32) -> Preset:
-        """Resize, central crop and normalization, with nothing random.
-
-        Args:
-            dtype: of the images that come out.
-        """
-        return Preset([SquareResize(self.resize), v2.CenterCrop(self.crop), ToNormalized(dtype)])
-
-
-def eval_preset(image_size: int, stored_size: int, *, dtype: torch.dtype = torch.float32) -> Preset:
-    """Resize and central crop, with nothing random: `EvalSpec.of(image_size, stored_size).preset(dtype=dtype)`.
-
-    Args:
-        image_size: height and width that the model sees, in pixels.
-        stored_size: height and width of the images in the shards, in pixels.
-        dtype: of the images that come out.
-    """
-    return EvalSpec.of(image_size, stored_size).preset(dtype=dtype)
+    spec = TrainSpec(image_size=image_size, num_classes=num_classes, dtype=dtype, inputs=inputs or IMAGENET)
+    return Preset(PRESETS[name](spec))

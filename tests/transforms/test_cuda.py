@@ -11,7 +11,7 @@ from torch import Tensor
 
 from food101_fast import transforms as T
 from food101_fast.transforms import PRESETS, PerSampleTransform, Preset, eval_preset, train_preset
-from food101_fast.transforms.presets import STD
+from food101_fast.transforms.normalize import STD
 from tests.cuda_device import DEVICES, chosen, harmless_warnings, needs_cuda, no_waiting
 from tests.transforms.cases import CASES, NEAREST, Case, Tolerance
 from tests.transforms.test_exactness import assert_close

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from food101_fast.transforms import PRESETS, Preset, eval_preset, train_preset
-from food101_fast.transforms.presets import MEAN, STD
+from food101_fast.transforms.normalize import MEAN, STD
 
 
 def batch(n: int, size: int = 40) -> Tensor:
