@@ -17,6 +17,7 @@ CudaGraph = Literal["auto", "on", "off"]
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["exponential", "cosine", "constant"]
+ClassBalance = Literal["none", "weights", "sampling", "logit-adjust"]
 
 # How long to train, or how to compute the same thing: these may change when a run is resumed.
 CHANGEABLE = ("epochs", "patience", "accumulate", "compile", "compile_mode", "cuda_graph", "cudnn_benchmark")
@@ -39,6 +40,9 @@ class Recipe:
     erasing), or trivial (crop, flip, TrivialAugmentWide, erasing, MixUp or CutMix)."""
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of each label that is spread evenly over all classes."""
+    class_balance: ClassBalance = "none"
+    """What to do about classes of unequal size: none, weights (of the classes in the loss), sampling (images of rare
+    classes are repeated), or logit-adjust (logits are shifted by the logarithm of the class frequencies)."""
     epochs: Annotated[int, Ge(1)] = 7
     """Epochs to train. --patience may stop the run earlier."""
     batch_size: Annotated[int, Ge(2)] = 128

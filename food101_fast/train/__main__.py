@@ -33,7 +33,7 @@ GROUPS = {
     "data": ("preset", "start_size", "window", "seed"),
     "model": ("weights", "ema_decay", "sync_batchnorm"),
     "optimization": (
-        "optimizer", "schedule", "lr_gamma", "warmup_epochs", "weight_decay", "momentum", "label_smoothing",
+        "class_balance", "optimizer", "schedule", "lr_gamma", "warmup_epochs", "weight_decay", "momentum", "label_smoothing",
         "clip_norm", "accumulate", "patience", "layer_decay", "unfreeze_epochs", "most_skipped",
     ),
     "speed": (
