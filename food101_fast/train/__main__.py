@@ -30,11 +30,13 @@ from food101_fast.train.start import check_without_shards
 
 # Titles in the help, and their fields. The others are the commonest, and come first.
 GROUPS = {
-    "data": ("preset", "start_size", "window", "seed"),
+    "data": ("window", "seed"),
+    "augmentation": ("preset", "start_size"),
     "model": ("weights", "ema_decay", "sync_batchnorm"),
+    "loss": ("label_smoothing", "class_balance"),
     "optimization": (
-        "class_balance", "optimizer", "schedule", "lr_gamma", "warmup_epochs", "weight_decay", "momentum", "label_smoothing",
-        "clip_norm", "accumulate", "patience", "layer_decay", "unfreeze_epochs", "most_skipped",
+        "optimizer", "schedule", "lr_gamma", "warmup_epochs", "weight_decay", "momentum", "clip_norm", "accumulate",
+        "patience", "layer_decay", "unfreeze_epochs", "most_skipped",
     ),
     "speed": (
         "auto_batch", "amp", "compile", "compile_mode", "cuda_graph", "tf32", "cudnn_benchmark", "residence", "threads",
