@@ -53,7 +53,7 @@ def seconds_per_image(recipe: Recipe, device: torch.device, classes: int) -> flo
     """How long a training step takes for each image, from one step on 8 random images after a warm-up."""
     # Not compiled: every batch size would be compiled again.
     trial = replace(recipe, batch_size=_TRIAL_BATCH, accumulate=1, compile="off", cuda_graph="off")
-    step = TrainStep(trial, build_model(recipe.model, "none", classes), device, classes)
+    step = TrainStep(trial, build_model(recipe.backbone, "none", classes), device, classes)
     step.train_mode()
     step.prepare(0, 0.0)
     images = torch.randn(_TRIAL_BATCH, 3, recipe.image_size, recipe.image_size).to(memory_format=torch.channels_last)

@@ -12,8 +12,10 @@ from food101_fast.compute.device import Device
 from food101_fast.errors import UserError
 from food101_fast.limits import check_limits
 from food101_fast.loader import LoaderOptions
+from food101_fast.models import inputs_of
 from food101_fast.runs.recipe import Recipe
 from food101_fast.runs.run import read_run
+from food101_fast.transforms import InputSpec
 
 
 def check_folder(path: Path | None, flag: str) -> None:
@@ -39,7 +41,7 @@ class BenchSettings:
     json: Path | None = None
     """File for the results as JSON, with commit, versions, hardware and load."""
     model: str | None = None
-    """torchvision model to train, with random weights; mobilenet_v2 by default."""
+    """Model of torchvision or timm (timm/NAME) to train, with random weights; mobilenet_v2 by default."""
     image_size: int | None = None
     """Height and width of the model's input, in pixels; 160 by default."""
     batch_size: int | None = None
@@ -85,3 +87,13 @@ class BenchSettings:
         names = ("model", "image_size", "batch_size", "preset", "amp", "compile", "window")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return url, replace(recipe, weights="none", **given)
+
+    def inputs(self, recipe: Recipe) -> InputSpec:
+        """The images that the measured recipe's backbone expects; those of the run, if it is the run's backbone.
+
+        Raises:
+            UserError: the run can't be read, or what its backbone expects can't be downloaded.
+        """
+        if self.run is not None and self.model is None:
+            return read_run(self.run).inputs
+        return inputs_of(recipe.model, recipe.weights)

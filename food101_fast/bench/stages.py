@@ -94,7 +94,8 @@ class Subject:
         )
         if recipe.compiles_on(self.device.type):
             use_cache_folder()
-        self.step = TrainStep(recipe, build_model(recipe.model, "none", classes), self.device, classes)
+        model = build_model(recipe.backbone, "none", classes)
+        self.step = TrainStep(recipe, model, self.device, classes, inputs=settings.inputs(recipe))
         self.step.train_mode()
         self.step.prepare(0, 0.0)
 

@@ -1,52 +1,76 @@
-"""The layers of a model: its head, and groups of layers from the input to the head."""
+"""The layers of a model: its head or heads, and groups of layers from the input to the head."""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter
+from typing import Any
 
 from torch import nn
 
 from food101_fast.errors import UserError
 
+Layer = nn.Linear | nn.Conv2d
 
-def head_of(model: nn.Module) -> tuple[str, nn.Linear | nn.Conv2d]:
-    """Name and module of the layer that computes the class scores: the last linear or convolutional layer.
+
+def head_of(model: nn.Module) -> tuple[str, Layer]:
+    """Name and module of the layer that computes the class scores; of several, the last one.
 
     Raises:
-        UserError: the model has neither.
+        UserError: the model has no such layer.
     """
-    layers = [(path, module) for path, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    return heads_of(model)[-1]
+
+
+def heads_of(model: nn.Module) -> list[tuple[str, Layer]]:
+    """Names and modules of all layers that compute class scores.
+
+    A model of timm names them, and may have several: distilled models average the scores of two. Of any other model it
+    is the last linear or convolutional layer.
+
+    Raises:
+        UserError: the model has no linear or convolutional layer.
+    """
+    layers = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
+    named = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
+    heads = [(path, layers[path]) for path in ((named,) if isinstance(named, str) else named) if path in layers]
+    if heads:
+        return heads
     if not layers:
         raise UserError(
             f"a {type(model).__name__} has no linear or convolutional layer as a head; choose another --model"
         )
-    return layers[-1]
+    return list(layers.items())[-1:]
+
+
+def replace_head(model: nn.Module, classes: int) -> None:
+    """Put a new layer with `classes` outputs and random weights where `head_of` finds the head."""
+    path, head = head_of(model)
+    new: nn.Module
+    bias = head.bias is not None
+    if isinstance(head, nn.Linear):
+        new = nn.Linear(head.in_features, classes, bias)
+    else:
+        new = nn.Conv2d(head.in_channels, classes, head.kernel_size, bias=bias)  # type: ignore[arg-type]
+    parent = model.get_submodule(path.rpartition(".")[0])
+    setattr(parent, path.rpartition(".")[2], new)
 
 
 def layer_groups(model: nn.Module) -> list[list[str]]:
     """Names of all parameters, in groups from the input to the head, which is the last group.
 
-    The groups are modules. A module with more than half of the weights below the head is divided into its children, and
-    one with less than a hundredth joins its neighbor. So the groups are the stages or blocks of an architecture.
+    A model of timm has the groups of timm's layer decay. Those of any other model are modules: a module with more than
+    half of the weights below the head is divided into its children. A group with less than a hundredth of the weights
+    joins its neighbor. So the groups are the stages or blocks of an architecture.
     """
-    head = head_of(model)[0]
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    own = [name for name in sizes if name.rpartition(".")[0] == head]
-    body = [name for name in sizes if name not in own]
-    total = sum(sizes[name] for name in body)
-    within: Counter[str] = Counter()
-    for name in body:
-        for prefix in _prefixes(name):
-            within[prefix] += sizes[name]
-
-    def group_of(name: str) -> str:
-        return next((prefix for prefix in _prefixes(name) if within[prefix] <= total / 2), name)
-
-    modules = [list(names) for _, names in itertools.groupby(body, group_of)]
+    heads = {path for path, _ in heads_of(model)}
+    own = [name for name in sizes if name.rpartition(".")[0] in heads]
+    body = {name: size for name, size in sizes.items() if name not in own}
+    total = sum(body.values())
     groups: list[list[str]] = []
     small: list[str] = []
-    for names in modules:
+    for names in _timms_groups(model, body) or _modules(body):
         names = small + names
         if sum(sizes[name] for name in names) < total / 100:
             small = names
@@ -56,6 +80,35 @@ def layer_groups(model: nn.Module) -> list[list[str]]:
     if small and groups:
         groups[-1] = groups[-1] + small
     return [*groups, own] if groups else [small + own]
+
+
+def _modules(sizes: dict[str, int]) -> list[list[str]]:
+    """Names of parameters, grouped by the outermost modules with at most half of all weights.
+
+    Args:
+        sizes: number of weights in each parameter, in the order of the layers.
+    """
+    total = sum(sizes.values())
+    within: Counter[str] = Counter()
+    for name, size in sizes.items():
+        for prefix in _prefixes(name):
+            within[prefix] += size
+
+    def group_of(name: str) -> str:
+        return next((prefix for prefix in _prefixes(name) if within[prefix] <= total / 2), name)
+
+    return [list(names) for _, names in itertools.groupby(sizes, group_of)]
+
+
+def _timms_groups(model: Any, names: dict[str, int]) -> list[list[str]] | None:
+    """Names of parameters in the groups of timm's layer decay; None if the model has none."""
+    if not hasattr(model, "group_matcher"):
+        return None
+    from timm.models import group_parameters
+
+    numbered = group_parameters(model, model.group_matcher(coarse=False))
+    groups = [[name for name in numbered[number] if name in names] for number in sorted(numbered)]
+    return groups if sorted(itertools.chain(*groups)) == sorted(names) else None
 
 
 def _prefixes(name: str) -> list[str]:

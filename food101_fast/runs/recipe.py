@@ -9,6 +9,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from food101_fast.errors import UserError
 from food101_fast.limits import check_limits
+from food101_fast.models.backbone import Backbone
 from food101_fast.transforms import PRESETS
 
 Amp = Literal["auto", "fp16", "bf16", "off"]
@@ -28,11 +29,16 @@ class Recipe:
     """A training run. The default is `baseline`: fine-tune all layers of an ImageNet MobileNetV2 at 160 px."""
 
     model: str = "mobilenet_v2"
-    """Any torchvision classification model, by its name in torchvision.models."""
+    """Any classification model of torchvision (resnet50) or, with the extra timm, of timm (timm/resnet50.a1_in1k,
+    timm/hf-hub:USER/NAME)."""
     weights: str = "DEFAULT"
-    """Initial weights: a name of torchvision weights, a file (.safetensors or .pth), or none (random)."""
+    """Initial weights: a name of the library's weights, a file (.safetensors or .pth), or none (random)."""
+    drop_path: Annotated[float, Ge(0), Lt(1)] | None = None
+    """Stochastic depth: the rate at which the last block is skipped in training, rising linearly from the first block.
+    None keeps the model's own rate."""
     image_size: Annotated[int, Ge(32)] = 160
-    """Height and width of the model's input, in pixels. Validation and the last epoch always use it."""
+    """Height and width of the model's input, in pixels. Validation and the last epoch always use it. As a flag, native
+    is the size that the model was pretrained with."""
     start_size: Annotated[int, Ge(32)] | None = None
     """Height and width in the first epoch, for progressive resizing. It grows to --image-size in steps of 32 pixels."""
     preset: str = "baseline"
@@ -103,6 +109,11 @@ class Recipe:
     the shards of three windows at a time on disk and in memory: for remote data sets that are larger than the disk."""
     seed: Annotated[int, Ge(0)] = 0
     """Seed of initial weights, order of the images, augmentation and dropout."""
+
+    @property
+    def backbone(self) -> Backbone:
+        """The network without weights and head."""
+        return Backbone(name=self.model, image_size=self.image_size, drop_path=self.drop_path)
 
     def compiles_on(self, device_type: str) -> bool:
         """Whether anything is compiled on a device of this type: on CUDA `auto` compiles at least the augmentation."""

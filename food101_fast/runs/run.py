@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import platform
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import orjson
@@ -18,7 +18,8 @@ from food101_fast.compute.device import Machine, machine
 from food101_fast.documents import parse
 from food101_fast.errors import UserError
 from food101_fast.images import Fit, Rules
-from food101_fast.models import build_model, load_weights
+from food101_fast.models import Backbone, build_model, load_weights
+from food101_fast.models.libraries import library_of
 from food101_fast.runs.checkpoint import has_checkpoint, load_checkpoint
 from food101_fast.runs.folder import RunFolder
 from food101_fast.runs.recipe import CHANGEABLE, Recipe
@@ -49,6 +50,8 @@ class Run:
     """How images were made square: crop or squash."""
     inputs: InputSpec = IMAGENET
     """The images that the backbone expects: mean, standard deviation, interpolation and native size."""
+    architecture: str = ""
+    """Name of the backbone that needs no network connection, where the recipe's is one on a hub; else empty."""
     shards: str
     """Folder of the shards, an absolute path or a URL."""
     data: str
@@ -117,23 +120,38 @@ class Run:
             raise UserError(f"its shards have no split {split} (they have {names}); give --split {self.main_split}")
 
     @property
+    def backbone(self) -> Backbone:
+        """The network without weights and head; it can be built without a network connection."""
+        return replace(self.recipe.backbone, name=self.architecture or self.recipe.model)
+
+    @property
     def eval_spec(self) -> EvalSpec:
         """How a stored image is resized and cropped for evaluation."""
         return EvalSpec.of(self.recipe.image_size, self.stored_size, self.inputs)
 
 
-def new_run(folder: Path, recipe: Recipe, shards: ShardSet, device: torch.device, ranks: int) -> Run:
+def new_run(
+    folder: Path,
+    recipe: Recipe,
+    shards: ShardSet,
+    device: torch.device,
+    ranks: int,
+    inputs: InputSpec = IMAGENET,
+) -> Run:
     """Describe a new run; nothing is written yet. A run that ended before its first checkpoint may be replaced.
 
     Raises:
-        UserError: the folder is not empty.
+        UserError: the folder is not empty, or the backbone's configuration can't be downloaded.
     """
     check_new(folder)
+    architecture = library_of(recipe.model).stored_name(recipe.model)
     return Run(
         recipe=recipe,
         classes=shards.classes,
         stored_size=shards.manifest.image_size,
         fit=shards.manifest.fit,
+        inputs=inputs,
+        architecture="" if architecture == recipe.model else architecture,
         shards=shards.location,
         data=shards.manifest.digest,
         source=shards.manifest.source,
@@ -230,7 +248,7 @@ def load_model(folder: Path, run: Run, checkpoint: str = "best") -> nn.Module:
         UserError: there is no such checkpoint, or it is damaged.
     """
     weights, _ = load_checkpoint(folder, checkpoint)
-    model = build_model(run.recipe.model, "none", len(run.classes))
+    model = build_model(run.backbone, "none", len(run.classes))
     load_weights(model, weights)
     return model.eval()
 

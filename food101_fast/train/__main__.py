@@ -16,6 +16,7 @@ from food101_fast.cli import exit_with, parse
 from food101_fast.compute.device import Device
 from food101_fast.errors import UserError
 from food101_fast.loader import LoaderOptions
+from food101_fast.models import inputs_of
 from food101_fast.progress import Output, shown
 from food101_fast.runs.recipe import Recipe
 from food101_fast.runs.recipes import RECIPES
@@ -32,7 +33,7 @@ from food101_fast.train.start import check_without_shards
 GROUPS = {
     "data": ("window", "seed"),
     "augmentation": ("preset", "start_size"),
-    "model": ("weights", "ema_decay", "sync_batchnorm"),
+    "model": ("weights", "drop_path", "ema_decay", "sync_batchnorm"),
     "loss": ("label_smoothing", "class_balance"),
     "optimization": (
         "optimizer", "schedule", "lr_gamma", "warmup_epochs", "weight_decay", "momentum", "clip_norm", "accumulate",
@@ -81,7 +82,9 @@ def main(argv: Sequence[str]) -> None:
     A leading `--` is dropped. torchrun passes it on, and without it torchrun would read `--run` as a flag of its own.
     """
     argv = argv[1:] if argv[:1] == ["--"] else argv
-    settings = parse(TrainSettings, "train", argv, default=_defaults(argv), groups=GROUPS)
+    defaults = _defaults(argv)
+    argv = _with_native_size(argv, defaults.training)
+    settings = parse(TrainSettings, "train", argv, default=defaults, groups=GROUPS)
     if settings.auto_batch and settings.resume:
         raise UserError(
             "--auto-batch and --resume cannot be combined, since a run keeps its batch size; leave one of them out"
@@ -160,6 +163,26 @@ def _defaults(argv: Sequence[str]) -> TrainSettings:
         if chosen.recipe is not None:
             raise UserError(f"--resume uses the recipe that is stored in {chosen.run}; leave --recipe out")
     return TrainSettings(shards=tyro.MISSING, run=tyro.MISSING, recipe=name, training=recipe)
+
+
+def _with_native_size(argv: Sequence[str], defaults: Recipe) -> Sequence[str]:
+    """The arguments with a number in `--image-size native`: the size that the backbone was pretrained with."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("image-size", "model", "weights"):
+        first.add_argument(f"--{name}", f"--{name.replace('-', '_')}", default="")
+    chosen, _ = first.parse_known_args(argv)
+    if chosen.image_size != "native":
+        return argv
+    size = inputs_of(chosen.model or defaults.model, chosen.weights or defaults.weights).size
+    flags = ("--image-size", "--image_size")
+    return [
+        str(size)
+        if before in flags
+        else f"{flags[0]}={size}"
+        if argument.partition("=")[0] in flags and "=" in argument
+        else argument
+        for before, argument in zip(("", *argv), argv, strict=False)
+    ]
 
 
 if __name__ == "__main__":

@@ -10,11 +10,13 @@ from torch import nn
 
 from food101_fast.compute.distributed import World
 from food101_fast.loader import Batch
-from food101_fast.models import build_model
+from food101_fast.models import Backbone, build_model
 from food101_fast.progress import say, warn
 from food101_fast.runs.recipe import Recipe
 from food101_fast.train.step import TrainStep
 from food101_fast.train.validate import Validation, validate
+from food101_fast.transforms import InputSpec
+from food101_fast.transforms.normalize import IMAGENET
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,8 @@ class TrainContext:
     """Number of classes."""
     stored_size: int
     """Height and width of the images in the shards, in pixels."""
+    inputs: InputSpec = IMAGENET
+    """The images that the backbone expects."""
 
     def say(self, line: str) -> None:
         """Print a line above the progress bar, on the main rank only."""
@@ -47,8 +51,8 @@ class TrainContext:
 class Hooks:
     """Functions that a program may put into a run; the defaults are those of the command."""
 
-    build_model: Callable[[str, str, int], nn.Module] = build_model
-    """Makes the network from a model's name, its weights and the number of classes; see `models.build_model`."""
+    build_model: Callable[[Backbone, str, int], nn.Module] = build_model
+    """Makes the network from a backbone, its weights and the number of classes; see `models.build_model`."""
     validate: Callable[..., Validation | None] = validate
     """Measures the network on the split `val`; see `validate.validate`."""
     before_step: Callable[[TrainStep, int, Batch], None] | None = None

@@ -12,7 +12,7 @@ from torch import nn
 
 from food101_fast.compute.device import Device, choose_device
 from food101_fast.loader import LoaderOptions, ShardLoader
-from food101_fast.models import check_sizes, load_weights
+from food101_fast.models import check_sizes, inputs_of, load_weights
 from food101_fast.models.libraries import library_of
 from food101_fast.runs.checkpoint import Weights, load_checkpoint, load_training_weights
 from food101_fast.runs.recipe import Recipe
@@ -31,6 +31,7 @@ from food101_fast.train.state import Progress, TrainState, read_state
 from food101_fast.train.step import TrainStep
 from food101_fast.train.validator import Validator
 from food101_fast.transforms import eval_preset
+from food101_fast.transforms.normalize import IMAGENET
 
 _LARGEST_VALIDATION_BATCH = 512
 
@@ -86,9 +87,13 @@ def started(
     torch.manual_seed(recipe.seed)
     with contextlib.ExitStack() as exits:
         stored = _stored(context, shards, folder, exits) if resume else None
+        inputs = inputs_of(recipe.model, recipe.weights) if stored is None else stored.run.inputs
+        context = replace(context, inputs=inputs)
         run, model = _run_and_model(context, shards, folder, stored, hooks)
         compiled = chosen_at_once(recipe, context.device)
-        step = TrainStep(recipe, model, context.device, context.classes, context.world, compiled=bool(compiled))
+        step = TrainStep(
+            recipe, model, context.device, context.classes, context.world, compiled=bool(compiled), inputs=inputs
+        )
         if stored is not None:
             _restore(stored, step, loader)
         elif is_main:
@@ -103,7 +108,7 @@ def started(
         auto = _measuring(context, step, progress.steps_left(recipe, len(loader))) if compiled is None else None
         if recipe.image_size > context.stored_size:
             context.warn(_enlarged(context))
-        preset = eval_preset(recipe.image_size, context.stored_size).to(context.device)
+        preset = eval_preset(recipe.image_size, context.stored_size, inputs=inputs).to(context.device)
         validator = Validator(context, step, val_loader, preset, hooks.validate)
         yield Trainer(
             context,
@@ -178,14 +183,16 @@ def _run_and_model(
     """
     recipe, is_main = context.recipe, context.world.is_main
     if stored is not None:
-        model = hooks.build_model(recipe.model, "none", context.classes)
+        model = hooks.build_model(stored.run.backbone, "none", context.classes)
         refuse_single_images(model, recipe, context.world.size)
         return stored.run if is_main else None, model
     # The weights of the other ranks do not matter: the main rank sends them its own.
-    model = hooks.build_model(recipe.model, recipe.weights if is_main else "none", context.classes)
+    model = hooks.build_model(recipe.backbone, recipe.weights if is_main else "none", context.classes)
     refuse_single_images(model, recipe, context.world.size)
-    run = new_run(folder, recipe, shards, context.device, context.world.size) if is_main else None
-    check_sizes(recipe.model, model, {recipe.image_size, recipe.start_size or recipe.image_size})
+    inputs, ranks = context.inputs, context.world.size
+    run = new_run(folder, recipe, shards, context.device, ranks, inputs) if is_main else None
+    sizes = {recipe.image_size, recipe.start_size or recipe.image_size}
+    check_sizes(recipe.backbone, model, sizes, native=inputs.size)
     return run, model
 
 
@@ -208,6 +215,10 @@ def _title(context: TrainContext, step: TrainStep, progress: Progress, steps_per
         f"{recipe.model} ({weights:.1f} M parameters, {start}) on {context.device}, {ranks}{step.precision.name}\n"
         f"{recipe.image_size} px, batch {recipe.batch_size}, {steps_per_epoch} steps per epoch"
     )
+    spec = context.inputs
+    if (spec.mean, spec.std) != (IMAGENET.mean, IMAGENET.std):
+        numbers = (" ".join(f"{value:.4g}" for value in values) for values in (spec.mean, spec.std))
+        line += ", normalized with mean {} and std {}".format(*numbers)
     if not progress.step or progress.is_finished(recipe):
         return line
     return f"{line}; resumed after step {progress.step}, in epoch {progress.epoch + 1}"

@@ -24,7 +24,8 @@ from food101_fast.train.graph import GraphedFunction, uses_graph
 from food101_fast.train.optimizer import build_optimizer, learning_rate_on_device, set_learning_rate
 from food101_fast.train.schedule import Phase, step_seed
 from food101_fast.train.state import StepState
-from food101_fast.transforms import Preset, train_preset
+from food101_fast.transforms import InputSpec, Preset, train_preset
+from food101_fast.transforms.normalize import IMAGENET
 
 
 class TrainStep:
@@ -38,6 +39,7 @@ class TrainStep:
         world: the ranks that share each batch.
         compiled: whether to compile the model from the first step on. None leaves it to the recipe, whose `auto` then
             compiles on CUDA where the step is not a CUDA graph.
+        inputs: the images that the model expects.
 
     Attributes:
         model: the model itself, not wrapped in anything.
@@ -63,8 +65,10 @@ class TrainStep:
         world: World | None = None,
         *,
         compiled: bool | None = None,
+        inputs: InputSpec = IMAGENET,
     ) -> None:
         self.recipe = recipe
+        self._inputs = inputs
         self.device = device
         self.world = world or World()
         self.precision = Precision(recipe.amp, device)
@@ -102,7 +106,8 @@ class TrainStep:
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in trained)
         self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        self.preset = train_preset(self.recipe.preset, phase.image_size, num_classes=self._num_classes).to(self.device)
+        classes, size = self._num_classes, phase.image_size
+        self.preset = train_preset(self.recipe.preset, size, num_classes=classes, inputs=self._inputs).to(self.device)
         self._network: nn.Module = self.model
         if self.world.size > 1:  # it must know which gradients to expect
             ids = [self.device.index] if self.device.type == "cuda" else None

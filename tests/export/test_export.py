@@ -21,7 +21,7 @@ from food101_fast.errors import UserError
 from food101_fast.evaluate import evaluate
 from food101_fast.export import export, job
 from food101_fast.export.card import Parity, model_card
-from food101_fast.models import build_model
+from food101_fast.models import Backbone, build_model
 from food101_fast.predict import Classifier
 from food101_fast.prepare import PrepareSettings, prepare
 from food101_fast.runs.run import read_run
@@ -124,7 +124,7 @@ def test_other_probabilities_are_not_exported(moved_run: Path, monkeypatch: pyte
     assert sorted(moved_run.iterdir()) == before
 
 
-def fixed_model(name: str, weights: str, classes: int) -> nn.Module:
+def fixed_model(name: str | Backbone, weights: str, classes: int) -> nn.Module:
     """Random logits of 80 x 80 pixels, in which each pixel has its share.
 
     A small change of many pixels then changes the probabilities, however a network happened to train.
