@@ -70,10 +70,27 @@ def model_card(folder: Path, run: Run, model: nn.Module, checkpoint: str, parity
         weakest="" if result is None else _weakest(result),
         validation=_validation(folder) if checkpoint == "best" and result is None else None,
         has_aux=hasattr(model, "aux_logits"),
+        library=_library(run),
+        timm_call=_timm_call(run, model),
         is_food101=source.is_food101,
         pretrained=run.recipe.weights != "none" and Path(run.recipe.weights).suffix == "",
     )
     return str(card)
+
+
+def _library(run: Run) -> str:
+    """The library that the model is from; one of your own has no name here."""
+    return "timm" if run.recipe.model.startswith("timm/") else "torchvision"
+
+
+def _timm_call(run: Run, model: nn.Module) -> str:
+    """Arguments of `timm.create_model` for the same network without weights; empty if it is not one of timm."""
+    if _library(run) != "timm":
+        return ""
+    name = run.backbone.name.removeprefix("timm/").partition("?")[0]
+    made = getattr(model, "_model_args", {})
+    known = {"num_classes": len(run.classes), **{key: made[key] for key in ("img_size", "in_chans") if key in made}}
+    return ", ".join([f'"{name}"', *(f"{key}={value!r}" for key, value in known.items())])
 
 
 def _source(run: Run) -> _Source:
@@ -102,7 +119,7 @@ def _metadata(run: Run, source: _Source, result: SplitMetrics | None, *, onnx: b
     return ModelCardData(
         license="other",
         license_name="see-below",
-        library_name="torchvision",
+        library_name=_library(run),
         pipeline_tag="image-classification",
         tags=["image-classification", "food101_fast", *(["onnx"] if onnx else [])],
         datasets=source.hub,

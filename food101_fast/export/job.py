@@ -27,7 +27,6 @@ from food101_fast.predict import Classifier
 from food101_fast.runs.checkpoint import WEIGHTS_NAME, packed
 from food101_fast.runs.run import Run, load_model, read_run
 from food101_fast.storage import write_atomically, writing
-from food101_fast.transforms.normalize import MEAN, STD
 
 PROGRAM_NAME = "model.pt2"
 ONNX_NAME = "model.onnx"
@@ -196,7 +195,7 @@ def _compare(predictors: dict[str, Predict], classifier: Classifier, sizes: list
 
 def _config(run: Run) -> dict[str, Any]:
     return {
-        "architecture": run.recipe.model,
+        "architecture": run.backbone.name,
         "num_classes": len(run.classes),
         "id2label": {str(label): name for label, name in enumerate(run.classes)},
         "label2id": {name: label for label, name in enumerate(run.classes)},
@@ -205,9 +204,9 @@ def _config(run: Run) -> dict[str, Any]:
             "stored_size": run.stored_size,
             "resize": run.eval_spec.resize,
             "center_crop": run.eval_spec.crop,
-            "interpolation": "bilinear, antialiased",
-            "mean": MEAN,
-            "std": STD,
+            "interpolation": f"{run.inputs.interpolation}, antialiased",
+            "mean": run.inputs.mean,
+            "std": run.inputs.std,
         },
         "versions": run.versions,
     }

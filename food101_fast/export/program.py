@@ -36,9 +36,12 @@ class Program(nn.Module):
         self._stored_size = rules.size
         _, self._crop, self._normalize = spec.preset().transforms
         whole = torch.tensor(rules.size, dtype=torch.float64)
-        weights = _weights(torch.zeros_like(whole), whole, rules.size, spec.resize)
+        bicubic = spec.inputs.interpolation == "bicubic"
+        weights = _weights(torch.zeros_like(whole), whole, rules.size, spec.resize, bicubic=bicubic)
         self._resize_bits = _torchvision_bits(float(weights.max()))
-        self.register_buffer("_resize", _as_integers(weights, self._resize_bits), persistent=False)
+        # Of negative weights, too, halves are rounded away from 0.
+        integers = weights.sign() * _as_integers(weights.abs(), self._resize_bits)
+        self.register_buffer("_resize", integers, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Probabilities of a batch.
@@ -69,8 +72,8 @@ class Program(nn.Module):
         return _resample(images.double(), vertical, horizontal, _PILLOW_BITS)
 
 
-def _weights(start: Tensor, length: Tensor, size: int, out: int) -> Tensor:
-    """Weights of `size` input pixels in each of `out` output pixels: an antialiased bilinear (triangle) filter.
+def _weights(start: Tensor, length: Tensor, size: int, out: int, *, bicubic: bool = False) -> Tensor:
+    """Weights of `size` input pixels in each of `out` output pixels: an antialiased filter.
 
     Source: `precompute_coeffs` in Pillow's src/libImaging/Resample.c, with its order of operations; torch's
     antialiased resize of uint8 on the CPU follows it.
@@ -80,19 +83,30 @@ def _weights(start: Tensor, length: Tensor, size: int, out: int) -> Tensor:
         length: float64 (), length of that range, in input pixels.
         size: input pixels.
         out: output pixels.
+        bicubic: whether the filter is the cubic one of Keys (1981) with a = -0.5, and not a triangle (bilinear).
 
     Returns:
         float64 (out, size); rows add up to 1.
     """
     scale = length / out
-    support = torch.clamp(scale, min=1.0)
+    stretch = torch.clamp(scale, min=1.0)
+    support = 2 * stretch if bicubic else stretch
     center = (start + (torch.arange(out, dtype=torch.float64) + 0.5) * scale)[:, None]
     pixel = torch.arange(size, dtype=torch.float64)
     first = torch.clamp(torch.floor(center - support + 0.5), min=0.0)
     end = torch.floor(center + support + 0.5)
-    weights = torch.clamp(1.0 - torch.abs((pixel - center + 0.5) * (1.0 / support)), min=0.0)
+    distance = torch.abs((pixel - center + 0.5) * (1.0 / stretch))
+    weights = _cubic(distance) if bicubic else torch.clamp(1.0 - distance, min=0.0)
     weights = weights * (pixel >= first).double() * (pixel < end).double()
     return weights * (1.0 / weights.sum(dim=1, keepdim=True))
+
+
+def _cubic(x: Tensor) -> Tensor:
+    """The cubic filter with a = -0.5 at distances of at least 0, computed as by `aa_filter` in torch's UpSample.h."""
+    a = -0.5
+    near = ((a + 2) * x - (a + 3)) * x * x + 1
+    far = ((x - 5) * x + 8) * x * a - 4 * a
+    return torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
 
 
 def _torchvision_bits(largest: float) -> int:

@@ -11,7 +11,8 @@ from torch import nn
 
 from food101_fast.export.program import Program
 from food101_fast.images import Fit, Rules, clean
-from food101_fast.transforms import EvalSpec, eval_preset
+from food101_fast.transforms import EvalSpec, InputSpec, eval_preset
+from food101_fast.transforms.normalize import IMAGENET
 from tests.conftest import encoded
 
 
@@ -49,14 +50,24 @@ def test_images_are_fitted_as_prepare_fits_them(seed: int, height: int, width: i
     assert torch.equal(seen.images, as_seen)
 
 
-@given(seed=st.integers(0, 99), stored=st.integers(8, 260), share=st.floats(0.3, 1.2))
-def test_stored_images_are_seen_as_evaluation_sees_them(seed: int, stored: int, share: float) -> None:
+OTHERS = InputSpec(mean=(0.5, 0.4, 0.3), std=(0.5, 0.6, 0.2), interpolation="bicubic")
+
+
+@given(
+    seed=st.integers(0, 99),
+    stored=st.integers(8, 260),
+    share=st.floats(0.3, 1.2),
+    inputs=st.sampled_from([IMAGENET, OTHERS]),
+)
+def test_stored_images_are_seen_as_evaluation_sees_them(
+    seed: int, stored: int, share: float, inputs: InputSpec
+) -> None:
     size = max(4, round(share * stored))
     images = torch.from_numpy(np.stack([noise(seed + i, stored, stored) for i in range(2)])).permute(0, 3, 1, 2)
     seen = Seen()
-    program = Program(seen, rules=Rules(size=stored), spec=EvalSpec.of(size, stored))
+    program = Program(seen, rules=Rules(size=stored), spec=EvalSpec.of(size, stored, inputs))
     program(images)
-    assert torch.equal(seen.images, eval_preset(size, stored)(images))
+    assert torch.equal(seen.images, eval_preset(size, stored, inputs=inputs)(images))
 
 
 def test_it_shrinks_to_what_evaluation_shrinks_to() -> None:
