@@ -107,20 +107,21 @@ def _plot_large_confusion(shares: NDArray[np.float64], classes: int) -> Figure:
     return figure
 
 
-def plot_curves(epochs: Sequence[int], losses: Curves, accuracies: Curves) -> Figure:
+def plot_curves(epochs: Sequence[int], losses: Curves, accuracies: Curves, loss_name: str = "cross-entropy") -> Figure:
     """Loss and accuracy over the epochs.
 
     Args:
         epochs: their numbers, counted from 1.
         losses: of each curve by its name; one value for each epoch.
         accuracies: the same, between 0 and 1.
+        loss_name: what the losses are.
     """
     import seaborn
 
     figure = Figure(figsize=(10, 4), layout="constrained", dpi=_DPI)
     loss, accuracy = _axes(figure, ncols=2)
     colors = seaborn.color_palette("colorblind")
-    for ax, name, curves in ((loss, "cross-entropy", losses), (accuracy, "accuracy", accuracies)):
+    for ax, name, curves in ((loss, loss_name, losses), (accuracy, "accuracy", accuracies)):
         for color, (label, values) in zip(colors, curves.items(), strict=False):
             ax.plot(epochs, values, marker="o", markersize=4, color=color, label=label)
         ax.set(xlabel="epoch", ylabel=name, xlim=(0.5, len(epochs) + 0.5))

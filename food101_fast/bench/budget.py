@@ -52,7 +52,9 @@ def needed_seconds(batch: int, seconds_per_image: float, rounds: int) -> float:
 def seconds_per_image(recipe: Recipe, device: torch.device, classes: int) -> float:
     """How long a training step takes for each image, from one step on 8 random images after a warm-up."""
     # Not compiled: every batch size would be compiled again.
-    trial = replace(recipe, batch_size=_TRIAL_BATCH, accumulate=1, compile="off", cuda_graph="off")
+    trial = replace(
+        recipe, batch_size=_TRIAL_BATCH, accumulate=1, compile="off", cuda_graph="off", class_balance="none"
+    )
     step = TrainStep(trial, build_model(recipe.backbone, "none", classes), device, classes)
     step.train_mode()
     step.prepare(0, 0.0)

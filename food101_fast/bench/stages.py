@@ -94,8 +94,9 @@ class Subject:
         )
         if recipe.compiles_on(self.device.type):
             use_cache_folder()
-        model = build_model(recipe.backbone, "none", classes)
-        self.step = TrainStep(recipe, model, self.device, classes, inputs=settings.inputs(recipe))
+        model, counts = build_model(recipe.backbone, "none", classes), shards.manifest.splits["train"].class_counts
+        inputs = settings.inputs(recipe)
+        self.step = TrainStep(recipe, model, self.device, classes, class_counts=counts, inputs=inputs)
         self.step.train_mode()
         self.step.prepare(0, 0.0)
 

@@ -95,7 +95,7 @@ def evaluate(
     shares = normalized(confusion(cells, len(run.classes), group))
     plots = {
         files.confusion(split): png(plot_confusion(shares, run.classes), tight=True),
-        files.curves: png(_curves(read_metrics(folder), len(run.classes))),
+        files.curves: png(_curves(read_metrics(folder), len(run.classes), run.recipe.loss_name)),
         files.class_counts: png(plot_class_counts(counts, run.classes)),
     }
     for path, content in plots.items():
@@ -127,7 +127,7 @@ def _predictions(
     return Predictions(ids, labels, averaged(of_views))
 
 
-def _curves(rows: Sequence[EpochRow], classes: int) -> Figure:
+def _curves(rows: Sequence[EpochRow], classes: int, loss_name: str) -> Figure:
     accuracies = {
         "training top-1": [row.train_top1 for row in rows],
         "validation top-1": [row.val_top1 for row in rows],
@@ -135,7 +135,7 @@ def _curves(rows: Sequence[EpochRow], classes: int) -> Figure:
     if tells_top5(classes):
         accuracies["validation top-5"] = [row.val_top5 for row in rows]
     losses = {"training": [row.train_loss for row in rows], "validation": [row.val_loss for row in rows]}
-    return plot_curves([row.epoch for row in rows], losses, accuracies)
+    return plot_curves([row.epoch for row in rows], losses, accuracies, loss_name)
 
 
 def check_same_shards(folders: Sequence[Path]) -> None:

@@ -160,7 +160,7 @@ def run_page(found: Findings) -> RunPage:
         metrics=None if evaluated is None else evaluated.metrics,
         best=best_epoch(found.epochs),
         totals=totals(found.epochs),
-        curves=_curves(found.epochs, tells_top5(len(found.run.classes))),
+        curves=_curves(found.epochs, tells_top5(len(found.run.classes)), found.run.recipe.loss_name),
         balance=_balance(found.run),
         evaluation=None if evaluated is None else _evaluation(found, evaluated),
         tells_top5=tells_top5(len(found.run.classes)),
@@ -172,7 +172,7 @@ def waiting_axis_top(rows: Sequence[EpochRow]) -> float:
     return max(0.1, 1.1 * max(row.timing.wait_share for row in rows))
 
 
-def _curves(rows: Sequence[EpochRow], with_top5: bool) -> tuple[Markup, ...]:
+def _curves(rows: Sequence[EpochRow], with_top5: bool, loss_name: str) -> tuple[Markup, ...]:
     epochs, timings = [row.epoch for row in rows], [row.timing for row in rows]
     losses = {"training": [row.train_loss for row in rows], "validation": [row.val_loss for row in rows]}
     accuracies = {
@@ -185,7 +185,7 @@ def _curves(rows: Sequence[EpochRow], with_top5: bool) -> tuple[Markup, ...]:
     rates = {"measured": [timing.images_per_second for timing in timings], "without waiting": without_waiting}
     waiting = {"waiting": [timing.wait_share for timing in timings]}
     return (
-        line_chart(epochs, losses, "cross-entropy"),
+        line_chart(epochs, losses, loss_name),
         line_chart(epochs, accuracies, "top-1 accuracy", share=True, top=1.02),
         line_chart(epochs, rates, "images per second", top=1.1 * max(without_waiting)),
         line_chart(epochs, waiting, "time waiting for data", share=True, top=waiting_axis_top(rows)),

@@ -18,7 +18,9 @@ CudaGraph = Literal["auto", "on", "off"]
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["exponential", "cosine", "constant"]
+Loss = Literal["cross-entropy", "bce", "focal"]
 ClassBalance = Literal["none", "weights", "sampling", "logit-adjust"]
+ClassWeights = Literal["inverse", "effective"]
 
 # How long to train, or how to compute the same thing: these may change when a run is resumed.
 CHANGEABLE = ("epochs", "patience", "accumulate", "compile", "compile_mode", "cuda_graph", "cudnn_benchmark")
@@ -46,9 +48,25 @@ class Recipe:
     erasing), or trivial (crop, flip, TrivialAugmentWide, erasing, MixUp or CutMix)."""
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of each label that is spread evenly over all classes."""
+    loss: Loss = "cross-entropy"
+    """Loss that training minimizes: cross-entropy, bce (a binary cross-entropy for each class, as in "ResNet strikes
+    back"; mean over classes), or focal (well classified images count less). Validation always uses cross-entropy."""
+    bce_threshold: Annotated[float, Ge(0), Lt(1)] | None = None
+    """With --loss bce: targets above this value, after mixing and smoothing, become 1 and the others 0. By default they
+    stay as they are."""
+    focal_gamma: Annotated[float, Ge(0)] = 2.0
+    """Exponent of the focal loss. 0 is cross-entropy; larger values look more at images that are hard to classify."""
     class_balance: ClassBalance = "none"
     """What to do about classes of unequal size: none, weights (of the classes in the loss), sampling (images of rare
     classes are repeated), or logit-adjust (logits are shifted by the logarithm of the class frequencies)."""
+    class_weights: ClassWeights = "inverse"
+    """With --class-balance weights: inverse (1 / images of the class), or effective (1 / effective number of images,
+    see --effective-beta). Their mean over the training images is 1. A class without training images has weight 0."""
+    effective_beta: Annotated[float, Ge(0), Lt(1)] = 0.999
+    """Beta of the effective number of images, (1 - beta^n) / (1 - beta) for n images: images of a class beyond about
+    1 / (1 - beta) hardly count. 0 weights all classes alike."""
+    logit_tau: Annotated[float, Gt(0)] = 1.0
+    """With --class-balance logit-adjust: factor on the logarithm of the class frequencies."""
     epochs: Annotated[int, Ge(1)] = 7
     """Epochs to train. --patience may stop the run earlier."""
     batch_size: Annotated[int, Ge(2)] = 128
@@ -115,6 +133,12 @@ class Recipe:
         """The network without weights and head."""
         return Backbone(name=self.model, image_size=self.image_size, drop_path=self.drop_path)
 
+    @property
+    def loss_name(self) -> str:
+        """Title for an axis with the losses of training and of validation, which are always cross-entropies."""
+        plain = self.loss == "cross-entropy" and self.class_balance in ("none", "sampling")
+        return "cross-entropy" if plain else "loss (of validation: cross-entropy)"
+
     def compiles_on(self, device_type: str) -> bool:
         """Whether anything is compiled on a device of this type: on CUDA `auto` compiles at least the augmentation."""
         return self.compile == "on" or (self.compile == "auto" and device_type == "cuda")
@@ -145,6 +169,13 @@ class Recipe:
         if self.preset not in PRESETS:
             raise UserError(f"--preset {self.preset!r} should be one of: {', '.join(PRESETS)}")
         check_limits(self)
+        if self.bce_threshold is not None and self.loss != "bce":
+            raise UserError(f"--bce-threshold {self.bce_threshold} needs --loss bce; give both, or leave it out")
+        if self.class_balance == "logit-adjust" and self.loss == "bce":
+            raise UserError(
+                "--class-balance logit-adjust shifts the logits of a softmax, and --loss bce has none; use --loss "
+                "cross-entropy or focal, or --class-balance weights"
+            )
         if self.window is not None and self.window < self.batch_size:
             raise UserError(f"--window {self.window} should be at least {self.batch_size}, which is --batch-size")
         if self.start_size is not None and self.start_size > self.image_size:

@@ -39,7 +39,7 @@ class Timing:
 class EpochRow:
     """A finished epoch: a line of `metrics.jsonl`.
 
-    Losses are mean cross-entropies in nats; top-1 and top-5 are between 0 and 1.
+    Top-1 and top-5 are between 0 and 1.
     """
 
     epoch: int
@@ -51,11 +51,16 @@ class EpochRow:
     learning_rate: float
     """Of the head, in the last step."""
     train_loss: float
-    """Over the augmented images, while the weights changed."""
+    """Mean over the augmented images of what training minimizes, in nats, while the weights changed: the recipe's
+    `loss`, with its label smoothing, mixed labels, class weights, adjusted logits and teacher. It is a plain
+    cross-entropy only where the recipe has none of these."""
     train_top1: float
+    """Over the same images, by plain logits, also where the loss adjusts them. Of mixed labels the one with the largest
+    share counts."""
     skipped_steps: int
     """Steps whose gradients were not finite."""
     val_loss: float
+    """Mean cross-entropy in nats of plain logits and labels, whatever the recipe's loss is."""
     val_top1: float
     val_top5: float
     timing: Timing

@@ -34,7 +34,10 @@ GROUPS = {
     "data": ("window", "seed"),
     "augmentation": ("preset", "start_size"),
     "model": ("weights", "drop_path", "ema_decay", "sync_batchnorm"),
-    "loss": ("label_smoothing", "class_balance"),
+    "loss": (
+        "loss", "label_smoothing", "class_balance", "class_weights", "effective_beta", "logit_tau", "bce_threshold",
+        "focal_gamma",
+    ),
     "optimization": (
         "optimizer", "schedule", "lr_gamma", "warmup_epochs", "weight_decay", "momentum", "clip_norm", "accumulate",
         "patience", "layer_decay", "unfreeze_epochs", "most_skipped",

@@ -21,7 +21,7 @@ from food101_fast.transforms.normalize import IMAGENET
 
 @dataclass(frozen=True, kw_only=True)
 class TrainContext:
-    """A recipe, where it is computed, and the two facts about the data that a model depends on."""
+    """A recipe, where it is computed, and the facts about the data that a step depends on."""
 
     recipe: Recipe
     """What to compute."""
@@ -35,6 +35,8 @@ class TrainContext:
     """Height and width of the images in the shards, in pixels."""
     inputs: InputSpec = IMAGENET
     """The images that the backbone expects."""
+    class_counts: tuple[int, ...] = ()
+    """Training images of each class; recipes that weight classes or adjust logits need them."""
 
     def say(self, line: str) -> None:
         """Print a line above the progress bar, on the main rank only."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from food101_fast.compute.device import Device, choose_device, set_up_device
-from food101_fast.compute.distributed import joined_world
+from food101_fast.compute.distributed import World, joined_world
 from food101_fast.loader import LoaderOptions
 from food101_fast.processes import refuse_import
 from food101_fast.runs.recipe import Recipe
@@ -18,6 +18,7 @@ from food101_fast.shards import ShardSet
 from food101_fast.train.compiling import use_cache_folder
 from food101_fast.train.context import Hooks, TrainContext
 from food101_fast.train.loop import Trainer
+from food101_fast.train.loss import check_counts
 from food101_fast.train.memory import capacity_of, fit_batch, out_of_memory, out_of_memory_ends, trial_steps
 from food101_fast.train.options import RunOptions
 from food101_fast.train.signals import StopRequest
@@ -73,13 +74,7 @@ def train(
     if recipe.compiles_on(where.type):
         use_cache_folder()
     with joined_world(where) as world, StopRequest() as stop:
-        context = TrainContext(
-            recipe=recipe,
-            device=where,
-            world=world,
-            classes=len(shards.classes),
-            stored_size=shards.manifest.image_size,
-        )
+        context = _context(shards, recipe, where, world)
         if auto_batch:
             context = _with_largest_batch(context, len(shards.split("train")))
         loading, options, hooks = loading or LoaderOptions(), options or RunOptions(), hooks or Hooks()
@@ -87,6 +82,25 @@ def train(
             run = started(context, shards, folder, resume=resume, loading=loading, options=options, hooks=hooks)
             return _trained(run, stop)
         raise out_of_memory(context, trial_steps(context))
+
+
+def _context(shards: ShardSet, recipe: Recipe, device: torch.device, world: World) -> TrainContext:
+    """The context of a run.
+
+    Raises:
+        UserError: the recipe can't be computed on these shards.
+    """
+    train_split = shards.manifest.splits.get("train")  # the loader refuses shards without it
+    counts = () if train_split is None else train_split.class_counts
+    check_counts(recipe, shards.classes, counts)
+    return TrainContext(
+        recipe=recipe,
+        device=device,
+        world=world,
+        classes=len(shards.classes),
+        stored_size=shards.manifest.image_size,
+        class_counts=counts,
+    )
 
 
 def _trained(run: AbstractContextManager[Trainer], stop: StopRequest) -> Trained:

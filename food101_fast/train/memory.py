@@ -143,7 +143,9 @@ def trial_steps(context: TrainContext) -> Trial:
             torch.cuda.reset_peak_memory_stats(device)
         eager = replace(recipe, compile="off", cuda_graph="off", accumulate=1, sync_batchnorm=False)
         model = build_model(recipe.backbone, "none", context.classes)
-        step = TrainStep(eager, model, device, context.classes, inputs=context.inputs)
+        step = TrainStep(
+            eager, model, device, context.classes, class_counts=context.class_counts, inputs=context.inputs
+        )
         step.train_mode()
         shape = (size, context.stored_size, context.stored_size, 3)
         images = torch.zeros(shape, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)

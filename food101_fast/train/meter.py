@@ -21,9 +21,9 @@ class TrainResults:
     """What the steps of an epoch reached, over all ranks."""
 
     loss: float
-    """Mean cross-entropy in nats."""
+    """Mean of the loss that training minimizes, see `EpochRow.train_loss`."""
     top1: float
-    """Accuracy, between 0 and 1."""
+    """Accuracy by plain logits, between 0 and 1."""
 
 
 class EpochMeter:

@@ -92,7 +92,14 @@ def started(
         run, model = _run_and_model(context, shards, folder, stored, hooks)
         compiled = chosen_at_once(recipe, context.device)
         step = TrainStep(
-            recipe, model, context.device, context.classes, context.world, compiled=bool(compiled), inputs=inputs
+            recipe,
+            model,
+            context.device,
+            context.classes,
+            context.world,
+            class_counts=context.class_counts,
+            compiled=bool(compiled),
+            inputs=inputs,
         )
         if stored is not None:
             _restore(stored, step, loader)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from food101_fast.compute.distributed import World
@@ -21,6 +20,7 @@ from food101_fast.train.batchnorm import BatchCounters, flattened
 from food101_fast.train.compiled import Compiler
 from food101_fast.train.ema import ModelAverage
 from food101_fast.train.graph import GraphedFunction, uses_graph
+from food101_fast.train.loss import build_loss
 from food101_fast.train.optimizer import build_optimizer, learning_rate_on_device, set_learning_rate
 from food101_fast.train.schedule import Phase, step_seed
 from food101_fast.train.state import StepState
@@ -37,6 +37,7 @@ class TrainStep:
         device: to compute on.
         num_classes: number of classes, for presets that mix images.
         world: the ranks that share each batch.
+        class_counts: training images of each class, for recipes that weight classes or adjust logits.
         compiled: whether to compile the model from the first step on. None leaves it to the recipe, whose `auto` then
             compiles on CUDA where the step is not a CUDA graph.
         inputs: the images that the model expects.
@@ -64,6 +65,7 @@ class TrainStep:
         num_classes: int | None = None,
         world: World | None = None,
         *,
+        class_counts: Sequence[int] | None = None,
         compiled: bool | None = None,
         inputs: InputSpec = IMAGENET,
     ) -> None:
@@ -79,6 +81,7 @@ class TrainStep:
         self._compiled = compiled
         self._compiler = Compiler(required=recipe.compile == "on", warns=self.world.is_main)
         self._num_classes = num_classes
+        self._loss = build_loss(recipe, class_counts).to(device)
         if recipe.sync_batchnorm:
             if device.type != "cuda":
                 raise UserError("--sync-batchnorm: torch supports it on CUDA only; leave it out, or use --device cuda")
@@ -196,8 +199,8 @@ class TrainStep:
             epoch: number of the epoch, from 0, for the augmentation.
 
         Returns:
-            The mean loss and the number of correct predictions of this rank's samples: float64 (), on the device. With
-            a CUDA graph the next step overwrites them.
+            The mean loss (see `loss`) and the number of correct predictions of this rank's samples, by plain logits:
+            float64 (), on the device. With a CUDA graph the next step overwrites them.
         """
         if self._graph is None:
             return self.update(*self.augment(batch, epoch))
@@ -286,7 +289,7 @@ class TrainStep:
             with self.precision.autocast():
                 with self._counters.counting():
                     logits = self._forward(images)
-                loss = functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing) / chunks
+                loss: Tensor = self._loss(logits, labels) / chunks
             if number == 0:
                 # Not before the forward pass: on a CPU the backward pass then reuses their memory at once (2 % faster).
                 self.optimizer.zero_grad(set_to_none=True)
