@@ -9,6 +9,7 @@ import torch
 
 from food101_fast.models import build_model
 from food101_fast.runs.recipe import Recipe
+from food101_fast.train.distillation import Teacher
 from food101_fast.train.step import TrainStep
 
 ENOUGH = 6
@@ -49,13 +50,14 @@ def needed_seconds(batch: int, seconds_per_image: float, rounds: int) -> float:
     return steps * batch * seconds_per_image / _SHARE
 
 
-def seconds_per_image(recipe: Recipe, device: torch.device, classes: int) -> float:
+def seconds_per_image(recipe: Recipe, device: torch.device, classes: int, teacher: Teacher | None = None) -> float:
     """How long a training step takes for each image, from one step on 8 random images after a warm-up."""
     # Not compiled: every batch size would be compiled again.
     trial = replace(
         recipe, batch_size=_TRIAL_BATCH, accumulate=1, compile="off", cuda_graph="off", class_balance="none"
     )
-    step = TrainStep(trial, build_model(recipe.backbone, "none", classes), device, classes)
+    model = build_model(recipe.backbone, "none", classes)
+    step = TrainStep(trial, model, device, classes, teacher=teacher)
     step.train_mode()
     step.prepare(0, 0.0)
     images = torch.randn(_TRIAL_BATCH, 3, recipe.image_size, recipe.image_size).to(memory_format=torch.channels_last)

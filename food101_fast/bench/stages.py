@@ -37,6 +37,7 @@ from food101_fast.loader.residence import free_host_memory
 from food101_fast.models import build_model
 from food101_fast.shards import ShardSet
 from food101_fast.train.compiling import use_cache_folder
+from food101_fast.train.distillation import Teacher, load_teacher
 from food101_fast.train.step import TrainStep
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -81,8 +82,10 @@ class Subject:
         self.watch = Watch(self.device)
         self.cold = cold_read(shards, _COLD_SHARE * settings.budget)  # before anything maps the files
         self.reduced: str | None = None
+        inputs = settings.inputs(self.recipe)
+        teacher = load_teacher(self.recipe, shards.classes, self.device, inputs)
         if deadline is not None and self.device.type == "cpu":
-            self._reduce_batch(settings, deadline, classes)
+            self._reduce_batch(settings, deadline, classes, teacher)
         recipe = self.recipe
         self.loader = ShardLoader(
             shards,
@@ -95,14 +98,13 @@ class Subject:
         if recipe.compiles_on(self.device.type):
             use_cache_folder()
         model, counts = build_model(recipe.backbone, "none", classes), shards.manifest.splits["train"].class_counts
-        inputs = settings.inputs(recipe)
-        self.step = TrainStep(recipe, model, self.device, classes, class_counts=counts, inputs=inputs)
+        self.step = TrainStep(recipe, model, self.device, classes, class_counts=counts, teacher=teacher, inputs=inputs)
         self.step.train_mode()
         self.step.prepare(0, 0.0)
 
-    def _reduce_batch(self, settings: BenchSettings, deadline: float, classes: int) -> None:
+    def _reduce_batch(self, settings: BenchSettings, deadline: float, classes: int, teacher: Teacher | None) -> None:
         asked, rounds = self.recipe.batch_size, min(settings.repetitions, ENOUGH)
-        per_image = seconds_per_image(self.recipe, self.device, classes)
+        per_image = seconds_per_image(self.recipe, self.device, classes, teacher)
         left = deadline - time.perf_counter()
         batch = fitting_batch(asked, self.recipe.accumulate, seconds_per_image=per_image, seconds=left, rounds=rounds)
         if batch == asked:

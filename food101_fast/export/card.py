@@ -58,7 +58,8 @@ def model_card(folder: Path, run: Run, model: nn.Module, checkpoint: str, parity
         _metadata(run, source, result, onnx="model.onnx" in parity.differences),
         template_path=str(_TEMPLATE),
         run=run,
-        recipe=asdict(run.recipe) | {"weights": Path(run.recipe.weights).name},
+        recipe=asdict(run.recipe)
+        | {"weights": Path(run.recipe.weights).name, "teacher": " ".join(Path(one).name for one in run.recipe.teacher)},
         model=run.recipe.model,
         title=source.title,
         source="Pictures drawn by food101_fast (`demo:`)" if run.source == "demo:" else f"`{source.title}`",

@@ -23,7 +23,10 @@ ClassBalance = Literal["none", "weights", "sampling", "logit-adjust"]
 ClassWeights = Literal["inverse", "effective"]
 
 # How long to train, or how to compute the same thing: these may change when a run is resumed.
-CHANGEABLE = ("epochs", "patience", "accumulate", "compile", "compile_mode", "cuda_graph", "cudnn_benchmark")
+# The folders of teachers may move; their weights may not change.
+CHANGEABLE = (
+    "epochs", "patience", "accumulate", "compile", "compile_mode", "cuda_graph", "cudnn_benchmark", "teacher",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +70,14 @@ class Recipe:
     1 / (1 - beta) hardly count. 0 weights all classes alike."""
     logit_tau: Annotated[float, Gt(0)] = 1.0
     """With --class-balance logit-adjust: factor on the logarithm of the class frequencies."""
+    teacher: tuple[str, ...] = ()
+    """Folders of trained runs whose mean probabilities the model learns too (distillation). They must have the same
+    classes. When the run is resumed they may have moved, but not changed."""
+    teacher_temperature: Annotated[float, Gt(0)] = 2.0
+    """Temperature of the probabilities that are learned from the teacher; above 1 they tell more about the wrong
+    classes. As in Hinton et al., 2015."""
+    teacher_weight: Annotated[float, Gt(0), Le(1)] = 0.5
+    """Share of the teacher in the loss; the rest is the loss of the labels."""
     epochs: Annotated[int, Ge(1)] = 7
     """Epochs to train. --patience may stop the run earlier."""
     batch_size: Annotated[int, Ge(2)] = 128
@@ -136,7 +147,7 @@ class Recipe:
     @property
     def loss_name(self) -> str:
         """Title for an axis with the losses of training and of validation, which are always cross-entropies."""
-        plain = self.loss == "cross-entropy" and self.class_balance in ("none", "sampling")
+        plain = self.loss == "cross-entropy" and self.class_balance in ("none", "sampling") and not self.teacher
         return "cross-entropy" if plain else "loss (of validation: cross-entropy)"
 
     def compiles_on(self, device_type: str) -> bool:

@@ -39,6 +39,16 @@ class RunMachine(Machine):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TeacherRun:
+    """A run that was a teacher of this one."""
+
+    run: str
+    """Its folder, as given to `--teacher`."""
+    weights: str
+    """XXH3-64 of the weights of its best checkpoint, 16 hexadecimal digits."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """What was trained, on what: the content of a run's `recipe.json`."""
 
@@ -64,6 +74,8 @@ class Run:
     """Images of each class in each split."""
     versions: dict[str, str]
     """Versions of food101_fast, Python, torch and torchvision."""
+    teachers: tuple[TeacherRun, ...] = ()
+    """Runs that it is distilled from."""
     machine: RunMachine
 
     @property

@@ -38,6 +38,7 @@ GROUPS = {
         "loss", "label_smoothing", "class_balance", "class_weights", "effective_beta", "logit_tau", "bce_threshold",
         "focal_gamma",
     ),
+    "distillation": ("teacher", "teacher_temperature", "teacher_weight"),
     "optimization": (
         "optimizer", "schedule", "lr_gamma", "warmup_epochs", "weight_decay", "momentum", "clip_norm", "accumulate",
         "patience", "layer_decay", "unfreeze_epochs", "most_skipped",

@@ -13,6 +13,7 @@ from food101_fast.loader import Batch
 from food101_fast.models import Backbone, build_model
 from food101_fast.progress import say, warn
 from food101_fast.runs.recipe import Recipe
+from food101_fast.train.distillation import Teacher
 from food101_fast.train.step import TrainStep
 from food101_fast.train.validate import Validation, validate
 from food101_fast.transforms import InputSpec
@@ -37,6 +38,8 @@ class TrainContext:
     """The images that the backbone expects."""
     class_counts: tuple[int, ...] = ()
     """Training images of each class; recipes that weight classes or adjust logits need them."""
+    teacher: Teacher | None = None
+    """What the recipe's `teacher` computes, on this rank's device."""
 
     def say(self, line: str) -> None:
         """Print a line above the progress bar, on the main rank only."""

@@ -11,12 +11,14 @@ import torch
 from food101_fast.compute.device import Device, choose_device, set_up_device
 from food101_fast.compute.distributed import World, joined_world
 from food101_fast.loader import LoaderOptions
+from food101_fast.models import inputs_of
 from food101_fast.processes import refuse_import
 from food101_fast.runs.recipe import Recipe
 from food101_fast.runs.results import EpochRow
 from food101_fast.shards import ShardSet
 from food101_fast.train.compiling import use_cache_folder
 from food101_fast.train.context import Hooks, TrainContext
+from food101_fast.train.distillation import load_teacher
 from food101_fast.train.loop import Trainer
 from food101_fast.train.loss import check_counts
 from food101_fast.train.memory import capacity_of, fit_batch, out_of_memory, out_of_memory_ends, trial_steps
@@ -88,11 +90,12 @@ def _context(shards: ShardSet, recipe: Recipe, device: torch.device, world: Worl
     """The context of a run.
 
     Raises:
-        UserError: the recipe can't be computed on these shards.
+        UserError: the recipe can't be computed on these shards, or its teacher can't be used.
     """
     train_split = shards.manifest.splits.get("train")  # the loader refuses shards without it
     counts = () if train_split is None else train_split.class_counts
     check_counts(recipe, shards.classes, counts)
+    inputs = inputs_of(recipe.model, recipe.weights)
     return TrainContext(
         recipe=recipe,
         device=device,
@@ -100,6 +103,8 @@ def _context(shards: ShardSet, recipe: Recipe, device: torch.device, world: Worl
         classes=len(shards.classes),
         stored_size=shards.manifest.image_size,
         class_counts=counts,
+        inputs=inputs,
+        teacher=load_teacher(recipe, shards.classes, device, inputs),
     )
 
 

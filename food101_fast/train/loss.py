@@ -47,7 +47,7 @@ class CrossEntropy(nn.Module):
         if self.weights is None:
             return functional.cross_entropy(logits, labels, label_smoothing=self._smoothing)
         total = functional.cross_entropy(
-            _wide(logits), labels, self.weights, reduction="sum", label_smoothing=self._smoothing
+            wide(logits), labels, self.weights, reduction="sum", label_smoothing=self._smoothing
         )
         return total / len(labels)
 
@@ -78,7 +78,7 @@ class BinaryCrossEntropy(nn.Module):
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean loss in nats, a scalar; the arguments are those of `CrossEntropy`."""
-        logits = _wide(logits)
+        logits = wide(logits)
         shares = _shares(labels, logits)
         targets = _smoothed(shares, self._smoothing)
         if self._threshold is not None:
@@ -112,7 +112,7 @@ class Focal(nn.Module):
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean loss in nats, a scalar; the arguments are those of `CrossEntropy`."""
-        log_p = functional.log_softmax(_wide(logits), dim=1)
+        log_p = functional.log_softmax(wide(logits), dim=1)
         # Not 1 - exp(log_p), which is 0 for every p near 1. At 0 itself a power below 1 has no gradient.
         rest = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)
         shares = _smoothed(_shares(labels, log_p), self._smoothing)
@@ -145,7 +145,7 @@ class LogitAdjusted(nn.Module):
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The mean loss in nats, a scalar; the arguments are those of `CrossEntropy`."""
-        return cast(Tensor, self._loss(_wide(logits) + self.shift, labels))
+        return cast(Tensor, self._loss(wide(logits) + self.shift, labels))
 
 
 def build_loss(recipe: Recipe, class_counts: Sequence[int] | None = None) -> nn.Module:
@@ -224,7 +224,7 @@ def class_weights(counts: Sequence[int], how: ClassWeights, beta: float) -> Tens
     return (rarity * numbers.sum() / (rarity * numbers).sum()).float()
 
 
-def _wide(logits: Tensor) -> Tensor:
+def wide(logits: Tensor) -> Tensor:
     """Logits in at least float32: mixed precision gives half of that."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 

@@ -144,7 +144,13 @@ def trial_steps(context: TrainContext) -> Trial:
         eager = replace(recipe, compile="off", cuda_graph="off", accumulate=1, sync_batchnorm=False)
         model = build_model(recipe.backbone, "none", context.classes)
         step = TrainStep(
-            eager, model, device, context.classes, class_counts=context.class_counts, inputs=context.inputs
+            eager,
+            model,
+            device,
+            context.classes,
+            class_counts=context.class_counts,
+            teacher=context.teacher,
+            inputs=context.inputs,
         )
         step.train_mode()
         shape = (size, context.stored_size, context.stored_size, 3)

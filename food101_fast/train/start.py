@@ -12,7 +12,7 @@ from torch import nn
 
 from food101_fast.compute.device import Device, choose_device
 from food101_fast.loader import LoaderOptions, ShardLoader
-from food101_fast.models import check_sizes, inputs_of, load_weights
+from food101_fast.models import check_sizes, load_weights
 from food101_fast.models.libraries import library_of
 from food101_fast.runs.checkpoint import Weights, load_checkpoint, load_training_weights
 from food101_fast.runs.recipe import Recipe
@@ -22,6 +22,7 @@ from food101_fast.train.batchnorm import refuse_single_images
 from food101_fast.train.compile_control import CompileControl
 from food101_fast.train.compiling import AutoCompile, chosen_at_once
 from food101_fast.train.context import Hooks, TrainContext
+from food101_fast.train.distillation import check_same_teacher, load_teacher, read_teacher
 from food101_fast.train.logs import Board, MetricsLog, require_tensorboard
 from food101_fast.train.loop import Trainer
 from food101_fast.train.monitor import Monitor
@@ -51,11 +52,13 @@ def check_without_shards(
         is_main: whether this is the main rank, which looks at the folder.
 
     Raises:
-        UserError: the folder, the model, the batch size, the device or TensorBoard can't be used.
+        UserError: the folder, the model, a teacher, the batch size, the device or TensorBoard can't be used.
     """
     choose_device(device)
     library_of(recipe.model)
     recipe.batch_size_per_rank(ranks)
+    for teacher in recipe.teacher:
+        read_teacher(teacher)
     if options.tensorboard:
         require_tensorboard()
     if is_main and not resume:
@@ -81,26 +84,20 @@ def started(
         UserError: a setting, the folder, a checkpoint or the weights can't be used. A new folder is not made then.
     """
     recipe, is_main = context.recipe, context.world.is_main
+    teachers = () if context.teacher is None else context.teacher.runs
     if options.tensorboard:
         require_tensorboard()
     loader, val_loader = _loaders(context, shards, loading)
     torch.manual_seed(recipe.seed)
     with contextlib.ExitStack() as exits:
         stored = _stored(context, shards, folder, exits) if resume else None
-        inputs = inputs_of(recipe.model, recipe.weights) if stored is None else stored.run.inputs
-        context = replace(context, inputs=inputs)
+        if stored is not None and stored.run.inputs != context.inputs:  # of a run from before, or of another timm
+            inputs = stored.run.inputs
+            teacher = load_teacher(recipe, shards.classes, context.device, inputs)
+            context = replace(context, inputs=inputs, teacher=teacher)
         run, model = _run_and_model(context, shards, folder, stored, hooks)
         compiled = chosen_at_once(recipe, context.device)
-        step = TrainStep(
-            recipe,
-            model,
-            context.device,
-            context.classes,
-            context.world,
-            class_counts=context.class_counts,
-            compiled=bool(compiled),
-            inputs=inputs,
-        )
+        step = _step(context, model, compiled=bool(compiled))
         if stored is not None:
             _restore(stored, step, loader)
         elif is_main:
@@ -110,12 +107,12 @@ def started(
         board = Board(folder if options.tensorboard and is_main else None, progress.step + 1)
         exits.callback(board.close)
         if run is not None:
-            write_run(folder, replace(run, recipe=recipe))
+            write_run(folder, replace(run, recipe=recipe, teachers=teachers))
         context.say(_title(context, step, progress, len(loader)))
         auto = _measuring(context, step, progress.steps_left(recipe, len(loader))) if compiled is None else None
         if recipe.image_size > context.stored_size:
             context.warn(_enlarged(context))
-        preset = eval_preset(recipe.image_size, context.stored_size, inputs=inputs).to(context.device)
+        preset = eval_preset(recipe.image_size, context.stored_size, inputs=context.inputs).to(context.device)
         validator = Validator(context, step, val_loader, preset, hooks.validate)
         yield Trainer(
             context,
@@ -173,6 +170,7 @@ def _stored(context: TrainContext, shards: ShardSet, folder: Path, exits: contex
     """
     run = read_run(folder)
     check_resumable(folder, run, context.recipe, shards)
+    check_same_teacher(folder, run.teachers, context.teacher)
     if context.world.is_main:
         exits.enter_context(locked_run(folder))
     weights, document = load_checkpoint(folder, "last")
@@ -203,6 +201,21 @@ def _run_and_model(
     return run, model
 
 
+def _step(context: TrainContext, model: nn.Module, *, compiled: bool) -> TrainStep:
+    """The step of a run."""
+    return TrainStep(
+        context.recipe,
+        model,
+        context.device,
+        context.classes,
+        context.world,
+        class_counts=context.class_counts,
+        teacher=context.teacher,
+        compiled=compiled,
+        inputs=context.inputs,
+    )
+
+
 def _restore(stored: _Stored, step: TrainStep, loader: ShardLoader) -> None:
     """Put a stored run into a new step and loader."""
     load_weights(step.evaluated, stored.weights)
@@ -213,11 +226,12 @@ def _restore(stored: _Stored, step: TrainStep, loader: ShardLoader) -> None:
 
 
 def _title(context: TrainContext, step: TrainStep, progress: Progress, steps_per_epoch: int) -> str:
-    """Two lines that say what is trained, where, and from which step on."""
+    """Lines that say what is trained, from which teacher, where, and from which step on."""
     recipe = context.recipe
     weights = sum(parameter.numel() for parameter in step.model.parameters()) / 1e6
     ranks = f"{context.world.size} ranks, " if context.world.size > 1 else ""
     start = "random weights" if recipe.weights == "none" else f"weights {recipe.weights}"
+    teachers = () if context.teacher is None else context.teacher.lines
     line = (
         f"{recipe.model} ({weights:.1f} M parameters, {start}) on {context.device}, {ranks}{step.precision.name}\n"
         f"{recipe.image_size} px, batch {recipe.batch_size}, {steps_per_epoch} steps per epoch"
@@ -226,6 +240,7 @@ def _title(context: TrainContext, step: TrainStep, progress: Progress, steps_per
     if (spec.mean, spec.std) != (IMAGENET.mean, IMAGENET.std):
         numbers = (" ".join(f"{value:.4g}" for value in values) for values in (spec.mean, spec.std))
         line += ", normalized with mean {} and std {}".format(*numbers)
+    line = "\n".join([*teachers, line])
     if not progress.step or progress.is_finished(recipe):
         return line
     return f"{line}; resumed after step {progress.step}, in epoch {progress.epoch + 1}"

@@ -18,6 +18,7 @@ from food101_fast.models import layer_groups
 from food101_fast.runs.recipe import Recipe
 from food101_fast.train.batchnorm import BatchCounters, flattened
 from food101_fast.train.compiled import Compiler
+from food101_fast.train.distillation import Teacher, distilled
 from food101_fast.train.ema import ModelAverage
 from food101_fast.train.graph import GraphedFunction, uses_graph
 from food101_fast.train.loss import build_loss
@@ -38,6 +39,7 @@ class TrainStep:
         num_classes: number of classes, for presets that mix images.
         world: the ranks that share each batch.
         class_counts: training images of each class, for recipes that weight classes or adjust logits.
+        teacher: of a recipe that has one, on the device.
         compiled: whether to compile the model from the first step on. None leaves it to the recipe, whose `auto` then
             compiles on CUDA where the step is not a CUDA graph.
         inputs: the images that the model expects.
@@ -66,6 +68,7 @@ class TrainStep:
         world: World | None = None,
         *,
         class_counts: Sequence[int] | None = None,
+        teacher: Teacher | None = None,
         compiled: bool | None = None,
         inputs: InputSpec = IMAGENET,
     ) -> None:
@@ -82,6 +85,9 @@ class TrainStep:
         self._compiler = Compiler(required=recipe.compile == "on", warns=self.world.is_main)
         self._num_classes = num_classes
         self._loss = build_loss(recipe, class_counts).to(device)
+        if bool(recipe.teacher) != (teacher is not None):
+            raise ValueError("a step has a teacher if its recipe has one; see `distillation.load_teacher`")
+        self._teacher = teacher
         if recipe.sync_batchnorm:
             if device.type != "cuda":
                 raise UserError("--sync-batchnorm: torch supports it on CUDA only; leave it out, or use --device cuda")
@@ -142,6 +148,9 @@ class TrainStep:
         self._forward = self.compile(self._network)
         # In the default mode: the CUDA graphs of other modes gain little here, and would keep their memory.
         self._augment = self._compiler(self.preset, fullgraph=True) if self.compiles_preset else self.preset
+        self._teach: Callable[..., Any] | None = self._teacher
+        if self._teacher is not None and self.compiled:
+            self._teach = self._compiler(self._teacher)  # in the default mode, as above
         self._graph = GraphedFunction(self._capturable) if self.graphed else None
 
     def compile_from_now_on(self) -> None:
@@ -286,10 +295,15 @@ class TrainStep:
         waits = number < chunks - 1 and isinstance(self._network, DistributedDataParallel)
         # Ranks exchange gradients once, with the last chunk.
         with self._network.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
+            taught = self._taught(images)  # first, so that its activations are freed before the model's are made
             with self.precision.autocast():
                 with self._counters.counting():
                     logits = self._forward(images)
-                loss: Tensor = self._loss(logits, labels) / chunks
+                loss: Tensor = self._loss(logits, labels)
+                if taught is not None:
+                    temperature, share = self.recipe.teacher_temperature, self.recipe.teacher_weight
+                    loss = distilled(loss, logits, taught, temperature=temperature, weight=share)
+                loss = loss / chunks
             if number == 0:
                 # Not before the forward pass: on a CPU the backward pass then reuses their memory at once (2 % faster).
                 self.optimizer.zero_grad(set_to_none=True)
@@ -298,6 +312,14 @@ class TrainStep:
         classes = labels.argmax(dim=1) if labels.ndim == 2 else labels
         correct = (logits.detach().argmax(dim=1) == classes).sum()
         return loss.detach().double(), correct.double()
+
+    def _taught(self, images: Tensor) -> Tensor | None:
+        """What the teacher says about a chunk of the batch, if there is one: float32 (N, classes)."""
+        if self._teach is None:
+            return None
+        # Not inference mode, whose tensors a backward pass can't use.
+        with torch.no_grad(), self.precision.autocast():
+            return cast(Tensor, self._teach(images))
 
     def state(self) -> StepState:
         """Everything but the weights that the next step depends on. Its tensors are the optimizer's own."""
