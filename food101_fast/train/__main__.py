@@ -65,7 +65,7 @@ class TrainSettings:
     accurate), fast (progressive resizing), unfreeze (gradual unfreezing), or demo (a small network, for a CPU)."""
     resume: bool = False
     """Resume the run in --run from its last checkpoint, with the recipe stored there. --epochs, --patience,
-    --accumulate, --compile and the number of ranks may change."""
+    --accumulate, --compile, the folders of teachers and the number of ranks may change."""
     auto_batch: bool = False
     """Find the largest power of two that fits into the GPU's memory by trying, and use it instead of --batch-size."""
     device: Device = "auto"

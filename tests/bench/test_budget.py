@@ -57,7 +57,7 @@ def test_a_trial_takes_the_precision_of_the_recipe_and_no_compilation(monkeypatc
 @pytest.fixture
 def slow_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine that seems to need 60 ms for an image: 3.6 s for a round of batch 8."""
-    monkeypatch.setattr(stages, "seconds_per_image", lambda recipe, device, classes: 0.06)
+    monkeypatch.setattr(stages, "seconds_per_image", lambda recipe, device, classes, teacher: 0.06)
 
 
 @pytest.mark.usefixtures("tiny_model", "slow_steps")
