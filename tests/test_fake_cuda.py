@@ -75,7 +75,9 @@ def made_step(mode: FakeCuda, recipe: Recipe, model: nn.Module | None = None) ->
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_a_transform_waits_for_nothing(case: Case, dtype: torch.dtype, cuda: FakeCuda) -> None:
     given = images(dtype=dtype)
-    out = case.make()(given)
+    with cuda.waiting_allowed():  # a transform is moved once
+        transform = case.make().to(CUDA)
+    out = transform(given)
     assert (out.device, out.dtype, out.shape) == (CUDA, dtype, given.shape)
     assert out.is_contiguous(memory_format=torch.channels_last)
 

@@ -6,9 +6,10 @@ To add a transform, subclass `PerSampleTransform` in the module of its kind, exp
 torchvision's in `tests/transforms/cases.py`. Presets are chains of transforms, in `presets`.
 """
 
-from torchvision.transforms.v2 import CenterCrop, Pad, Resize
+from torchvision.transforms.v2 import AutoAugmentPolicy, CenterCrop, Pad, Resize
 
-from food101_fast.transforms.auto import RandAugment, TrivialAugmentWide
+from food101_fast.transforms.augmix import AugMix
+from food101_fast.transforms.auto import AutoAugment, RandAugment, TrivialAugmentWide
 from food101_fast.transforms.base import PerSampleTransform
 from food101_fast.transforms.color import ColorJitter, GaussianBlur, RandomGrayscale
 from food101_fast.transforms.containers import RandomApply, RandomChoice
@@ -23,6 +24,9 @@ from food101_fast.transforms.warp import RandomAffine, RandomPerspective, Random
 
 __all__ = [
     "PRESETS",
+    "AugMix",
+    "AutoAugment",
+    "AutoAugmentPolicy",
     "CenterCrop",
     "ColorJitter",
     "CutMix",

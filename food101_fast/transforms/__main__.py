@@ -10,7 +10,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -34,7 +34,13 @@ class TransformsSettings:
     out: Path
     """Picture to write (.png or .jpg)."""
     preset: str = "baseline"
-    """Augmentation: baseline, strong or trivial."""
+    """Augmentation: baseline, strong, trivial, randaugment, autoaugment or augmix."""
+    mixup_alpha: Annotated[float, Ge(0)] | None = None
+    """Strength of MixUp: alpha of its distribution Beta(alpha, alpha). None is what --preset has, and 0 is no MixUp."""
+    cutmix_alpha: Annotated[float, Ge(0)] | None = None
+    """Strength of CutMix: alpha of its distribution Beta(alpha, alpha). None is what --preset has, and 0 is none."""
+    erasing: Annotated[float, Ge(0), Le(1)] | None = None
+    """Probability that a rectangle of an image is erased. None is what --preset has, and 0 is never."""
     image_size: Annotated[int, Ge(1)] | None = None
     """Height and width that the model sees, in pixels; by default the size in the shards, at most 160."""
     samples: Annotated[int, Ge(1)] = 6
@@ -61,7 +67,14 @@ def augmented(settings: TransformsSettings) -> tuple[Tensor, list[Tensor]]:
     labels = torch.from_numpy(split.gather(chosen, rows))
     images = rows.view(-1, split.image_size, split.image_size, 3).permute(0, 3, 1, 2)
     size = settings.image_size or min(split.image_size, 160)
-    preset = train_preset(settings.preset, size, num_classes=len(shards.classes))
+    preset = train_preset(
+        settings.preset,
+        size,
+        num_classes=len(shards.classes),
+        mixup_alpha=settings.mixup_alpha,
+        cutmix_alpha=settings.cutmix_alpha,
+        erasing=settings.erasing,
+    )
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     seen = []
     for epoch in range(settings.epochs):

@@ -1,55 +1,58 @@
-"""TrivialAugmentWide and RandAugment, with operations and magnitudes drawn for each sample.
-
-AugMix is missing on purpose: for a whole batch at once, its three chains of up to three operations would compute all
-14 operations nine times, and use one result of 14 each time.
-"""
+"""TrivialAugmentWide, RandAugment and AutoAugment, with operations and magnitudes drawn for each sample."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
-from torchvision.transforms.v2 import functional as F
 
-from food101_fast.transforms.base import (
-    Params,
-    PerSampleTransform,
-    SampleParams,
-    between,
-    integer_below,
-    max_value,
-    of_images,
-    quantized,
+from food101_fast.transforms.base import Params, SampleParams, between, integer_below
+from food101_fast.transforms.grids import Fill, Interpolation
+from food101_fast.transforms.operations import (
+    ALL_BUT_INVERT,
+    IDENTITY,
+    INDEX,
+    OPERATIONS,
+    AutomaticTransform,
+    apply_operation,
+    in_pixels,
+    magnitude_table,
+    negated,
+    one_hot,
 )
-from food101_fast.transforms.color import blend, grayscale, sharpness_reference
-from food101_fast.transforms.grids import Fill, Interpolation, affine_grid, inverse_affine, mode_of, warp
-
-OPERATIONS = (
-    *("Identity", "ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast"),
-    *("Sharpness", "Posterize", "Solarize", "AutoContrast", "Equalize"),
-)
-"""Torchvision's names of the operations; `transform_id` is an index into them."""
-
-_WARPS, _BLENDS = slice(1, 6), slice(6, 10)
-_SIGNED = slice(1, 10)  # operations whose magnitude is negated with probability 1/2
-_INDEX = {name: index for index, name in enumerate(OPERATIONS)}
 
 Ranges = dict[str, tuple[float, float]]
 """For each operation the magnitudes of the first and the last bin; those between are evenly spaced."""
 
+_BINS = 10  # of the magnitudes in AutoAugment's policies
 
-class _AutomaticTransform(PerSampleTransform):
+
+class _SequenceTransform(AutomaticTransform):
     """Applies operations that were drawn for each sample, one after the other."""
 
-    num_magnitude_bins: int
-    interpolation: Interpolation
-    fill: Fill
+    def batched(self, images: Tensor, params: Params) -> Tensor:
+        """Apply one operation of each sample after the other; each computes all that may occur, and selects."""
+        drawn = zip(params["transform_id"].unbind(1), params["magnitude"].unbind(1), strict=True)
+        for step, (which, magnitude) in enumerate(drawn):
+            images = apply_operation(images, which, magnitude, self._mode, self.fill, self.among(step))
+        return images
 
-    def _set_up(self) -> None:
-        self.interpolation = InterpolationMode(self.interpolation)
-        self._mode = mode_of(self.interpolation)
+    def single(self, image: Tensor, params: SampleParams) -> Tensor:
+        """Apply torchvision's operations."""
+        return self.in_sequence(image, params["transform_id"], params["magnitude"])
+
+    def among(self, step: int) -> Collection[str]:
+        """The operations that may occur as number `step`."""
+        return ALL_BUT_INVERT
+
+
+class _EvenTransform(_SequenceTransform):
+    """Draws from 14 operations, each as likely as the others."""
+
+    num_magnitude_bins: int
 
     @abstractmethod
     def ranges(self, height: int, width: int) -> Ranges:
@@ -65,35 +68,19 @@ class _AutomaticTransform(PerSampleTransform):
             height: of the images, in pixels.
             width: of the images, in pixels.
         """
-        which = integer_below(operation, len(OPERATIONS))
-        is_of = _one_hot(which)
+        which = integer_below(operation, len(ALL_BUT_INVERT))
+        is_of = one_hot(which)
         magnitude = torch.zeros_like(operation)
         values: dict[tuple[float, float], Tensor] = {}  # several operations share a range
         for name, (low, high) in self.ranges(height, width).items():
             if (low, high) not in values:
                 values[low, high] = between(position, low, high)
             value = values[low, high].round() if name == "Posterize" else values[low, high]
-            magnitude = torch.where(is_of[..., _INDEX[name]], value, magnitude)
-        is_negative = is_of[..., _SIGNED].any(dim=-1) & (sign <= 0.5)
-        return {"transform_id": which, "magnitude": torch.where(is_negative, -magnitude, magnitude)}
-
-    def batched(self, images: Tensor, params: Params) -> Tensor:
-        """Apply one operation of each sample after the other; each computes all 14 and selects."""
-        for which, magnitude in zip(params["transform_id"].unbind(1), params["magnitude"].unbind(1), strict=True):
-            images = apply_operation(images, which, magnitude, self._mode, self.fill)
-        return images
-
-    def single(self, image: Tensor, params: SampleParams) -> Tensor:
-        """Apply torchvision's operations."""
-        for index, magnitude in zip(params["transform_id"], params["magnitude"], strict=True):
-            # In torchvision every automatic augmentation has this method.
-            image = self._apply_image_or_video_transform(
-                image, OPERATIONS[index], magnitude, interpolation=self.interpolation, fill=self._fill
-            )
-        return image
+            magnitude = torch.where(is_of[..., INDEX[name]], value, magnitude)
+        return {"transform_id": which, "magnitude": negated(which, magnitude, sign)}
 
 
-class TrivialAugmentWide(_AutomaticTransform, v2.TrivialAugmentWide):
+class TrivialAugmentWide(_EvenTransform, v2.TrivialAugmentWide):
     """One random operation of random magnitude for each sample, as torchvision's transform does for one image.
 
     Source: Müller and Hutter, "TrivialAugment: Tuning-free yet state-of-the-art data augmentation", ICCV 2021.
@@ -136,7 +123,7 @@ class TrivialAugmentWide(_AutomaticTransform, v2.TrivialAugmentWide):
         return self._drawn(operation, position, sign, height, width)
 
 
-class RandAugment(_AutomaticTransform, v2.RandAugment):
+class RandAugment(_EvenTransform, v2.RandAugment):
     """Several random operations of one magnitude for each sample, as torchvision's transform does for one image.
 
     Source: Cubuk et al., "RandAugment: Practical automated data augmentation with a reduced search space", NeurIPS
@@ -189,68 +176,56 @@ class RandAugment(_AutomaticTransform, v2.RandAugment):
         return self._drawn(operation, position, sign, height, width)
 
 
-def apply_operation(images: Tensor, which: Tensor, magnitude: Tensor, mode: str, fill: Fill) -> Tensor:
-    """Apply its own operation to each image.
+class AutoAugment(_SequenceTransform, v2.AutoAugment):
+    """A learned policy of two operations for each sample, as torchvision's transform draws one for one image.
+
+    Source: Cubuk et al., "AutoAugment: Learning augmentation strategies from data", CVPR 2019.
 
     Args:
-        images: (N, C, H, W), uint8 or floating.
-        which: int64 (N,), indices into `OPERATIONS`.
-        magnitude: float32 (N,), in torchvision's units.
-        mode: `nearest` or `bilinear`.
-        fill: value of the pixels outside the image.
+        policy: the data set that the 25 policies were learned on: IMAGENET, CIFAR10 or SVHN of `AutoAugmentPolicy`, or
+            its name in lower case.
+        interpolation: nearest or bilinear.
+        fill: value of the pixels outside the image; a number, or one for each channel; None for 0.
 
-    Returns:
-        (N, C, H, W), in the dtype of `images`.
+    Parameters: `transform_id`, int64 (N, 2), indices into `OPERATIONS`, and `magnitude`, float32 (N, 2). An operation
+    of the policy that the sample does not get, by its probability, is Identity.
     """
-    is_of = _one_hot(which)
 
-    def take(out: Tensor, of: Tensor | float, name: str) -> Tensor:
-        return torch.where(of_images(is_of[:, _INDEX[name]]), out, of)
+    draws = 5
 
-    values = images if images.is_floating_point() else images.float()
-    theta = warp_matrices(which, magnitude, images)
-    warped = warp(images, affine_grid(theta, images), mode, fill)
-    out = torch.where(of_images(is_of[:, _WARPS].any(dim=1)), warped, images)
-    gray = grayscale(values, images)
-    other = take(gray.mean(dim=(-3, -2, -1), keepdim=True), take(gray, 0.0, "Color"), "Contrast")
-    other = take(sharpness_reference(values, images), other, "Sharpness")
-    blended = quantized(blend(values, other, 1.0 + magnitude.double(), images), images, rounded=False)
-    out = torch.where(of_images(is_of[:, _BLENDS].any(dim=1)), blended, out)
-    out = take(_posterized(images, magnitude), out, "Posterize")
-    threshold = (max_value(images) * magnitude.double()).to(values.dtype)
-    out = take(torch.where(values >= of_images(threshold), F.invert_image(images), images), out, "Solarize")
-    out = take(F.autocontrast_image(images), out, "AutoContrast")
-    return take(F.equalize_image(images), out, "Equalize")
+    def __init__(
+        self,
+        policy: v2.AutoAugmentPolicy | str = v2.AutoAugmentPolicy.IMAGENET,
+        interpolation: Interpolation = InterpolationMode.NEAREST,
+        fill: Fill = None,
+    ) -> None:
+        v2.AutoAugment.__init__(self, v2.AutoAugmentPolicy(policy), interpolation, fill)
+        self._set_up()
+        table = magnitude_table(self._AUGMENTATION_SPACE, _BINS)
+        indices = torch.tensor([[INDEX[name] for name, _, _ in steps] for steps in self._policies])
+        bins = torch.tensor([[number or 0 for _, _, number in steps] for steps in self._policies])
+        # Moved to the images' device when they are first needed there.
+        self.register_buffer("_indices", indices, persistent=False)
+        self.register_buffer("_magnitudes", table[indices, bins], persistent=False)
+        probabilities = torch.tensor([[probability for _, probability, _ in steps] for steps in self._policies])
+        self.register_buffer("_probabilities", probabilities, persistent=False)
+        self._among: Sequence[Collection[str]] = [
+            tuple(name for name in OPERATIONS if INDEX[name] in indices[:, step]) for step in range(indices.shape[1])
+        ]
 
+    def among(self, step: int) -> Collection[str]:
+        """The operations that the policies have as number `step`."""
+        return self._among[step]
 
-def _one_hot(which: Tensor) -> Tensor:
-    """Indices of operations, int64 (...), as one-hot vectors: bool (..., 14)."""
-    return which[..., None] == torch.arange(len(OPERATIONS), device=which.device)
-
-
-def warp_matrices(which: Tensor, magnitude: Tensor, images: Tensor) -> Tensor:
-    """Matrices as of `inverse_affine`, for each image's shear, shift or rotation, else identity: float64 (N, 2, 3)."""
-    is_of = _one_hot(which)
-
-    def of(name: str, value: Tensor) -> Tensor:
-        return torch.where(is_of[:, _INDEX[name]], value, 0.0)
-
-    slope, shift = torch.rad2deg(torch.atan(magnitude.double())).to(magnitude.dtype), magnitude.trunc()
-    # torchvision shears around the upper left corner.
-    from_corner = is_of[:, _INDEX["ShearX"]] | is_of[:, _INDEX["ShearY"]]
-    center = tuple(-0.5 * size * from_corner for size in (images.shape[-1], images.shape[-2]))
-    return inverse_affine(
-        of("Rotate", -magnitude),
-        (of("TranslateX", shift), of("TranslateY", shift)),
-        1.0,
-        (of("ShearX", slope), of("ShearY", slope)),
-        (center[0], center[1]),
-    )
-
-
-def _posterized(images: Tensor, bits: Tensor) -> Tensor:
-    bits = of_images(bits.clamp(0, 8).long())
-    if images.is_floating_point():
-        levels = (1 << bits).to(images.dtype)
-        return torch.minimum((images * levels).floor().clamp(min=0), levels - 1) * (1.0 / levels)
-    return images & ((255 << (8 - bits)) & 255).to(torch.uint8)
+    def params_from(self, uniform: Tensor, height: int, width: int) -> Params:
+        """Draw a policy for each sample, which of its operations are applied, and their signs."""
+        if self._indices.device != uniform.device:
+            self.to(uniform.device)
+        policy = integer_below(uniform[:, 0], len(self._policies))
+        which, magnitude = self._indices[policy], self._magnitudes[policy]
+        magnitude = negated(which, in_pixels(which, magnitude, height, width), uniform[:, 3:5])
+        applied = uniform[:, 1:3] < self._probabilities[policy]
+        return {
+            "transform_id": torch.where(applied, which, IDENTITY),
+            "magnitude": torch.where(applied, magnitude, 0.0),
+        }

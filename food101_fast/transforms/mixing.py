@@ -5,9 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
-import numpy as np
 import torch
-from scipy.special import betaincinv
 from torch import Tensor
 from torch.nn.functional import one_hot
 from torchvision import tv_tensors
@@ -21,8 +19,7 @@ from food101_fast.transforms.base import (
     memory_format,
     of_images,
 )
-
-_QUANTILES = 4097  # the error of the distribution function is below 1 / 8192 everywhere
+from food101_fast.transforms.quantiles import beta_quantiles, from_quantiles
 
 
 class MixingTransform(PerSampleTransform):
@@ -32,18 +29,14 @@ class MixingTransform(PerSampleTransform):
     num_classes: int | None
 
     def _set_up(self, alpha: float) -> None:
-        quantiles = betaincinv(alpha, alpha, np.linspace(0.0, 1.0, _QUANTILES))
         # Moved to the images' device when it is first needed there.
-        self.register_buffer("_quantiles", torch.from_numpy(quantiles).float(), persistent=False)
+        self.register_buffer("_quantiles", beta_quantiles(alpha, alpha), persistent=False)
 
     def beta(self, uniform: Tensor) -> Tensor:
         """Convert uniform numbers to the distribution Beta(alpha, alpha), by its inverse distribution function."""
         if self._quantiles.device != uniform.device:
             self.to(uniform.device)
-        position = uniform * (_QUANTILES - 1)
-        below = position.long().clamp(max=_QUANTILES - 2)
-        low, high = self._quantiles[below], self._quantiles[below + 1]
-        return low + (high - low) * (position - below)
+        return from_quantiles(self._quantiles, uniform)
 
     def mix(self, images: Tensor, labels: Tensor, params: Params) -> tuple[Tensor, Tensor]:
         """Mix images (N, C, H, W) and labels.

@@ -12,9 +12,9 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from food101_fast import transforms as T
-from food101_fast.transforms.auto import OPERATIONS, warp_matrices
-from food101_fast.transforms.base import Params, SampleParams
+from food101_fast.transforms.base import Params, SampleParams, of_images
 from food101_fast.transforms.grids import center_of, inverse_affine, inverse_rotation
+from food101_fast.transforms.operations import OPERATIONS, warp_matrices
 
 BILINEAR = InterpolationMode.BILINEAR
 
@@ -123,6 +123,23 @@ def automatically(images: Tensor, params: Params) -> Sampled:
     return affinely(warp_matrices(params["transform_id"][:, 0], params["magnitude"][:, 0], images), images)
 
 
+def mixed_automatically(images: Tensor, params: Params) -> Tensor:
+    """The slack of the weighted sum of chains of one operation each, sampled bilinearly: (N, 1, H, W)."""
+    slack = torch.zeros(())
+    for chain in range(params["transform_id"].shape[1]):
+        drawn = {name: params[name][:, chain] for name in ("transform_id", "magnitude")}
+        of_chain = automatically(images, drawn).bilinear(images)
+        slack = slack + of_images(params["weights"][:, 1 + chain].double()) * of_chain
+    return slack
+
+
+class OneOfTwo(T.AutoAugment):
+    """Without the second operation of each pair, which makes more of what rounding has done to the first."""
+
+    def _get_policies(self, policy: Any) -> Any:
+        return [(step, ("Equalize", 0.0, None)) for pair in super()._get_policies(policy) for step in pair]
+
+
 @dataclass(frozen=True)
 class Case:
     """A transform and what it must equal."""
@@ -181,6 +198,31 @@ def automatic(interpolation: InterpolationMode, fill: Any) -> Reference:
         return image
 
     return reference
+
+
+class Injected(v2.AugMix):  # torchvision has no types
+    """torchvision's AugMix itself, with given draws."""
+
+    def given(self, p: SampleParams) -> v2.AugMix:
+        drawn = (p[name].flatten().tolist() for name in ("transform_id", "magnitude"))
+        own, *chains = p["weights"]
+        self._chains = iter(list(zip(*drawn, strict=True)))
+        self._shares = iter([torch.tensor([[own, 1.0]]), torch.tensor([chains])])
+        return self
+
+    def _sample_dirichlet(self, params: Tensor) -> Tensor:
+        return next(self._shares)
+
+    def _get_random_item(self, dct: Any) -> Any:
+        index, magnitude = next(self._chains)
+        return OPERATIONS[index], (lambda bins, height, width: torch.full((bins,), magnitude), False)
+
+
+def mixing(image: Tensor, p: SampleParams, interpolation: InterpolationMode) -> Tensor:
+    width, depth = p["transform_id"].shape
+    theirs = Injected(mixture_width=width, chain_depth=depth, interpolation=interpolation)
+    out: Tensor = theirs.given(p)(image)
+    return out
 
 
 def applied(image: Tensor, p: SampleParams) -> Tensor:
@@ -304,6 +346,21 @@ CASES = [
         Tolerance(levels=1, floating=0.1, why="as of its warps and blends"),
         continuous=False,
         slack=lambda i, p: automatically(i, p).bilinear(i, 70),
+    ),
+    Case(
+        "AutoAugment",
+        OneOfTwo,
+        automatic(NEAR, None),
+        Tolerance(levels=1, floating=0.01, share=0.003, why="as of its warps and blends"),
+        continuous=False,
+        slack=lambda i, p: automatically(i, p).nearest(i),
+    ),
+    Case(
+        "AugMix",
+        lambda: T.AugMix(severity=7, chain_depth=1),
+        lambda i, p: mixing(i, p, BILINEAR),
+        Tolerance(levels=2, floating=0.1, why="as of its warps and blends, of which the sum is rounded down"),
+        slack=mixed_automatically,
     ),
     Case(
         "RandomApply",

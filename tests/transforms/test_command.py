@@ -37,7 +37,11 @@ def test_the_picture_shows_stored_images_and_epochs(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--preset", "wild"), "--preset 'wild' should be one of: baseline, strong, trivial"),
+        (
+            ("--preset", "wild"),
+            "--preset 'wild' should be one of: baseline, strong, trivial, randaugment, autoaugment, augmix",
+        ),
+        (("--erasing", "2"), "--erasing 2.0 should be at least 0 and at most 1"),
         (("--samples", "0"), "should be at least 1"),
         (("--out", "grid.gif"), "should end in .png or .jpg"),
         (("--shards", "nowhere"), "there is no shards folder nowhere"),

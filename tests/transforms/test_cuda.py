@@ -100,7 +100,9 @@ def off(got: Tensor, expected: Tensor, levels: float) -> float:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize(("name", "levels", "share"), [("baseline", 1, 0.0), ("strong", 8, 0.02), ("trivial", 8, 0.02)])
+@pytest.mark.parametrize(
+    ("name", "levels", "share"), [(name, *((1, 0.0) if name == "baseline" else (8, 0.02))) for name in PRESETS]
+)
 def test_a_preset_gives_the_images_of_the_cpu(name: str, levels: int, share: float, device: str) -> None:
     """A level that a crop was rounded to may become several, where contrast is raised or levels are few."""
     where = chosen(device)

@@ -6,6 +6,7 @@ always fails or never.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -18,7 +19,7 @@ from scipy import stats
 from torchvision.transforms import v2
 
 from food101_fast import transforms as T
-from food101_fast.transforms.auto import OPERATIONS
+from food101_fast.transforms.operations import ALL_BUT_INVERT, INDEX, OPERATIONS, in_pixels, magnitude_table
 
 COUNT = 20_000
 Drawn = dict[str, NDArray[Any]]
@@ -43,8 +44,8 @@ def theirs(transform: v2.Transform, height: int, width: int) -> Drawn:
 
 def assert_same(mine: NDArray[Any], other: NDArray[Any], name: str) -> None:
     """Also of each sum and difference of two columns, which is where a dependence between them shows."""
-    mine, other = mine.reshape(COUNT, -1).astype(float), other.reshape(COUNT, -1).astype(float)
-    assert mine.shape == other.shape, name
+    mine, other = (drawn.reshape(len(drawn), -1).astype(float) for drawn in (mine, other))
+    assert mine.shape[1] == other.shape[1], name
     columns = [(mine[:, i], other[:, i]) for i in range(mine.shape[1])]
     columns += [(a + sign * b, c + sign * d) for (a, c), (b, d) in pairwise(columns) for sign in (1, -1)]
     for first, second in columns:
@@ -149,25 +150,37 @@ def test_random_apply_and_random_choice() -> None:
         assert np.bincount(choice, minlength=3) / COUNT == pytest.approx(expected, abs=0.015)
 
 
-class Noted(v2.TrivialAugmentWide):  # torchvision has no types
-    """Which operations torchvision draws."""
+def noting(transform: Any, image: Any, count: int) -> list[list[tuple[str, float, bool]]]:
+    """What each of `count` calls of a transform of torchvision draws.
 
-    def _apply_image_or_video_transform(self, image: Any, transform_id: str, magnitude: float, **_: Any) -> Any:
-        self.noted = (transform_id, magnitude)
-        return image
+    Operations, their magnitudes, and whether they get the image itself.
+    """
+    noted: list[tuple[str, float, bool]] = []
+    original: list[Any] = []
+
+    def note(given: Any, transform_id: str, magnitude: float, **_: Any) -> Any:
+        original[:] = original or [given]
+        noted.append((transform_id, magnitude, given is original[0]))
+        return given.clone()
+
+    transform._apply_image_or_video_transform = note
+    torch.manual_seed(2)
+    calls = []
+    for _ in range(count):
+        noted.clear()
+        original.clear()
+        transform(image)
+        calls.append(noted.copy())
+    return calls
 
 
 def test_operations_are_distributed_as_torchvisions() -> None:
     mine = ours(T.TrivialAugmentWide(), 32, 32)
-    torch.manual_seed(2)
-    reference, image, drawn = Noted(), torch.zeros(3, 32, 32, dtype=torch.uint8), []
-    for _ in range(COUNT):
-        reference(image)
-        drawn.append(reference.noted)
-    which = np.array([OPERATIONS.index(name) for name, _ in drawn])
-    magnitudes = np.array([magnitude for _, magnitude in drawn])
+    drawn = noting(v2.TrivialAugmentWide(), torch.zeros(3, 32, 32, dtype=torch.uint8), COUNT)
+    which = np.array([OPERATIONS.index(name) for ((name, _, _),) in drawn])
+    magnitudes = np.array([magnitude for ((_, magnitude, _),) in drawn])
     assert_same(mine["transform_id"], which, "transform_id")
-    for index, name in enumerate(OPERATIONS):
+    for index, name in enumerate(ALL_BUT_INVERT):
         first, second = mine["magnitude"][mine["transform_id"] == index], magnitudes[which == index]
         assert np.allclose(np.unique(first.round(4)), np.unique(second.round(4)), atol=1e-3), name
         assert stats.ks_2samp(first.round(4), second.round(4)).pvalue > 1e-4, name
@@ -180,12 +193,79 @@ def test_operations_are_distributed_as_torchvisions() -> None:
 )
 def test_magnitudes_mean_the_same(mine: Any, other: Any) -> None:
     ranges = mine.ranges(120, 300)
-    assert tuple(other._AUGMENTATION_SPACE) == OPERATIONS
+    assert tuple(other._AUGMENTATION_SPACE) == ALL_BUT_INVERT
     for name, (magnitudes, _) in other._AUGMENTATION_SPACE.items():
         values = magnitudes(31, 120, 300)
         assert (name in ranges) == (values is not None)
         if values is not None:
             assert ranges[name] == pytest.approx((float(values[0]), float(values[-1])))
+
+
+@pytest.mark.parametrize("policy", list(T.AutoAugmentPolicy))
+def test_policies_are_distributed_as_torchvisions(policy: T.AutoAugmentPolicy) -> None:
+    """All that a sample gets, operations in their order with magnitudes and signs, as one choice of many."""
+    mine = ours(T.AutoAugment(policy), 64, 200)
+    drawn = zip(mine["transform_id"].tolist(), mine["magnitude"].round(3).tolist(), strict=True)
+    chosen = [Counter(tuple((i, m) for i, m in zip(*both, strict=True) if i) for both in drawn)]
+    calls = noting(v2.AutoAugment(policy), torch.zeros(3, 64, 200, dtype=torch.uint8), COUNT)
+    chosen.append(Counter(tuple((INDEX[name], float(np.float32(m).round(3))) for name, m, _ in c) for c in calls))
+    outcomes = [outcome for outcome, count in (chosen[0] + chosen[1]).items() if count > 20]
+    assert len(outcomes) > 50
+    table = [[counts[outcome] for outcome in outcomes] for counts in chosen]
+    assert sum(map(sum, table)) > 0.97 * 2 * COUNT
+    assert stats.chi2_contingency(table).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(("severity", "depth", "all_ops"), [(3, -1, True), (10, 2, False)])
+def test_chains_are_distributed_as_torchvisions(severity: int, depth: int, all_ops: bool) -> None:
+    """Their depths, operations, magnitudes and signs."""
+    count, width, deepest = 2000, 3, max(depth, 3 if depth < 0 else 0)
+    theirs = v2.AugMix(severity, width, depth, all_ops=all_ops)
+    chains: list[list[tuple[int, float]]] = []
+    for call in noting(theirs, torch.zeros(3, 60, 90, dtype=torch.uint8), count):
+        for name, magnitude, is_first in call:
+            if is_first:
+                chains.append([])
+            chains[-1].append((INDEX[name], magnitude))
+    assert len(chains) == count * width
+    padded = np.array([[*chain, *[(0, 0.0)] * (deepest - len(chain))] for chain in chains])
+    mine = ours(T.AugMix(severity, width, depth, all_ops=all_ops), 60, 90)
+    which, magnitudes = (mine[name].astype(float).reshape(-1, deepest) for name in ("transform_id", "magnitude"))
+    assert_same((which > 0).sum(axis=1), (padded[..., 0] > 0).sum(axis=1), "depth")
+    for step in range(deepest):
+        assert_same(which[:, step:], padded[:, step:, 0], "transform_id")
+        for index in range(1, len(ALL_BUT_INVERT)):
+            first, second = (
+                magnitudes[:, step][which[:, step] == index],
+                padded[:, step, 1][padded[:, step, 0] == index],
+            )
+            assert np.allclose(np.unique(first.round(3)), np.unique(second.round(3)), atol=2e-3), index
+            assert len(first) == 0 or stats.ks_2samp(first.round(3), second.round(3)).pvalue > 1e-4, index
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 5])
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
+def test_shares_of_chains_are_distributed_as_torchvisions(width: int, alpha: float) -> None:
+    mine = ours(T.AugMix(mixture_width=width, alpha=alpha), 8, 8)["weights"]
+    torch.manual_seed(2)
+    own, chains = (torch._sample_dirichlet(torch.full((COUNT, parts), alpha)) for parts in (2, width))
+    theirs = torch.cat([own[:, :1], chains * own[:, 1:]], dim=1).numpy()
+    assert_same(mine[:, :-1].astype(float).round(5), theirs[:, :-1].astype(float).round(5), "weights")
+    assert mine.min() >= 0
+    assert mine.sum(axis=1) == pytest.approx(1, abs=1e-6)
+
+
+def test_magnitudes_are_torchvisions() -> None:
+    """To the bit, but for shifts, which are rounded in another order."""
+    for theirs in (v2.AutoAugment(), v2.AugMix()):
+        table = magnitude_table(theirs._AUGMENTATION_SPACE, 10)
+        which = torch.arange(len(OPERATIONS))[:, None].expand(-1, 10)
+        got = in_pixels(which, table, 120, 300)
+        for name, (magnitudes, _) in theirs._AUGMENTATION_SPACE.items():
+            expected = magnitudes(10, 120, 300)
+            expected = torch.zeros(10) if expected is None else expected.float()
+            rtol = 1e-6 if name.startswith("Translate") else 0.0
+            torch.testing.assert_close(got[INDEX[name]], expected, rtol=rtol, atol=0)
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])

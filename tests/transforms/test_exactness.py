@@ -14,9 +14,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from food101_fast import transforms as T
-from food101_fast.transforms.auto import OPERATIONS, apply_operation, warp_matrices
-from food101_fast.transforms.base import rows
-from tests.transforms.cases import CASES, NEAR, Case, Tolerance, affinely
+from food101_fast.transforms.base import of_images, rows
+from food101_fast.transforms.operations import OPERATIONS, apply_operation, warp_matrices
+from tests.transforms.cases import BILINEAR, CASES, NEAR, Case, Tolerance, affinely, automatic, mixing
 
 by_name = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 
@@ -88,7 +88,7 @@ def test_each_operation_equals_torchvision(name: str, images: Tensor, magnitude:
         for image in images
     ]
     got = apply_operation(images, which, magnitudes, "nearest", None)
-    exact = name in ("Identity", "Posterize", "Solarize", "AutoContrast", "Equalize")
+    exact = name in ("Identity", "Posterize", "Solarize", "AutoContrast", "Equalize", "Invert")
     if name in ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"):
         slack = affinely(warp_matrices(which, magnitudes, images), images).nearest(images)
         assert_close(got, torch.stack(expected), images, Tolerance(), slack)
@@ -150,6 +150,60 @@ def test_operations_come_one_after_the_other(images: Tensor, seed: int) -> None:
         out = apply_operation(out, which, magnitude, "nearest", None)
     assert torch.equal(transform.at_once(images, params), out)
     assert params["transform_id"].shape == params["magnitude"].shape == (len(images), 3)
+
+
+POLICIES = pytest.mark.parametrize("policy", list(T.AutoAugmentPolicy))
+
+
+@POLICIES
+@settings(max_examples=20, deadline=None)
+@given(images=batches(), seed=st.integers(0, 10**6))
+def test_policies_are_applied_as_torchvisions(policy: T.AutoAugmentPolicy, images: Tensor, seed: int) -> None:
+    """Image by image to the bit; at once each operation as it is alone, whatever cannot occur is left out."""
+    torch.manual_seed(seed)
+    transform = T.AutoAugment(policy, interpolation=BILINEAR, fill=3)
+    params, reference = transform.make_params([images]), automatic(BILINEAR, 3)
+    expected = torch.stack([reference(image, row) for image, row in zip(images, rows(params), strict=True)])
+    assert torch.equal(transform.transform(images, params), expected)
+    out = images
+    for which, magnitude in zip(params["transform_id"].T, params["magnitude"].T, strict=True):
+        out = apply_operation(out, which, magnitude, "bilinear", 3)
+    assert torch.equal(transform.at_once(images, params), out)
+
+
+@pytest.mark.parametrize("all_ops", [True, False])
+@settings(max_examples=20, deadline=None)
+@given(
+    images=batches(dtypes=(torch.uint8, torch.float32, torch.float64)),
+    seed=st.integers(0, 10**6),
+    width=st.integers(1, 4),
+    depth=st.sampled_from([-1, 1, 2, 4]),
+)
+def test_chains_are_mixed_as_torchvisions(all_ops: bool, images: Tensor, seed: int, width: int, depth: int) -> None:
+    """Image by image torchvision's AugMix itself gives the same bits from the same draws."""
+    torch.manual_seed(seed)
+    transform = T.AugMix(10, width, depth, 0.5, all_ops)
+    params = transform.make_params([images])
+    expected = torch.stack([mixing(image, row, BILINEAR) for image, row in zip(images, rows(params), strict=True)])
+    assert torch.equal(transform.transform(images, params), expected)
+    compute = torch.float64 if images.dtype == torch.float64 else torch.float32
+    total = images.to(compute) * of_images(params["weights"][:, 0])
+    for chain in range(width):
+        out = images
+        for step in range(params["transform_id"].shape[2]):
+            which, magnitude = (params[name][:, chain, step] for name in ("transform_id", "magnitude"))
+            out = apply_operation(out, which, magnitude, "bilinear", None)
+        total = total + out.to(compute) * of_images(params["weights"][:, 1 + chain])
+    assert torch.equal(transform.at_once(images, params), total.to(images.dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_shares_of_images_in_half_precision_are_added_in_float32(dtype: torch.dtype) -> None:
+    images = torch.rand(4, 3, 9, 9).to(dtype)
+    transform = T.AugMix(chain_depth=1, mixture_width=8)
+    params = transform.make_params([images])
+    params["transform_id"] = torch.zeros_like(params["transform_id"])
+    assert (transform.transform(images, params) - images).abs().max() <= torch.finfo(dtype).eps
 
 
 @by_name
@@ -224,6 +278,14 @@ def test_noise_is_normal_and_each_samples_own() -> None:
         (lambda: T.RandomErasing(1.0, value=(1, 2))(torch.zeros(2, 3, 9, 9)), "value has 2 numbers"),
         (lambda: T.RandomApply([T.RandomResizedCrop(5)])(torch.zeros(2, 3, 9, 9)), "must not change the size"),
         (lambda: T.RandAugment(magnitude=31), "below num_magnitude_bins"),
+        (lambda: T.AutoAugment("food"), "'food' is not a valid AutoAugmentPolicy"),
+        (lambda: T.AutoAugment(interpolation="bicubic"), "nearest or bilinear"),
+        (lambda: T.AugMix(severity=11), "severity must be between"),
+        (lambda: T.AugMix(mixture_width=0), "mixture_width should be at least 1 and is 0"),
+        (lambda: T.AugMix(alpha=0.0), "alpha should be above 0"),
+        (lambda: T.train_preset("augmix", 8, mixup_alpha=-1.0), "mixup_alpha should be at least 0 and is -1.0"),
+        (lambda: T.train_preset("augmix", 8, cutmix_alpha=float("nan")), "cutmix_alpha should be at least 0"),
+        (lambda: T.train_preset("augmix", 8, erasing=1.5), "erasing should be at most 1 and is 1.5"),
         (
             lambda: T.RandomChoice([T.RandomResizedCrop(5), T.RandomResizedCrop(6)])(torch.zeros(40, 3, 9, 9)),
             "one size",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import product
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from food101_fast.transforms import PRESETS, Preset, eval_preset, train_preset
+from food101_fast.transforms import PRESETS, Preset, RandomChoice, RandomErasing, eval_preset, train_preset
 from food101_fast.transforms.normalize import MEAN, STD
 
 
@@ -68,6 +69,50 @@ def test_without_randomness_it_is_torchvisions_normalization() -> None:
         Preset([train_preset("baseline", 24).transforms[-1]])(images, seed=0, epoch=0, ids=torch.arange(3)),
         reference(images),
     )
+
+
+def kinds(preset: Preset) -> list[tuple[str, str]]:
+    """The transforms after the conversion to floating numbers, with their numbers."""
+    found, names = [], [type(transform).__name__ for transform in preset.transforms]
+    for transform in list(preset.transforms)[names.index("ToNormalized") + 1 :]:
+        for one in transform.transforms if isinstance(transform, RandomChoice) else [transform]:
+            number = one.p if isinstance(one, RandomErasing) else one.alpha
+            found.append((type(one).__name__, f"{number:g}"))
+    return found
+
+
+OWN = {
+    "baseline": (0.0, 0.0, 0.0),
+    "strong": (0.25, 0.0, 0.0),
+    "trivial": (0.1, 0.2, 1.0),
+    "randaugment": (0.0, 0.2, 1.0),
+    "autoaugment": (0.2, 0.0, 0.0),
+    "augmix": (0.0, 0.0, 0.0),
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("given", list(product((None, 0.0, 0.7), repeat=3)))
+def test_what_is_given_replaces_what_the_preset_has(name: str, given: tuple[float | None, ...]) -> None:
+    """0 is off, None is the preset's own, in any combination; with all None nothing differs from the preset."""
+    erasing, mixup, cutmix = given
+    preset = train_preset(name, 24, num_classes=5, erasing=erasing, mixup_alpha=mixup, cutmix_alpha=cutmix)
+    numbers = [own if value is None else value for own, value in zip(OWN[name], given, strict=True)]
+    expected = zip(("RandomErasing", "MixUp", "CutMix"), numbers, strict=True)
+    assert kinds(preset) == [(kind, f"{number:g}") for kind, number in expected if number]
+    assert preset.needs_labels == any(numbers[1:])
+    own = train_preset(name, 24, num_classes=5)
+    assert list(map(type, preset.transforms))[:3] == list(map(type, own.transforms))[:3]
+
+
+@pytest.mark.parametrize("alphas", [(0.4, 0.0), (0.0, 0.4), (0.4, 0.4)])
+@pytest.mark.parametrize("name", ["baseline", "trivial"])
+def test_given_mixing_mixes_the_labels(name: str, alphas: tuple[float, float]) -> None:
+    preset = train_preset(name, 24, num_classes=5, mixup_alpha=alphas[0], cutmix_alpha=alphas[1])
+    out, soft = preset(batch(40), torch.arange(40) % 5, seed=0, epoch=0, ids=torch.arange(40))
+    assert out.shape == (40, 3, 24, 24)
+    assert torch.allclose(soft.sum(dim=1), torch.ones(40))
+    assert ((soft > 0).sum(dim=1) == 2).any()
 
 
 @pytest.mark.parametrize(("stored", "resized"), [(192, 183), (160, 160), (64, 160)])
@@ -145,8 +190,14 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"food101_fast.transforms.{module}.goes_one_by_one", lambda images: False)
 
 
+# What they are made with is in trivial and augmix, and tracing it takes seconds.
+SIMILAR = ("randaugment", "autoaugment")
+
+
 @pytest.mark.usefixtures("at_once")
-@pytest.mark.parametrize("name", [*PRESETS, "eval"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SIMILAR)) for name in (*PRESETS, "eval")]
+)
 def test_a_preset_compiles_to_one_graph(name: str, compiled: Callable[[Preset], tuple[Any, list[int]]]) -> None:
     """Once, and once more for the last, smaller batch; another epoch needs no other graph than those two."""
     preset = eval_preset(24, 40) if name == "eval" else train_preset(name, 24, num_classes=5)
