@@ -48,6 +48,12 @@ class BenchSettings:
     """Images in one step; 64 by default."""
     preset: str | None = None
     """Augmentation; baseline by default."""
+    mixup_alpha: float | None = None
+    """Strength of MixUp, as in train; what --preset has by default."""
+    cutmix_alpha: float | None = None
+    """Strength of CutMix, as in train; what --preset has by default."""
+    erasing: float | None = None
+    """Probability of erasing, as in train; what --preset has by default."""
     amp: Literal["auto", "fp16", "bf16", "off"] | None = None
     """Mixed precision, as in train; auto by default."""
     compile: Literal["auto", "on", "off"] | None = None
@@ -84,7 +90,8 @@ class BenchSettings:
         else:
             run = read_run(self.run)
             url, recipe = self.shards or run.shards, run.recipe
-        names = ("model", "image_size", "batch_size", "preset", "amp", "compile", "window")
+        augmentation = ("preset", "mixup_alpha", "cutmix_alpha", "erasing")
+        names = ("model", "image_size", "batch_size", *augmentation, "amp", "compile", "window")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return url, replace(recipe, weights="none", **given)
 

@@ -47,8 +47,17 @@ class Recipe:
     start_size: Annotated[int, Ge(32)] | None = None
     """Height and width in the first epoch, for progressive resizing. It grows to --image-size in steps of 32 pixels."""
     preset: str = "baseline"
-    """Augmentation of the training images: baseline (random crop and flip), strong (also rotation, color, affine,
-    erasing), or trivial (crop, flip, TrivialAugmentWide, erasing, MixUp or CutMix)."""
+    """Augmentation of the training images, all with random crop and flip: baseline (nothing else), strong (rotation,
+    color, affine, erasing), trivial (TrivialAugmentWide, erasing, MixUp or CutMix), randaugment (RandAugment, MixUp or
+    CutMix), autoaugment (AutoAugment, erasing), or augmix (AugMix)."""
+    mixup_alpha: Annotated[float, Ge(0)] | None = None
+    """Strength of MixUp: alpha of its distribution Beta(alpha, alpha). None is what --preset has, and 0 is no MixUp.
+    With MixUp and CutMix, each image gets one of them."""
+    cutmix_alpha: Annotated[float, Ge(0)] | None = None
+    """Strength of CutMix: alpha of its distribution Beta(alpha, alpha). None is what --preset has, and 0 is no
+    CutMix."""
+    erasing: Annotated[float, Ge(0), Le(1)] | None = None
+    """Probability that a rectangle of a training image is erased. None is what --preset has, and 0 is never."""
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     """Share of each label that is spread evenly over all classes."""
     loss: Loss = "cross-entropy"

@@ -32,7 +32,7 @@ from food101_fast.train.start import check_without_shards
 # Titles in the help, and their fields. The others are the commonest, and come first.
 GROUPS = {
     "data": ("window", "seed"),
-    "augmentation": ("preset", "start_size"),
+    "augmentation": ("preset", "mixup_alpha", "cutmix_alpha", "erasing", "start_size"),
     "model": ("weights", "drop_path", "ema_decay", "sync_batchnorm"),
     "loss": (
         "loss", "label_smoothing", "class_balance", "class_weights", "effective_beta", "logit_tau", "bce_threshold",

@@ -91,10 +91,12 @@ def saved_seconds(steps_left: int, step_seconds: float, speedup: float) -> float
 
 def graph_name(recipe: Recipe, phase: Phase, device: torch.device, ranks: int) -> str:
     """A name for a phase's compiled code: two runs with the same name need the same time to compile it."""
+    chosen = {name: getattr(recipe, name) for name in ("mixup_alpha", "cutmix_alpha", "erasing")}
+    preset = " ".join([recipe.preset, *(f"{name} {value}" for name, value in chosen.items() if value is not None)])
     teachers = f"{len(recipe.teacher)} teachers, " if recipe.teacher else ""
     return (
         f"torch {torch.__version__}, {machine(device).device}, {recipe.model}, {phase.image_size} px, "
-        f"{phase.frozen} frozen, batch {recipe.chunk_size(ranks)}, {recipe.preset}, {teachers}"
+        f"{phase.frozen} frozen, batch {recipe.chunk_size(ranks)}, {preset}, {teachers}"
         f"amp {recipe.amp}, {recipe.compile_mode}"
     )
 

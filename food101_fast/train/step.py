@@ -115,8 +115,15 @@ class TrainStep:
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in trained)
         self._trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        classes, size = self._num_classes, phase.image_size
-        self.preset = train_preset(self.recipe.preset, size, num_classes=classes, inputs=self._inputs).to(self.device)
+        self.preset = train_preset(
+            self.recipe.preset,
+            phase.image_size,
+            num_classes=self._num_classes,
+            inputs=self._inputs,
+            mixup_alpha=self.recipe.mixup_alpha,
+            cutmix_alpha=self.recipe.cutmix_alpha,
+            erasing=self.recipe.erasing,
+        ).to(self.device)
         self._network: nn.Module = self.model
         if self.world.size > 1:  # it must know which gradients to expect
             ids = [self.device.index] if self.device.type == "cuda" else None

@@ -103,9 +103,12 @@ def test_each_graph_has_its_own_times() -> None:
     names |= {graph_name(RECIPE, phase, CPU, 1) for phase in (Phase(64, 0), Phase(32, 3))}
     names |= {
         graph_name(dataclasses.replace(RECIPE, **fields), Phase(32, 0), CPU, 1)
-        for fields in ({"model": "resnet18"}, {"batch_size": 8}, {"amp": "bf16"}, {"compile_mode": "max-autotune"})
+        for fields in (
+            *({"model": "resnet18"}, {"batch_size": 8}, {"amp": "bf16"}, {"compile_mode": "max-autotune"}),
+            *({"preset": "augmix"}, {"mixup_alpha": 0.5}, {"cutmix_alpha": 0.5}, {"erasing": 0.5}),
+        )
     }
-    assert len(names) == 7
+    assert len(names) == 11
     # What changes no graph: as many images at a time, and a longer run.
     same = dataclasses.replace(RECIPE, batch_size=16, accumulate=2, epochs=9)
     assert graph_name(same, Phase(32, 0), CPU, 2) == graph_name(RECIPE, Phase(32, 0), CPU, 1)

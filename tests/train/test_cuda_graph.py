@@ -28,6 +28,7 @@ from food101_fast.train import step as steps
 from food101_fast.train.graph import GraphedFunction, check_graph, uses_graph
 from food101_fast.train.schedule import Phase, lr_factor
 from food101_fast.train.step import TrainStep
+from food101_fast.transforms import PRESETS
 from tests.cuda_device import DEVICES, chosen, harmless_warnings, no_waiting
 
 pytestmark = harmless_warnings
@@ -227,7 +228,7 @@ def test_the_parts_that_bench_measures_are_graphs_too(device: torch.device) -> N
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("preset", ["baseline", "strong", "trivial"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_replay_waits_for_nothing(device: torch.device, preset: str) -> None:
     """And moves every weight, in each of them."""
     recipe = dataclasses.replace(GRAPHED, optimizer="adamw", ema_decay=0.9, preset=preset)

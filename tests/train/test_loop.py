@@ -128,10 +128,17 @@ def test_validation_is_exact(tiny_shards: ShardSet) -> None:
     assert vars(results[0]) == pytest.approx(vars(results[1]), rel=1e-5)
 
 
-@pytest.mark.parametrize("preset", ["strong", "trivial"])
-def test_every_preset_trains_and_can_be_repeated(preset: str, tiny_shards: ShardSet, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "fields",
+    [
+        *({"preset": name} for name in ("strong", "trivial", "augmix")),
+        {"mixup_alpha": 0.4, "erasing": 0.5, "label_smoothing": 0.1},
+    ],
+    ids=str,
+)
+def test_every_preset_trains_and_can_be_repeated(fields: dict[str, Any], tiny_shards: ShardSet, tmp_path: Path) -> None:
     """Also with mixed labels, of which the loss takes shares of classes."""
-    recipe = changed(TINY, preset=preset, epochs=1)
+    recipe = changed(TINY, epochs=1, **fields)
     rows = [train(tiny_shards, tmp_path / name, recipe, device="cpu").metrics for name in "ab"]
     assert without_times(rows[0]) == without_times(rows[1])
     assert same_weights(tmp_path / "a", tmp_path / "b")
