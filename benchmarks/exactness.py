@@ -43,6 +43,8 @@ TRANSFORMS: dict[str, T.PerSampleTransform] = {
     "GaussianBlur": T.GaussianBlur(9),
     "RandomErasing": T.RandomErasing(1.0),
     "TrivialAugmentWide": T.TrivialAugmentWide(),
+    "AutoAugment": T.AutoAugment(),
+    "AugMix": T.AugMix(),
 }
 
 

@@ -52,8 +52,9 @@ def main(argv: Sequence[str]) -> None:
     food101_fast("evaluate", "--run", run)
     shutil.copy(Path(shards, "overview", "samples.png"), IMAGES / "overview.png")
     picture_of(Path(run, "report.html"), IMAGES / "report.png", settings.browser)
-    grid = ("--samples", "4", "--epochs", "6", "--out", str(IMAGES / "strong.jpg"))
-    food101_fast("transforms", "--preset", "strong", "--shards", shards, *grid)
+    for preset in (("strong",), ("augmix", "--erasing", "0.25")):
+        grid = ("--samples", "4", "--epochs", "6", "--out", str(IMAGES / f"{preset[0]}.jpg"))
+        food101_fast("transforms", "--shards", shards, *grid, "--preset", *preset)
     food101_fast(
         "bench", "train", "--shards", shards, "--model", "resnet18", "--batch-size", "32", "--profile", profile
     )

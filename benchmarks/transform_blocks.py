@@ -47,6 +47,12 @@ def kornia_lead() -> str:
     return f"{min(leads):.1f} to {max(leads):.1f}"
 
 
+def augmix_cost(threads: str = "1") -> str:
+    """How many times as long AugMix takes as TrivialAugmentWide, with one thread; from transforms.py --names."""
+    rates = result("automatic-cpu")["by_threads"][threads]
+    return f"{median_of_ratios(rates['TrivialAugmentWide']['ours'], rates['AugMix']['ours']):.1f}"
+
+
 def preset_rates() -> str:
     """What whole presets do."""
     rates = [
@@ -82,6 +88,7 @@ TRANSFORM_BLOCKS: dict[str, Callable[[], str]] = {
     "presets": preset_rates,
     "kornia-lead": kornia_lead,
     "thread-gains": thread_gains,
+    "augmix-cost": augmix_cost,
     "exactness": exactness,
     "float16-error": lambda: f"{result('exactness-cpu')['errors']['RandomResizedCrop']['float16']['largest']:.2f}",
     "resizing": resizing,

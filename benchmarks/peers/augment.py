@@ -74,6 +74,8 @@ ARGUMENTS: dict[str, tuple[Any, ...]] = {
     "RandomErasing": (1.0,),
     "TrivialAugmentWide": (),
     "RandAugment": (),
+    "AutoAugment": (),
+    "AugMix": (),
 }
 """Of the transforms that are measured: what they are made with, here and in torchvision."""
 

@@ -161,10 +161,9 @@ def _posterized(images: Tensor, bits: Tensor) -> Tensor:
 
 
 def _solarized(images: Tensor, threshold: Tensor) -> Tensor:
-    values = images if images.is_floating_point() else images.float()
-    limit = (max_value(images) * threshold.double()).to(values.dtype)
+    limit = (max_value(images) * threshold.double()).to(images.dtype if images.is_floating_point() else torch.float32)
     inverted: Tensor = F.invert_image(images)
-    return torch.where(values >= of_images(limit), inverted, images)
+    return torch.where(images >= of_images(limit), inverted, images)
 
 
 _OF_PIXELS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
