@@ -1,6 +1,7 @@
 """torchvision.transforms.v2 for whole batches, with one draw per sample; usable without the rest of the package.
 
 `Resize`, `CenterCrop` and `Pad` are torchvision's own: they are not random, and so already work for batches.
+`AutoAugmentPolicy` names the policies of `AutoAugment`.
 
 To add a transform, subclass `PerSampleTransform` in the module of its kind, export it here, and compare it with
 torchvision's in `tests/transforms/cases.py`. Presets are chains of transforms, in `presets`.
