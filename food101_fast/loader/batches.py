@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from food101_fast.errors import UserError
+from food101_fast.loader.batch import Batch
 from food101_fast.loader.buffers import HostRing, Loaded, PinnedRing, Ring
 from food101_fast.loader.config import LoaderConfig
 from food101_fast.loader.nvjpeg import DeviceRing, GpuDecoder, torchcodec_decoder
 from food101_fast.loader.order import EpochOrder, rank_slice, steps_per_epoch
-from food101_fast.loader.pipeline import Counters, Observer, Pipeline, RowSource
+from food101_fast.loader.pipeline import Counters, Observer, Pipeline, RepeatedRows, RowSource
+from food101_fast.loader.repeat import Repeats, expected_copies
 from food101_fast.loader.residence import Residence, ResidentRows, choose_residence, free_host_memory
 from food101_fast.loader.state import LoaderState, read_state
 from food101_fast.processes import usable_cores
@@ -31,18 +33,6 @@ _HOST = torch.device("cpu")
 _RAW_CHUNK, _ENCODED_CHUNK = 1024, 32
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """One step's samples on one rank, on the loader's device."""
-
-    images: Tensor
-    """uint8 (N, 3, H, W), channels_last memory."""
-    labels: Tensor
-    """int64 (N,)."""
-    ids: Tensor
-    """int64 (N,), global sample ids within the split."""
-
-
 class ShardLoader:
     """Iterates over one split of a folder of shards; one iteration is one epoch.
 
@@ -51,6 +41,9 @@ class ShardLoader:
     the seed, the epoch, the samples and the window only, so that step 1,000 sees the same images on 1 or 8 ranks at
     the same global batch, which is `batch_size` (per rank) times `world_size`. After a full iteration the next one is
     the next epoch; `set_epoch` chooses another. A loader can't be iterated twice at the same time.
+
+    With `repeat_threshold`, samples of rare classes come several times in an epoch, and some of frequent classes not at
+    all; the epoch has as many batches as without it. Pass `batch.draws` to a preset, so that copies differ.
 
     A loader can be sent to another process (which opens the files itself) and used after a fork; only an iteration
     that was started before a fork can't continue in the child.
@@ -91,6 +84,7 @@ class ShardLoader:
         shuffle: bool = True,
         drop_last: bool = True,
         window: int | None = None,
+        repeat_threshold: float | None = None,
         residence: Residence = "stream",
         verify: Verify = "first-epoch",
         decode: Literal["cpu", "gpu"] = "cpu",
@@ -107,6 +101,7 @@ class ShardLoader:
             shuffle=shuffle,
             drop_last=drop_last,
             window=window,
+            repeat_threshold=repeat_threshold,
             residence=residence,
             verify=verify,
             decode=decode,
@@ -122,6 +117,9 @@ class ShardLoader:
         self.observer: Observer | None = None
         self.epoch = self._step = self._first_step = self._epochs_whole = 0
         self._check_samples()
+        self._repeats: Repeats | None = None
+        if repeat_threshold is not None:
+            self._repeats = expected_copies(self.split.labels, repeat_threshold)
         self.threads, self._threads_at_first = self._thread_counts()
         self.residence, self.residence_reason = self._choose_residence()
         self._resident: ResidentRows | None = None
@@ -168,6 +166,8 @@ class ShardLoader:
             ring = PinnedRing(batch_size, split.row_bytes, self.device, slots=self._threads_at_first + 2)
         else:
             ring = HostRing(batch_size, split.row_bytes)
+        if self._repeats is not None:
+            source = RepeatedRows(source, len(split))
         return Pipeline(source, ring, ahead=self.config.prefetch, chunk=chunk, counters=self.counters)
 
     def _check_space(self) -> None:
@@ -221,13 +221,14 @@ class ShardLoader:
             drop_last=self.config.drop_last,
             epoch=self.epoch,
             step=self._step,
+            repeat_threshold=None if self.config.repeat_threshold is None else float(self.config.repeat_threshold),
         )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state` was taken: the next iteration starts with the batch after it.
 
         The number of ranks, threads and the residence may have changed, but not the order: the data, split, global
-        batch, seed and window must be the same.
+        batch, seed, window and repeat threshold must be the same.
 
         Raises:
             UserError: `state` belongs to another order, or is damaged.
@@ -252,7 +253,7 @@ class ShardLoader:
                 self.counters.downloaded_bytes = self.split.files.downloaded
                 size = self.split.image_size
                 images = loaded.rows.view(-1, size, size, 3).permute(0, 3, 1, 2)
-                yield Batch(images, loaded.numbers[0], loaded.numbers[1])
+                yield Batch(images, *loaded.numbers)
         self._epochs_whole += whole
         self.epoch, self._step = self.epoch + 1, 0
 
@@ -268,6 +269,8 @@ class ShardLoader:
         threads = self._threads_at_first if slow else self.threads
         for ids, loaded in self._pipeline.run(batches, threads, self.observer):
             loaded.wait()
+            if self._repeats is not None:
+                ids, loaded = ids % len(self.split), self._with_ids(loaded.rows, *loaded.numbers)
             if self.residence == "device" and self._resident is not None:
                 self._resident.keep(loaded, ids)
             yield loaded
@@ -280,8 +283,16 @@ class ShardLoader:
             ids = ids.pin_memory()  # a copy from other memory would wait for all queued work of the device
         ids = ids.to(self.device, non_blocking=True)
         for of_step in torch.split(ids, [step_ids.size for step_ids in of_steps]):
-            rows, labels = resident.select(of_step)
-            yield Loaded(rows, torch.stack([labels, of_step]))
+            if self._repeats is None:
+                rows, labels = resident.select(of_step)
+                yield Loaded(rows, torch.stack([labels, of_step]))
+            else:
+                rows, labels = resident.select(of_step % len(self.split))
+                yield self._with_ids(rows, labels, of_step)
+
+    def _with_ids(self, rows: Tensor, labels: Tensor, draws: Tensor) -> Loaded:
+        """A batch whose numbers are labels, ids and draws."""
+        return Loaded(rows, torch.stack([labels, draws % len(self.split), draws]))
 
     def _order(self, epoch: int | None = None) -> EpochOrder:
         return EpochOrder(
@@ -290,10 +301,14 @@ class ShardLoader:
             epoch=self.epoch if epoch is None else epoch,
             shuffle=self.config.shuffle,
             window=self.window,
+            repeats=self._repeats,
         )
 
     def _ids(self, order: EpochOrder, steps: range) -> Iterator[NDArray[np.int64]]:
-        """This rank's ids of each step; when a step enters a window, the download of the next one starts."""
+        """This rank's ids of each step, or draws where samples are repeated.
+
+        When a step enters a window, the download of the next one starts.
+        """
         resident = self._resident is not None and self._resident.complete
         needs_shards = not resident and (self.window is not None or not self.split.is_local)
         rank, world_size = self.config.rank, self.config.world_size
@@ -306,7 +321,7 @@ class ShardLoader:
                 windows = range(first, min(last + 2, order.windows))
                 self.split.prefetch(np.concatenate([order.shards_of(window) for window in windows]))
                 entered = last
-            yield order.ids(positions.start, positions.stop)
+            yield order.draws(positions.start, positions.stop)
 
 
 def _usable_device(config: LoaderConfig) -> torch.device:

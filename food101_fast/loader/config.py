@@ -67,8 +67,15 @@ class LoaderConfig(LoaderOptions):
     """Samples that are shuffled together; None for all, the best shuffle. With a smaller window the shards are
     shuffled, and then the samples within each window of shards, so that only three windows' shards are needed at a
     time, on the disk and in memory. Ignored without `shuffle`."""
+    repeat_threshold: float | None
+    """Repeat samples of each class whose share of the split is below this, by the factor sqrt(threshold / share); see
+    `loader.repeat`. Above 0 and at most 1. The epoch stays as long. None takes each sample once."""
 
     def __post_init__(self) -> None:
         check_arguments(self)
+        if self.repeat_threshold is not None and not 0 < self.repeat_threshold <= 1:
+            raise ValueError(f"repeat_threshold should be above 0 and at most 1 and is {self.repeat_threshold!r}")
+        if self.repeat_threshold is not None and not self.shuffle:
+            raise ValueError("repeat_threshold needs shuffle=True, since repeated samples have no order of their own")
         if self.rank >= self.world_size:
             raise ValueError(f"rank should be below world_size, and is {self.rank} of {self.world_size}")

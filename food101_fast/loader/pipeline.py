@@ -35,6 +35,23 @@ class RowSource(Protocol):
         ...
 
 
+class RepeatedRows:
+    """A source of which samples are asked for by the numbers that `EpochOrder.draws` returns.
+
+    Args:
+        source: where rows come from.
+        samples: the remainder by this is a sample's id.
+    """
+
+    def __init__(self, source: RowSource, samples: int) -> None:
+        self._source = source
+        self._samples = samples
+
+    def gather(self, draws: NDArray[np.int64], out: Tensor) -> NDArray[np.int64]:
+        """Gather as the source does."""
+        return self._source.gather(draws % self._samples, out)
+
+
 @dataclass
 class Counters:
     """What a loader did since it was made."""

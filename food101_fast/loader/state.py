@@ -33,6 +33,8 @@ class LoaderState:
     """Of the next batch, or of the batches that were taken last if that epoch is not over."""
     step: int
     """Batches of that epoch that were taken."""
+    repeat_threshold: float | None = None
+    """Samples of classes with a smaller share are repeated; None, as in states from before, takes each sample once."""
 
     def __post_init__(self) -> None:
         if self.epoch < 0 or self.step < 0:
@@ -56,7 +58,7 @@ def read_state(state: dict[str, Any], own: LoaderState, steps: int) -> LoaderSta
         if theirs != ours:
             raise UserError(
                 f"the loader's saved state has {name} {theirs!r} and this loader has {ours!r}; "
-                "continue with the same shards, global batch, seed and window"
+                "continue with the same shards, global batch, seed, window and repeat threshold"
             )
     if saved.step > steps:
         raise UserError(

@@ -79,6 +79,9 @@ class Recipe:
     1 / (1 - beta) hardly count. 0 weights all classes alike."""
     logit_tau: Annotated[float, Gt(0)] = 1.0
     """With --class-balance logit-adjust: factor on the logarithm of the class frequencies."""
+    repeat_threshold: Annotated[float, Gt(0), Le(1)] | None = None
+    """For --class-balance sampling: images of a class with a smaller share f of the training images than this number t
+    are repeated by the factor sqrt(t / f). None is the share in a balanced data set, 1 / classes."""
     teacher: tuple[str, ...] = ()
     """Folders of trained runs whose mean probabilities the model learns too (distillation). They must have the same
     classes. When the run is resumed they may have moved, but not changed."""
@@ -163,6 +166,19 @@ class Recipe:
         """Whether anything is compiled on a device of this type: on CUDA `auto` compiles at least the augmentation."""
         return self.compile == "on" or (self.compile == "auto" and device_type == "cuda")
 
+    def repeats_below(self, classes: int) -> float | None:
+        """Share of the training images below which a class is repeated, `repeat_threshold` of `ShardLoader`.
+
+        Args:
+            classes: how many the data set has.
+
+        Returns:
+            None if images are not repeated.
+        """
+        if self.class_balance != "sampling":
+            return None
+        return 1 / classes if self.repeat_threshold is None else self.repeat_threshold
+
     def batch_size_per_rank(self, world_size: int) -> int:
         """Images that one rank loads for a step: `batch_size` of its `ShardLoader`.
 
@@ -211,6 +227,10 @@ class Recipe:
             raise UserError(
                 f"--accumulate {self.accumulate} cannot be combined with --compile-mode {self.compile_mode}; use "
                 "default or max-autotune-no-cudagraphs"
+            )
+        if self.repeat_threshold is not None and self.class_balance != "sampling":
+            raise UserError(
+                f"--repeat-threshold {self.repeat_threshold} needs --class-balance sampling; give that, or leave it out"
             )
         if self.optimizer == "adam" and self.weight_decay:
             raise UserError("--weight-decay needs --optimizer adamw or sgd, since adam has none; give one of those")

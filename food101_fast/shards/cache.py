@@ -125,6 +125,20 @@ class ShardCache:
         finally:
             self._in_use -= names
 
+    @contextmanager
+    def hold_index(self, entry: ShardEntry) -> Iterator[Path]:
+        """The path of a shard's index, which is downloaded if needed; the shard is not. Kept as in `hold`.
+
+        Raises:
+            UserError: the download fails, or the disk.
+            DamagedDataError: the downloaded bytes differ from the manifest.
+        """
+        self._in_use.add(entry.index_path)
+        try:
+            yield self._fetch_index(entry)
+        finally:
+            self._in_use.discard(entry.index_path)
+
     def check_space(self, entries: Iterable[ShardEntry]) -> None:
         """Check that the cache is large enough for all these shards at the same time.
 
@@ -168,18 +182,21 @@ class ShardCache:
         return all(path in self._good and path.exists() for path in paths)
 
     def _fetch(self, entry: ShardEntry) -> Path:
-        with writing(f"the cache folder {self.settings.directory}", "or name another one (FOOD101_FAST_CACHE)"):
-            self._fetch_file(entry.index_path, index_bytes(entry.samples), entry.index_xxh3_64)
-            return self._fetch_file(entry.name, entry.bytes, entry.xxh3_64)
+        self._fetch_index(entry)
+        return self._fetch_file(entry.name, entry.bytes, entry.xxh3_64)
+
+    def _fetch_index(self, entry: ShardEntry) -> Path:
+        return self._fetch_file(entry.index_path, index_bytes(entry.samples), entry.index_xxh3_64)
 
     def _fetch_file(self, name: str, size: int, digest: str) -> Path:
         path = self.directory / name
-        if self._is_good(path, size, digest):
-            return path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with self._locked(path.with_name(f"{path.name}.lock")):
-            if not self._is_good(path, size, digest):  # another process may have downloaded it while this one waited
-                self._download(name, size, digest)
+        with writing(f"the cache folder {self.settings.directory}", "or name another one (FOOD101_FAST_CACHE)"):
+            if self._is_good(path, size, digest):
+                return path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with self._locked(path.with_name(f"{path.name}.lock")):
+                if not self._is_good(path, size, digest):  # another process may have downloaded it meanwhile
+                    self._download(name, size, digest)
         return path
 
     def _locked(self, path: Path) -> AbstractContextManager[None]:

@@ -50,7 +50,7 @@ def open_shard(path: Path, entry: ShardEntry, manifest: Manifest) -> OpenShard:
         DamagedDataError: the files are not what the manifest describes.
         UserError: the machine does not allow more memory maps or open files, or its disk fails.
     """
-    index = _read_index(index_beside(path, entry), entry, manifest)
+    index = read_index(index_beside(path, entry), entry, manifest)
     _check_index(path, entry, index, manifest)
     try:
         # Unlike mmap and NumPy's memmap this keeps no file descriptor, of which a process has 1,024.
@@ -67,7 +67,13 @@ def index_beside(path: Path, entry: ShardEntry) -> Path:
     return path.with_name(Path(entry.index_path).name)
 
 
-def _read_index(path: Path, entry: ShardEntry, manifest: Manifest) -> NDArray[np.void]:
+def read_index(path: Path, entry: ShardEntry, manifest: Manifest) -> NDArray[np.void]:
+    """The index at `path` of a shard: (N,) of `INDEX_DTYPE`.
+
+    Raises:
+        DamagedDataError: it is not the index that the manifest describes.
+        UserError: it can't be read.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -17,24 +16,23 @@ import torch
 import xxhash
 from numpy.typing import NDArray
 
-from food101_fast.errors import DamagedDataError, UserError
+from food101_fast.errors import DamagedDataError
 from food101_fast.images import RejectedError, Rules, clean
-from food101_fast.resources import machine_advice
 from food101_fast.shards.cache import ShardCache
-from food101_fast.shards.files import LocalFiles, ShardFiles
-from food101_fast.shards.layout import INDEX_DTYPE, index_bytes, npy_header
+from food101_fast.shards.files import LocalFiles, ShardFiles, check_files
+from food101_fast.shards.layout import INDEX_DTYPE, npy_header
 from food101_fast.shards.manifest import ShardEntry
 from food101_fast.shards.mapped import (
     OpenShard,
     copy_rows,
-    damaged,
     damaged_sample,
     index_beside,
     open_shard,
+    read_index,
     read_records,
     sample_key,
 )
-from food101_fast.storage import Folder, LocalFolder
+from food101_fast.storage import LocalFolder
 
 if TYPE_CHECKING:
     from food101_fast.shards.reader import ShardSet
@@ -80,7 +78,7 @@ class Split:
         self.most_open: int | None = None
         # A shard whose images were all dropped has no rows to map.
         self.entries = [entry for entry in manifest.splits[name].shards if entry.samples]
-        _check_files(shard_set.folder, self.entries, manifest.advice)
+        check_files(shard_set.folder, self.entries, manifest.advice)
         self.shard_samples = np.array([entry.samples for entry in self.entries], np.int64)
         self._first_ids = np.cumsum(self.shard_samples) - self.shard_samples
         self.files: ShardFiles = (
@@ -118,9 +116,12 @@ class Split:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """(N,) int64, the label of each sample. Opens all shards."""
-        self.open_all()
-        return np.concatenate([self._open[shard].index["label"] for shard in range(len(self.entries))])
+        """(N,) int64, the label of each sample. Reads all indexes; of remote shards only they are downloaded."""
+        return np.concatenate([self._labels_of(entry) for entry in self.entries])
+
+    def _labels_of(self, entry: ShardEntry) -> NDArray[np.int64]:
+        with self.files.hold_index(entry) as path:
+            return read_index(path, entry, self._set.manifest)["label"].astype(np.int64)
 
     def __getitem__(self, sample: int) -> NDArray[np.uint8]:
         """A copy of one image, uint8 (H, W, 3), RGB."""
@@ -326,24 +327,3 @@ class Split:
             raise damaged_sample(shard, offset, f"it does not decode ({error})") from error
         if found != shape:
             raise damaged_sample(shard, offset, f"it has the shape {found} and not {shape}")
-
-
-def _check_files(folder: Folder, entries: Sequence[ShardEntry], advice: str) -> None:
-    """Compare the size of every shard, and the number of samples in its index, with the manifest."""
-    if not folder.can_list:
-        return  # then problems are found at the download
-    try:
-        if isinstance(folder, LocalFolder):  # one above several folders of tars may have much else
-            names = [name for entry in entries for name in (entry.name, entry.index_path)]
-            sizes = {name: (folder.path / name).stat().st_size for name in names if (folder.path / name).exists()}
-        else:
-            sizes = folder.files()
-    except OSError as error:
-        remedy = machine_advice(error) or "make it readable"
-        raise UserError(f"{folder.url} can't be listed ({error.strerror or error}); {remedy}") from error
-    for entry in entries:
-        for name, size in ((entry.name, entry.bytes), (entry.index_path, index_bytes(entry.samples))):
-            if name not in sizes:
-                raise damaged(f"{folder.url}/{name} is missing", advice)
-            if sizes[name] != size:
-                raise damaged(f"{folder.url}/{name} has {sizes[name]:,} bytes and the manifest says {size:,}", advice)

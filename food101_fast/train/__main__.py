@@ -35,8 +35,8 @@ GROUPS = {
     "augmentation": ("preset", "mixup_alpha", "cutmix_alpha", "erasing", "start_size"),
     "model": ("weights", "drop_path", "ema_decay", "sync_batchnorm"),
     "loss": (
-        "loss", "label_smoothing", "class_balance", "class_weights", "effective_beta", "logit_tau", "bce_threshold",
-        "focal_gamma",
+        "loss", "label_smoothing", "class_balance", "class_weights", "effective_beta", "logit_tau", "repeat_threshold",
+        "bce_threshold", "focal_gamma",
     ),
     "distillation": ("teacher", "teacher_temperature", "teacher_weight"),
     "optimization": (

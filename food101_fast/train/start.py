@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
 from food101_fast.compute.device import Device, choose_device
 from food101_fast.loader import LoaderOptions, ShardLoader
+from food101_fast.loader.repeat import copies_of_classes
 from food101_fast.models import check_sizes, load_weights
 from food101_fast.models.libraries import library_of
 from food101_fast.runs.checkpoint import Weights, load_checkpoint, load_training_weights
@@ -138,6 +140,7 @@ def _loaders(context: TrainContext, shards: ShardSet, loading: LoaderOptions) ->
         batch_size=recipe.batch_size_per_rank(world.size),
         seed=recipe.seed,
         window=recipe.window,
+        repeat_threshold=recipe.repeats_below(context.classes),
         **common,
     )
     # The same on every number of ranks, so that logits are, too.
@@ -147,7 +150,19 @@ def _loaders(context: TrainContext, shards: ShardSet, loading: LoaderOptions) ->
         is_usual = loading.residence == "auto" and loader.residence == "stream" and loader.split.encoding == "raw"
         if not is_usual:
             context.say(f"{loader.split.name}: residence {loader.residence}, {loader.residence_reason}")
+    if (threshold := recipe.repeats_below(context.classes)) is not None:
+        context.say(_repeated(shards, threshold))
     return train_loader, val_loader
+
+
+def _repeated(shards: ShardSet, threshold: float) -> str:
+    """The line that says how often images of rare and of frequent classes come."""
+    counts = np.array(shards.manifest.splits["train"].class_counts)
+    copies = copies_of_classes(counts, threshold)[counts > 0]
+    return (
+        f"sampling: images of the rarest class come {copies.max():.2f} times in an epoch on average, those of the most "
+        f"frequent class {copies.min():.2f} times"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

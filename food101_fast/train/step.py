@@ -222,7 +222,7 @@ class TrainStep:
             return self.update(*self.augment(batch, epoch))
         weight = 0.0 if self.average is None else self.average.next_weight()
         graph = self._graph
-        loss, correct = graph((batch.images, batch.labels, batch.ids), (epoch, self._lr_factor, weight))
+        loss, correct = graph((batch.images, batch.labels, batch.draws), (epoch, self._lr_factor, weight))
         if graph.obstacle is not None:
             self._leave_graph(graph.obstacle)
         return loss, correct
@@ -242,10 +242,10 @@ class TrainStep:
             Normalized images, float (N, 3, h, w); labels, int64 (N,) or, if images are mixed, float32 (N, classes).
         """
         # As a tensor, so that a compiled graph serves every epoch.
-        number = torch.full((), epoch, dtype=torch.int64, device=batch.ids.device)
+        number = torch.full((), epoch, dtype=torch.int64, device=batch.draws.device)
         return cast(
             tuple[Tensor, Tensor],
-            self._augment(batch.images, batch.labels, seed=self.recipe.seed, epoch=number, ids=batch.ids),
+            self._augment(batch.images, batch.labels, seed=self.recipe.seed, epoch=number, ids=batch.draws),
         )
 
     def update(self, images: Tensor, labels: Tensor, *, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -173,7 +173,12 @@ def test_a_state_goes_on_where_it_was_taken(tiny_shards: ShardSet, done: int) ->
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"batch_size": 9}, "global_batch"), ({"seed": 1}, "seed"), ({"split": "val"}, "split")],
+    [
+        ({"batch_size": 9}, "global_batch"),
+        ({"seed": 1}, "seed"),
+        ({"split": "val"}, "split"),
+        ({"repeat_threshold": 0.5}, "repeat_threshold None and this loader has 0.5"),
+    ],
 )
 def test_a_state_of_another_order_is_refused(tiny_shards: ShardSet, options: dict[str, object], message: str) -> None:
     state = loader_of(tiny_shards, batch_size=4).state_dict()
@@ -198,9 +203,12 @@ def test_a_damaged_state_is_refused(tiny_shards: ShardSet, change: dict[str, obj
 
 
 def test_a_state_is_plain_numbers_and_strings(tiny_shards: ShardSet) -> None:
-    loader = loader_of(tiny_shards, batch_size=np.int64(8), seed=np.int64(3), window=np.int64(9))
+    threshold = np.float64(0.5)
+    loader = loader_of(
+        tiny_shards, batch_size=np.int64(8), seed=np.int64(3), window=np.int64(9), repeat_threshold=threshold
+    )
     state = loader.state_dict()
-    assert {type(value) for value in state.values()} == {int, str, bool}
+    assert {type(value) for value in state.values()} == {int, str, bool, float}
     loader.load_state_dict(json.loads(json.dumps(state)))
 
 
@@ -235,6 +243,9 @@ def test_an_observer_is_told_of_every_chunk(tiny_shards: ShardSet) -> None:
         ({"window": 0}, "window should be"),
         ({"batch_size": 2.5}, "batch_size should be"),
         ({"seed": -1}, "seed should be"),
+        ({"repeat_threshold": 0}, "repeat_threshold should be above 0 and at most 1 and is 0"),
+        ({"repeat_threshold": float("nan")}, "repeat_threshold should be above 0"),
+        ({"repeat_threshold": 0.5, "shuffle": False}, "repeat_threshold needs shuffle=True"),
         ({"rank": 2, "world_size": 2}, "rank should be below world_size, and is 2 of 2"),
     ],
 )

@@ -46,6 +46,8 @@ from food101_fast.train.schedule import Phase, frozen_at, image_size_at, lr_fact
         {"clip_norm": 0.0},
         {"ema_decay": 1.0},
         {"accumulate": 2, "compile_mode": "reduce-overhead"},
+        {"repeat_threshold": 0.1},  # the default does not sample
+        {"repeat_threshold": 1.5, "class_balance": "sampling"},
     ],
 )
 def test_a_wrong_field_is_named_by_its_flag(wrong: dict[str, object]) -> None:

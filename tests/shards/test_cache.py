@@ -318,3 +318,10 @@ def test_leaving_early_stops_the_downloads(server: Server, tmp_path: Path) -> No
     assert not list(tmp_path.rglob("*.tmp"))
     assert isinstance(remote.folder, RemoteFolder)
     assert np.unique([batch.ids.item() for batch in loader]).size == len(loader)
+
+
+def test_labels_need_the_indexes_only(server: Server, tiny_shards: ShardSet, tmp_path: Path) -> None:
+    remote = ShardSet.open(server.url, cache_dir=tmp_path)
+    assert remote.split("train").labels.tolist() == tiny_shards.split("train").labels.tolist()
+    assert not any(name.endswith(".tar") for name in server.sent)
+    assert_same(remote, tiny_shards, repeat_threshold=0.5, window=20)

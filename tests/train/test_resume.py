@@ -19,11 +19,12 @@ from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, RunOptions
 from tests.train.launch import Job, start
 
-# With everything that has a state: dropout, running statistics, an average, momentum, a schedule, sizes, frozen layers.
+# With everything that has a state: dropout, running statistics, an average, momentum, a schedule, sizes, frozen layers;
+# and with repeated images.
 RECIPE = Recipe(
     model="mnasnet0_5", weights="none", image_size=64, start_size=32, preset="strong", epochs=2, batch_size=6,
     optimizer="adamw", learning_rate=1e-3, schedule="cosine", warmup_epochs=0.5, weight_decay=0.01, ema_decay=0.9,
-    unfreeze_epochs=1, accumulate=1,
+    unfreeze_epochs=1, accumulate=1, class_balance="sampling",
 )  # fmt: skip
 STEPS = 9  # in an epoch of the 58 training images
 EVERY = RunOptions(checkpoint_steps=2)
