@@ -43,6 +43,9 @@ class EvaluateSettings:
     """Images in each batch."""
     tta: Tta = "none"
     """Test-time augmentation, whose probabilities are averaged: flip (also mirrored) or crops (center and corners)."""
+    calibration: bool = True
+    """Whether to fit a temperature on val, for `predict --calibrated`. Evaluating test then predicts val, too, once for
+    each training."""
     output: Output = field(default_factory=Output)
     """What the command prints."""
 
@@ -67,6 +70,7 @@ def main(argv: Sequence[str]) -> None:
                 device=settings.device,
                 batch_size=settings.batch_size,
                 tta=settings.tta,
+                calibration=settings.calibration,
             )
         report = write_report(run, split=settings.split, shards=settings.shards)
         _show(str(run), result, report, json=settings.output.json)
@@ -101,9 +105,14 @@ def format_table(metrics: SplitMetrics | EnsembleMetrics) -> str:
         f"{metrics.split}: {metrics.samples:,} images" + (f", test-time augmentation: {tta}" if tta != "none" else ""),
         *([f"  {metrics.protocol}"] if isinstance(metrics, SplitMetrics) and metrics.protocol else []),
         f"  top-1 {metrics.top1:.4f} (95 % interval {low:.4f} to {high:.4f}), {top5}"
-        f"macro F1 {metrics.macro_f1:.4f}{of}",
+        f"balanced accuracy {metrics.balanced_accuracy:.4f}, macro F1 {metrics.macro_f1:.4f}{of}",
         f"  cross-entropy {metrics.loss:.4f}, expected calibration error {metrics.calibration.ece:.4f}",
     ]
+    if isinstance(metrics, SplitMetrics) and (better := metrics.calibrated) is not None:
+        lines.append(
+            f"  with temperature {better.temperature:.3f}, fitted on {better.fitted_on}: cross-entropy "
+            f"{better.loss:.4f}, expected calibration error {better.ece:.4f}"
+        )
     listed = list(metrics.per_class.items())
     if len(listed) > _MOST_LISTED:
         listed = sorted(listed, key=lambda entry: 2.0 if entry[1].f1 is None else entry[1].f1)[:_WORST_LISTED]

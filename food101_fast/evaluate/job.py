@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -16,11 +16,14 @@ from food101_fast.compute.device import Device, choose_device
 from food101_fast.compute.logits import predict
 from food101_fast.compute.precision import inference_precision
 from food101_fast.errors import UserError
-from food101_fast.evaluate.metrics import compute_metrics, confusion, confusion_cells, normalized
+from food101_fast.evaluate.metrics import calibration as calibration_of
+from food101_fast.evaluate.metrics import compute_metrics, confusion, confusion_cells, cross_entropy, normalized
+from food101_fast.evaluate.temperature import fit_temperature
 from food101_fast.evaluate.views import Tta, averaged, views
 from food101_fast.loader import ShardLoader
 from food101_fast.plots import plot_class_counts, plot_confusion, plot_curves, png
-from food101_fast.progress import bar
+from food101_fast.progress import bar, warn
+from food101_fast.runs.calibration import Temperature, read_temperature, write_temperature
 from food101_fast.runs.checkpoint import weights_hash
 from food101_fast.runs.evaluation import (
     Predictions,
@@ -30,7 +33,7 @@ from food101_fast.runs.evaluation import (
     write_evaluation,
 )
 from food101_fast.runs.folder import RunFolder
-from food101_fast.runs.metrics import EnsembleMetrics, SplitMetrics, as_member, tells_top5
+from food101_fast.runs.metrics import CalibratedScores, EnsembleMetrics, SplitMetrics, as_member, tells_top5
 from food101_fast.runs.results import EpochRow, read_metrics
 from food101_fast.runs.run import Run, load_model, read_run
 from food101_fast.shards import ShardSet
@@ -58,12 +61,17 @@ def evaluate(
     device: Device = "auto",
     batch_size: int = 256,
     tta: Tta = "none",
+    calibration: bool = True,
 ) -> Evaluation[SplitMetrics]:
     """Evaluate the best checkpoint of the run in `folder`.
 
     Writes `{split}_metrics.json`, `predictions.npz` (`ids`, `labels`, `logits`), and PNGs of the confusion matrix,
     the curves and the class counts. For a split other than test, predictions and confusion matrix have the prefix
     `{split}_`.
+
+    Evaluating test also fits a temperature on val, and so predicts that split, too, unless it is known for these
+    weights. Evaluating val fits it on the same images. It goes into `calibration.json`; the other metrics are those
+    without it.
 
     Args:
         folder: of the run.
@@ -72,6 +80,7 @@ def evaluate(
         device: to compute on.
         batch_size: images in each batch.
         tta: test-time augmentation; the logits are then logarithms of averaged probabilities.
+        calibration: whether to fit a temperature.
 
     Raises:
         UserError: there is no trained run, its shards can't be opened or have no such split, or a file can't be
@@ -83,10 +92,25 @@ def evaluate(
         shard_set = run.open_shards(shards)
     except UserError as error:
         raise UserError(f"{folder} can't be evaluated: {error}") from error
-    found = _predictions(folder, run, shard_set, split, choose_device(device), batch_size, tta)
+    where, weights = choose_device(device), weights_hash(folder, "best")
+
+    def predicted(of_split: str) -> Predictions:
+        return _predictions(folder, run, shard_set, of_split, where, batch_size, tta)
+
+    found = predicted(split)
     scores = compute_metrics(found.logits, found.labels, run.classes)
+    fitted = None
+    if calibration and split in ("test", "val") and len(shard_set.split("val")):
+        fitted = _temperature(folder, found if split == "val" else None, predicted, tta, weights)
     metrics = write_evaluation(
-        folder, split, scores, found, tta=tta, weights=weights_hash(folder, "best"), protocol=run.protocol
+        folder,
+        split,
+        scores,
+        found,
+        tta=tta,
+        weights=weights,
+        protocol=run.protocol,
+        calibrated=None if fitted is None else _calibrated(found, fitted),
     )
     files = RunFolder(folder)
     counts = {name: entry.class_counts for name, entry in shard_set.manifest.splits.items()}
@@ -101,7 +125,48 @@ def evaluate(
     for path, content in plots.items():
         with writing(path, "then evaluate again"):
             write_atomically(path, content)
-    return Evaluation(metrics=metrics, files=(files.evaluation(split), files.predictions(split), *plots))
+    calibrations = () if fitted is None else (files.calibration(tta),)
+    return Evaluation(metrics=metrics, files=(files.evaluation(split), files.predictions(split), *calibrations, *plots))
+
+
+def _temperature(
+    folder: Path, val: Predictions | None, predicted: Callable[[str], Predictions], tta: Tta, weights: str
+) -> Temperature | None:
+    """The temperature for these weights: the stored one, or one that is fitted and stored now.
+
+    Args:
+        folder: of the run.
+        val: predictions of val, if they are known.
+        predicted: predicts a split.
+        tta: test-time augmentation of the predictions.
+        weights: hash of the weights.
+
+    Returns:
+        None if the logits are not finite.
+    """
+    if val is None:
+        if (stored := read_temperature(folder, weights=weights, tta=tta)) is not None:
+            return stored
+        earlier = read_evaluation(folder, "val")
+        fits = earlier is not None and earlier.tta == tta
+        val = read_predictions(folder, "val") if fits else predicted("val")
+    temperature = fit_temperature(val.logits, val.labels)
+    if temperature is None:
+        warn("the logits of split val are not finite, so there is no temperature for --calibrated")
+        return None
+    fitted = Temperature(temperature=temperature, split="val", samples=val.labels.size, tta=tta, weights=weights)
+    write_temperature(folder, fitted)
+    return fitted
+
+
+def _calibrated(found: Predictions, fitted: Temperature) -> CalibratedScores:
+    """Scores of predictions whose logits are divided by a temperature."""
+    return CalibratedScores(
+        temperature=fitted.temperature,
+        fitted_on=fitted.split,
+        loss=cross_entropy(found.logits, found.labels, fitted.temperature),
+        ece=calibration_of(found.logits, found.labels, temperature=fitted.temperature).ece,
+    )
 
 
 def _predictions(
@@ -149,7 +214,7 @@ def check_same_shards(folders: Sequence[Path]) -> None:
 
 
 def evaluate_ensemble(folders: Sequence[Path], *, split: str = "test") -> Evaluation[EnsembleMetrics]:
-    """The average of several runs' probabilities, from the predictions that `evaluate` wrote.
+    """The average of several runs' probabilities, from the predictions that `evaluate` wrote; without temperatures.
 
     Writes `{split}_ensemble_metrics.json` and `ensemble_predictions.npz` into the first run; for a split other than
     test, the second name has the prefix `{split}_`.

@@ -88,7 +88,22 @@ def confused_pairs(cells: ConfusionCells, most: int = _PAIRS) -> list[tuple[int,
     return [(true, predicted, count) for true, predicted, count in zip(*(c.tolist() for c in columns), strict=True)]
 
 
-def calibration(logits: Logits, labels: Labels, bins: int = CALIBRATION_BINS) -> Calibration:
+def cross_entropy(logits: Logits, labels: Labels, temperature: float = 1.0) -> float:
+    """Mean cross-entropy in nats of logits that are divided by a temperature, in float64.
+
+    Args:
+        logits: (N, classes).
+        labels: (N,).
+        temperature: above 0.
+    """
+    log_likelihood = np.empty(labels.size)
+    for rows in row_blocks(logits):
+        of_rows = log_softmax(logits[rows].astype(np.float64) / temperature, axis=1)
+        log_likelihood[rows] = of_rows[np.arange(len(of_rows)), labels[rows]]
+    return float(-log_likelihood.mean())
+
+
+def calibration(logits: Logits, labels: Labels, bins: int = CALIBRATION_BINS, temperature: float = 1.0) -> Calibration:
     """How far confidence, the largest probability, is from accuracy.
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017: bins of equal width, each open at its
@@ -98,10 +113,11 @@ def calibration(logits: Logits, labels: Labels, bins: int = CALIBRATION_BINS) ->
         logits: (N, classes).
         labels: (N,).
         bins: how many.
+        temperature: that the logits are divided by.
     """
     confidence = np.empty(labels.size)
     for rows in row_blocks(logits):
-        confidence[rows] = softmax(logits[rows].astype(np.float64), axis=1).max(axis=1)
+        confidence[rows] = softmax(logits[rows].astype(np.float64) / temperature, axis=1).max(axis=1)
     hits = logits.argmax(axis=1) == labels
     bin_index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     count = np.bincount(bin_index, minlength=bins)
@@ -139,15 +155,11 @@ def compute_metrics(logits: Logits, labels: Labels, classes: tuple[str, ...]) ->
     rank = ranks(logits, labels)
     support = np.bincount(labels, minlength=len(classes))
     top1 = float((rank < 1).mean())
-    log_likelihood = np.empty(labels.size)
-    for rows in row_blocks(logits):
-        of_rows = log_softmax(logits[rows].astype(np.float64), axis=1)
-        log_likelihood[rows] = of_rows[np.arange(len(of_rows)), labels[rows]]
     per_class = _per_class(logits, labels, classes)
     f1s = [entry.f1 for entry in per_class.values() if entry.f1 is not None]
     return Scores(
         samples=int(labels.size),
-        loss=float(-log_likelihood.mean()),
+        loss=cross_entropy(logits, labels),
         top1=top1,
         top5=float((rank < 5).mean()),
         top1_interval=accuracy_interval(top1, labels.size),

@@ -25,6 +25,8 @@ class ExportSettings:
     """New folder to write to; by default `export` in the run."""
     checkpoint: str = "best"
     """Checkpoint of the run: best, last, or one that --keep kept."""
+    calibrated: bool = False
+    """Divide logits by the temperature that evaluate has fitted on val, inside the programs."""
     onnx: bool = False
     """Also write ONNX; needs the extra: pip install 'food101-fast[onnx]'."""
 
@@ -32,7 +34,9 @@ class ExportSettings:
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(ExportSettings, "export", argv)
-    result = export(settings.run, settings.out, checkpoint=settings.checkpoint, onnx=settings.onnx)
+    result = export(
+        settings.run, settings.out, checkpoint=settings.checkpoint, onnx=settings.onnx, calibrated=settings.calibrated
+    )
     width = max(len(str(path)) for path in result.files)
     for path in result.files:
         difference = result.differences.get(path.name)

@@ -40,7 +40,9 @@ class _Source:
     is_food101: bool
 
 
-def model_card(folder: Path, run: Run, model: nn.Module, checkpoint: str, parity: Parity) -> str:
+def model_card(
+    folder: Path, run: Run, model: nn.Module, checkpoint: str, parity: Parity, temperature: float | None = None
+) -> str:
     """The card as Markdown, after the Hugging Face hub's metadata.
 
     It has results of the test split if the best checkpoint is exported and was evaluated since the run was trained.
@@ -51,6 +53,7 @@ def model_card(folder: Path, run: Run, model: nn.Module, checkpoint: str, parity
         model: of the run.
         checkpoint: name of the checkpoint that is exported.
         parity: of the exported files.
+        temperature: that the programs divide logits by; None if they don't.
     """
     result = read_evaluation(folder, "test") if checkpoint == "best" else None
     source = _source(run)
@@ -67,6 +70,7 @@ def model_card(folder: Path, run: Run, model: nn.Module, checkpoint: str, parity
         classes=run.classes,
         checkpoint=checkpoint,
         parity=parity,
+        temperature=temperature,
         result=result,
         weakest="" if result is None else _weakest(result),
         validation=_validation(folder) if checkpoint == "best" and result is None else None,

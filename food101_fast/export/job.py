@@ -24,6 +24,7 @@ from food101_fast.errors import UserError
 from food101_fast.export.card import Parity, model_card
 from food101_fast.export.program import Program
 from food101_fast.predict import Classifier
+from food101_fast.runs.calibration import temperature_of
 from food101_fast.runs.checkpoint import WEIGHTS_NAME, packed
 from food101_fast.runs.run import Run, load_model, read_run
 from food101_fast.storage import write_atomically, writing
@@ -54,7 +55,14 @@ class Exported:
     """The largest difference of a probability, by file."""
 
 
-def export(folder: Path, out: Path | None = None, *, checkpoint: str = "best", onnx: bool = False) -> Exported:
+def export(
+    folder: Path,
+    out: Path | None = None,
+    *,
+    checkpoint: str = "best",
+    onnx: bool = False,
+    calibrated: bool = False,
+) -> Exported:
     """Export a run's model; only the run's folder is needed.
 
     Writes `model.pt2` (`torch.export`), `model.safetensors`, `config.json`, `README.md` (a model card in the layout of
@@ -66,10 +74,12 @@ def export(folder: Path, out: Path | None = None, *, checkpoint: str = "best", o
         out: a folder that does not exist yet; by default `export` in the run.
         checkpoint: `best`, `last` or another one that was kept.
         onnx: whether to write ONNX too; needs the extra `onnx`.
+        calibrated: whether the programs divide logits by the temperature that `evaluate` has fitted.
 
     Raises:
-        UserError: there is no such run or checkpoint; `out` exists or can't be written; the extra is missing; or the
-            probabilities of an exported program differ from the run's, and then nothing is written.
+        UserError: there is no such run or checkpoint; `out` exists or can't be written; the extra is missing; no
+            temperature was fitted; or the probabilities of an exported program differ from the run's, and then nothing
+            is written.
     """
     run = read_run(folder)
     out = folder / "export" if out is None else out
@@ -78,8 +88,9 @@ def export(folder: Path, out: Path | None = None, *, checkpoint: str = "best", o
     if onnx and not all(map(importlib.util.find_spec, _ONNX_EXTRA)):
         raise UserError("--onnx needs the extra: pip install 'food101-fast[onnx]', or leave it out")
     cpu = torch.device("cpu")
+    temperature = temperature_of(folder, checkpoint) if calibrated else 1.0
     model = load_model(folder, run, checkpoint)
-    program = _exported(model, run)
+    program = _exported(model, run, temperature)
     with _new_folder(out) as new:
         torch.export.save(program, new / PROGRAM_NAME)
         write_atomically(new / WEIGHTS_NAME, packed(model.state_dict()))
@@ -88,10 +99,13 @@ def export(folder: Path, out: Path | None = None, *, checkpoint: str = "best", o
             _write_onnx(program, new / ONNX_NAME)
             predictors[ONNX_NAME] = _load_onnx(new / ONNX_NAME)
         sizes = _parity_sizes(run.stored_size)
-        differences = _compare(predictors, Classifier.of(run, model, cpu, Precision("off", cpu)), sizes)
-        write_atomically(new / CONFIG_NAME, orjson.dumps(_config(run), option=orjson.OPT_INDENT_2))
+        classifier = Classifier.of(run, model, cpu, Precision("off", cpu), temperature)
+        differences = _compare(predictors, classifier, sizes)
+        config = _config(run) | ({"temperature": temperature} if calibrated else {})
+        write_atomically(new / CONFIG_NAME, orjson.dumps(config, option=orjson.OPT_INDENT_2))
         parity = Parity(images=_PARITY_IMAGES * len(sizes), sizes=len(sizes), differences=differences)
-        write_atomically(new / CARD_NAME, model_card(folder, run, model, checkpoint, parity).encode())
+        card = model_card(folder, run, model, checkpoint, parity, temperature if calibrated else None)
+        write_atomically(new / CARD_NAME, card.encode())
     return Exported(folder=out, files=tuple(sorted(out.iterdir())), differences=differences)
 
 
@@ -111,8 +125,8 @@ def _new_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _exported(model: nn.Module, run: Run) -> torch.export.ExportedProgram:
-    program = Program(model, rules=run.rules, spec=run.eval_spec).eval()
+def _exported(model: nn.Module, run: Run, temperature: float) -> torch.export.ExportedProgram:
+    program = Program(model, rules=run.rules, spec=run.eval_spec, temperature=temperature).eval()
     # Different sizes, none of them 1, so that torch.export takes none for a constant.
     example = torch.zeros(2, 3, run.stored_size + 3, run.stored_size + 5, dtype=torch.uint8)
     dynamic = {"images": {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}}

@@ -25,13 +25,15 @@ class Program(nn.Module):
         model: gives logits (N, classes) for normalized images.
         rules: how an image becomes one as in the shards.
         spec: how such an image is resized and cropped.
+        temperature: that logits are divided by.
     """
 
     _resize: Tensor
 
-    def __init__(self, model: nn.Module, *, rules: Rules, spec: EvalSpec) -> None:
+    def __init__(self, model: nn.Module, *, rules: Rules, spec: EvalSpec, temperature: float = 1.0) -> None:
         super().__init__()
         self.model = model
+        self._temperature = temperature
         self._fit = rules.fit
         self._stored_size = rules.size
         _, self._crop, self._normalize = spec.preset().transforms
@@ -54,7 +56,10 @@ class Program(nn.Module):
         """
         stored = self._fitted(images)
         resized = _resample(stored, self._resize, self._resize, self._resize_bits)
-        return cast(Tensor, self.model(self._normalize(self._crop(resized)))).softmax(dim=1)
+        logits = cast(Tensor, self.model(self._normalize(self._crop(resized))))
+        if self._temperature != 1.0:
+            logits = logits / self._temperature
+        return logits.softmax(dim=1)
 
     def _fitted(self, images: Tensor) -> Tensor:
         """Images as `images.clean` resizes them: whole numbers as float64 (N, 3, stored, stored)."""

@@ -45,6 +45,9 @@ class PredictSettings:
     """Print a line of JSON for each image instead of a table."""
     checkpoint: str = "best"
     """Checkpoint of the run: best, last, or one that --keep kept."""
+    calibrated: bool = False
+    """Divide logits by the temperature that evaluate has fitted on val, so that probabilities are as high as they are
+    right. The most probable class stays the same."""
     device: Device = "auto"
     """Device to compute on; auto is CUDA if available."""
     batch_size: Annotated[int, Ge(1)] = 64
@@ -61,7 +64,9 @@ class PredictSettings:
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(PredictSettings, "predict", argv)
-    classifier = Classifier.load(settings.run, checkpoint=settings.checkpoint, device=settings.device)
+    classifier = Classifier.load(
+        settings.run, checkpoint=settings.checkpoint, device=settings.device, calibrated=settings.calibrated
+    )
     classifier.rules = replace(classifier.rules, max_pixels=settings.max_pixels)
     names = list(_named(settings.images))
     label_width = min(max(map(len, classifier.classes)), 24)

@@ -15,6 +15,7 @@ from food101_fast.compute.device import Device, choose_device
 from food101_fast.compute.precision import Precision, inference_precision
 from food101_fast.images import Rules
 from food101_fast.predict.given import Picture, cleaned, is_picture
+from food101_fast.runs.calibration import temperature_of
 from food101_fast.runs.run import Run, load_model, read_run
 from food101_fast.transforms import EvalSpec
 
@@ -29,6 +30,7 @@ class Classifier:
         spec: how a stored image is resized and cropped.
         device: to compute on.
         precision: of the computation.
+        temperature: that logits are divided by.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Classifier:
         spec: EvalSpec,
         device: torch.device,
         precision: Precision,
+        temperature: float = 1.0,
     ) -> None:
         self.model = model.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.classes = classes
@@ -46,26 +49,33 @@ class Classifier:
         self._preset = spec.preset().to(device)
         self._device = device
         self._precision = precision
+        self._temperature = temperature
 
     @classmethod
-    def load(cls, run: str | Path, *, checkpoint: str = "best", device: Device = "auto") -> Classifier:
+    def load(
+        cls, run: str | Path, *, checkpoint: str = "best", device: Device = "auto", calibrated: bool = False
+    ) -> Classifier:
         """The model of a run.
 
         Args:
             run: folder of a run; its shards are not needed.
             checkpoint: `best`, `last` or another one that was kept.
             device: to compute on.
+            calibrated: whether to use the temperature that `evaluate` has fitted.
 
         Raises:
-            UserError: the folder has no trained run, or there is no such device.
+            UserError: the folder has no trained run, or there is no such device, or no temperature was fitted.
         """
         folder, where = Path(run), choose_device(device)
         stored = read_run(folder)
         precision = inference_precision(stored.recipe.amp, where)
-        return cls.of(stored, load_model(folder, stored, checkpoint), where, precision)
+        temperature = temperature_of(folder, checkpoint) if calibrated else 1.0
+        return cls.of(stored, load_model(folder, stored, checkpoint), where, precision, temperature)
 
     @classmethod
-    def of(cls, run: Run, model: nn.Module, device: torch.device, precision: Precision) -> Classifier:
+    def of(
+        cls, run: Run, model: nn.Module, device: torch.device, precision: Precision, temperature: float = 1.0
+    ) -> Classifier:
         """A classifier from a run's model that is already loaded.
 
         Args:
@@ -73,8 +83,9 @@ class Classifier:
             model: gives logits (N, classes) for normalized images.
             device: to compute on.
             precision: of the computation.
+            temperature: that logits are divided by.
         """
-        return cls(model, run.classes, run.rules, run.eval_spec, device, precision)
+        return cls(model, run.classes, run.rules, run.eval_spec, device, precision, temperature)
 
     def pixels(self, picture: Picture) -> NDArray[np.uint8]:
         """A picture as it would be in the shards: uint8 (size, size, 3), RGB, upright.
@@ -106,7 +117,10 @@ class Classifier:
         images = torch.as_tensor(pixels).to(self._device).permute(0, 3, 1, 2)
         with torch.inference_mode(), self._precision.autocast():
             logits = self.model(self._preset(images))
-        return cast(Tensor, logits).float().softmax(dim=1).cpu()
+        logits = cast(Tensor, logits).float()
+        if self._temperature != 1.0:
+            logits = logits.double() / self._temperature  # in float32 two logits could become equal
+        return logits.softmax(dim=1).float().cpu()
 
     def __call__(self, images: Picture | Iterable[Picture]) -> Tensor:
         """Probabilities of one picture or several: float32 (N, classes) on the CPU, in the order of `classes`.

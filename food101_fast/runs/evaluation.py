@@ -20,7 +20,7 @@ from food101_fast.documents import parse
 from food101_fast.errors import UserError
 from food101_fast.runs.checkpoint import weights_hash
 from food101_fast.runs.folder import RunFolder
-from food101_fast.runs.metrics import EnsembleMember, EnsembleMetrics, Scores, SplitMetrics, as_member
+from food101_fast.runs.metrics import CalibratedScores, EnsembleMember, EnsembleMetrics, Scores, SplitMetrics, as_member
 from food101_fast.storage import Content, write_atomically, writing
 
 _CHUNK = 2**24  # bytes
@@ -87,7 +87,15 @@ class Predictions:
 
 
 def write_evaluation(
-    folder: Path, split: str, scores: Scores, predictions: Predictions, *, tta: str, weights: str, protocol: str
+    folder: Path,
+    split: str,
+    scores: Scores,
+    predictions: Predictions,
+    *,
+    tta: str,
+    weights: str,
+    protocol: str,
+    calibrated: CalibratedScores | None = None,
 ) -> SplitMetrics:
     """Write the evaluation of a run's best checkpoint on a split.
 
@@ -102,13 +110,20 @@ def write_evaluation(
         tta: test-time augmentation that the predictions were averaged over.
         weights: hash of the checkpoint's weights.
         protocol: where the split comes from, in words.
+        calibrated: scores with a temperature.
 
     Raises:
         UserError: the files could not be written.
     """
     content = _packed(predictions)
     metrics = SplitMetrics(
-        split=split, tta=tta, weights=weights, protocol=protocol, predictions=_hash(content), **vars(scores)
+        split=split,
+        tta=tta,
+        weights=weights,
+        protocol=protocol,
+        predictions=_hash(content),
+        calibrated=calibrated,
+        **vars(scores),
     )
     # As in all earlier files, what was evaluated comes before the scores.
     document = {"split": split, "tta": tta, "weights": weights, "protocol": protocol} | asdict(metrics)

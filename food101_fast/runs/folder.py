@@ -65,6 +65,10 @@ class RunFolder:
         """Predictions that these metrics were computed from."""
         return self.path / f"{_prefix(split)}{'ensemble_' if ensemble else ''}predictions.npz"
 
+    def calibration(self, tta: str = "none") -> Path:
+        """The temperature of the best checkpoint's logits: `calibration.json`; with test-time augmentation another."""
+        return self.path / f"calibration{'' if tta == 'none' else f'_{tta}'}.json"
+
     def confusion(self, split: str) -> Path:
         """Picture of the confusion matrix."""
         return self.path / f"{_prefix(split)}confusion_matrix.png"

@@ -6,6 +6,7 @@ without samples, precision of one that was never predicted.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -63,11 +64,18 @@ class Scores:
     """Ends of the 95 % bootstrap interval of `top1`."""
     macro_f1: float
     """Mean over the classes that have samples."""
+    balanced_accuracy: float = math.nan
+    """Mean recall over the classes that have samples. It follows from `per_class`; files from before do not have it."""
     calibration: Calibration
     confused: tuple[ConfusedPair, ...]
     """The most frequent mistakes, the most frequent first."""
     per_class: dict[str, ClassMetrics]
     """By class name, in the order of the labels."""
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.balanced_accuracy):
+            recalls = [entry.recall for entry in self.per_class.values() if entry.recall is not None]
+            object.__setattr__(self, "balanced_accuracy", math.fsum(recalls) / max(len(recalls), 1))
 
     @property
     def tells_top5(self) -> bool:
@@ -76,7 +84,7 @@ class Scores:
 
     @property
     def untested(self) -> tuple[str, ...]:
-        """Classes without a sample; `macro_f1` is the mean over the others."""
+        """Classes without a sample; `macro_f1` and `balanced_accuracy` are means over the others."""
         return tuple(name for name, entry in self.per_class.items() if not entry.support)
 
     @property
@@ -96,6 +104,19 @@ def tells_top5(classes: int) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CalibratedScores:
+    """Scores of a split after its logits are divided by a temperature; top-1 and the like stay as they are."""
+
+    temperature: float
+    fitted_on: str
+    """The split that the temperature was fitted on."""
+    loss: float
+    """Mean cross-entropy in nats."""
+    ece: float
+    """Expected calibration error, between 0 and 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SplitMetrics(Scores):
     """Scores of a run's best checkpoint on a split."""
 
@@ -108,6 +129,8 @@ class SplitMetrics(Scores):
     """XXH3-64 of the file of predictions, 16 hexadecimal digits."""
     protocol: str = ""
     """Where the splits come from, in words: what the scores may be compared with."""
+    calibrated: CalibratedScores | None = None
+    """With a temperature; None if none was fitted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +157,7 @@ class EnsembleMetrics(Scores):
     """XXH3-64 of the file of averaged predictions, 16 hexadecimal digits."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.members:
             raise ValueError("an average has members")
 

@@ -13,11 +13,11 @@ import xxhash
 from PIL import Image
 
 from food101_fast.evaluate import evaluate
-from food101_fast.evaluate.metrics import compute_metrics
+from food101_fast.evaluate.metrics import calibration, compute_metrics, cross_entropy
 from food101_fast.plots import plot_class_counts, plot_confusion, png
 from food101_fast.runs.checkpoint import weights_hash
 from food101_fast.runs.evaluation import read_evaluation
-from food101_fast.runs.metrics import SplitMetrics
+from food101_fast.runs.metrics import CalibratedScores, SplitMetrics
 from food101_fast.shards import ShardSet
 
 
@@ -37,15 +37,22 @@ def test_the_files_agree(run: Path, tiny_shards: ShardSet, command: Callable[...
         again = compute_metrics(arrays["logits"], arrays["labels"], tiny_shards.classes)
     weights = weights_hash(run, "best")
     stored = xxhash.xxh3_64_hexdigest((run / "predictions.npz").read_bytes())
+    temperature = orjson.loads((run / "calibration.json").read_bytes())["temperature"]
+    with np.load(run / "predictions.npz") as arrays:
+        scaled = calibration(arrays["logits"], arrays["labels"], temperature=temperature)
+        loss = cross_entropy(arrays["logits"], arrays["labels"], temperature)
+    calibrated = CalibratedScores(temperature=temperature, fitted_on="val", loss=loss, ece=scaled.ece)
+    assert f"with temperature {temperature:.3f}, fitted on val: cross-entropy {loss:.4f}, expected" in out
     protocol = "stratified 0.8 / 0.1 / 0.1, seed 0"
     expected = SplitMetrics(
-        split="test", tta="none", weights=weights, **vars(again), predictions=stored, protocol=protocol
-    )
+        split="test", tta="none", weights=weights, **vars(again), predictions=stored, protocol=protocol,
+        calibrated=calibrated,
+    )  # fmt: skip
     assert read_evaluation(run, "test") == expected
     assert metrics == orjson.loads(orjson.dumps(expected))
     assert list(metrics) == [
         "split", "tta", "weights", "protocol", "samples", "loss", "top1", "top5", "top1_interval", "macro_f1",
-        "calibration", "confused", "per_class", "predictions",
+        "balanced_accuracy", "calibration", "confused", "per_class", "predictions", "calibrated",
     ]  # fmt: skip
     for name in ("confusion_matrix.png", "curves.png", "class_counts.png"):
         assert str(run / name) in out

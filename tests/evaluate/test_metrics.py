@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss, top_k_accuracy_score
 
 from food101_fast.evaluate.metrics import (
     accuracy_interval,
@@ -43,6 +45,9 @@ def test_metrics_equal_scikit_learns(case: tuple[np.ndarray, np.ndarray]) -> Non
     likelihood = np.exp(logits.astype(np.float64))
     likelihood /= likelihood.sum(axis=1, keepdims=True)
     assert got.loss == pytest.approx(log_loss(labels, likelihood, labels=classes))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # about predicted classes without samples
+        assert got.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, logits.argmax(1)))
 
 
 @given(predictions())

@@ -28,7 +28,8 @@ def test_what_is_read_and_written_again_has_the_same_bytes(tiny_run: Path, tmp_p
     scores = Scores(**{field.name: getattr(metrics, field.name) for field in dataclasses.fields(Scores)})
     predictions = read_predictions(tiny_run, "test")
     named = {"tta": "none", "weights": metrics.weights, "protocol": metrics.protocol}
-    assert write_evaluation(tmp_path, "test", scores, predictions, **named) == metrics
+    calibrated = metrics.calibrated
+    assert write_evaluation(tmp_path, "test", scores, predictions, **named, calibrated=calibrated) == metrics
     for name in ("test_metrics.json", "predictions.npz"):
         assert (tmp_path / name).read_bytes() == (tiny_run / name).read_bytes()
 
