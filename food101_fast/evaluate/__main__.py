@@ -105,8 +105,9 @@ def format_table(metrics: SplitMetrics | EnsembleMetrics) -> str:
         f"{metrics.split}: {metrics.samples:,} images" + (f", test-time augmentation: {tta}" if tta != "none" else ""),
         *([f"  {metrics.protocol}"] if isinstance(metrics, SplitMetrics) and metrics.protocol else []),
         f"  top-1 {metrics.top1:.4f} (95 % interval {low:.4f} to {high:.4f}), {top5}"
-        f"balanced accuracy {metrics.balanced_accuracy:.4f}, macro F1 {metrics.macro_f1:.4f}{of}",
-        f"  cross-entropy {metrics.loss:.4f}, expected calibration error {metrics.calibration.ece:.4f}",
+        f"macro F1 {metrics.macro_f1:.4f}{of}",
+        f"  balanced accuracy {metrics.balanced_accuracy:.4f}, cross-entropy {metrics.loss:.4f}, "
+        f"expected calibration error {metrics.calibration.ece:.4f}",
     ]
     if isinstance(metrics, SplitMetrics) and (better := metrics.calibrated) is not None:
         lines.append(

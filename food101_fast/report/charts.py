@@ -13,7 +13,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from food101_fast.evaluate.metrics import CALIBRATION_BINS
 from food101_fast.fonts import short
@@ -135,3 +135,25 @@ def reliability_chart(calibration: Calibration) -> Markup:
         for axes in (above, below):
             axes.set_axisbelow(True)
         return _as_svg(figure, "Reliability: accuracy of predictions by their confidence")
+
+
+def size_chart(sizes: Sequence[int], recalls: Sequence[float], means: Sequence[tuple[float, float]]) -> Markup:
+    """Recall of each class against its number of training images, on a logarithmic axis.
+
+    Args:
+        sizes: training images of each class.
+        recalls: of each class, between 0 and 1.
+        means: for each group of classes its mean size and mean recall, the smallest size first.
+    """
+    with _style():
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        axes: Axes = figure.subplots()
+        axes.plot(sizes, recalls, color=SERIES[0], linestyle="", marker="o", markersize=3.5, alpha=0.7, label="a class")
+        axes.plot(*zip(*means, strict=True), color=SERIES[1], marker="s", markersize=5, label="mean of similar classes")
+        axes.set(xlabel="training images of the class", ylabel="recall", xscale="log", ylim=(-0.03, 1.03))
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        figure.legend(loc="outside upper left", ncols=2)
+        return _as_svg(figure, f"Recall of {len(sizes)} classes by their number of training images")

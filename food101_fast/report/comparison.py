@@ -108,6 +108,7 @@ def _measured(value: Callable[[SplitMetrics], float]) -> Callable[[Findings], fl
 _COMPARED = (
     _Compared("top-1", _measured(lambda metrics: metrics.top1), "{:.2%}", True),
     _Compared("top-5", _measured(lambda metrics: metrics.top5), "{:.2%}", True),
+    _Compared("balanced accuracy", _measured(lambda metrics: metrics.balanced_accuracy), "{:.4f}", True),
     _Compared("macro F1", _measured(lambda metrics: metrics.macro_f1), "{:.4f}", True),
     _Compared("cross-entropy", _measured(lambda metrics: metrics.loss), "{:.4f}", False),
     _Compared("expected calibration error", _measured(lambda metrics: metrics.calibration.ece), "{:.4f}", False),

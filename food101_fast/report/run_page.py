@@ -13,6 +13,7 @@ from food101_fast.report.charts import line_chart, reliability_chart
 from food101_fast.report.findings import Evaluated, Findings
 from food101_fast.report.matrix import Matrix, matrix
 from food101_fast.report.pictures import thumbnail
+from food101_fast.report.sizes import ClassSizes, class_sizes
 from food101_fast.runs.metrics import ClassMetrics, ConfusedPair, SplitMetrics, tells_top5
 from food101_fast.runs.results import EpochRow, Totals, best_epoch, totals
 from food101_fast.runs.run import Run
@@ -125,6 +126,8 @@ class EvaluationSections:
     """Section "Most frequent mistakes"."""
     mistakes: tuple[Example, ...]
     """Section "Most confident mistakes"."""
+    sizes: ClassSizes | None
+    """Section "Accuracy over class size"; None where classes have about the same number of training images."""
     reliability: Markup
     """Chart of the section "Calibration"."""
 
@@ -226,6 +229,7 @@ def _evaluation(found: Findings, evaluated: Evaluated) -> EvaluationSections:
         classes=_classes(evaluated, found.run.classes),
         pairs=_pairs(found, evaluated),
         mistakes=tuple(_example(found, evaluated, index) for index in wrong),
+        sizes=class_sizes(found.run, evaluated.metrics),
         reliability=reliability_chart(evaluated.metrics.calibration),
     )
 
