@@ -110,7 +110,7 @@ def flags_of(kind: Any, default: Any = None, path: tuple[str, ...] = ()) -> list
         default: one whose fields are the defaults; None takes those of the class.
         path: names of the fields that lead to it.
     """
-    hints, helps = get_type_hints(kind, include_extras=True), _helps(kind)
+    hints, helps = get_type_hints(kind, include_extras=True), helps_of(kind)
     found = []
     for field in dataclasses.fields(kind):
         value = _default(field) if default is None else getattr(default, field.name)
@@ -202,7 +202,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     return tyro.MISSING if field.default is dataclasses.MISSING else field.default
 
 
-def _helps(kind: type) -> dict[str, str]:
+def helps_of(kind: type) -> dict[str, str]:
     """The docstring under each field of a dataclass, and of those that it inherits from, as one paragraph."""
     found = {}
     for parent in reversed(kind.__mro__[:-1]):
@@ -243,12 +243,23 @@ def _check_names(flags: Sequence[Flag], prog: str, argv: Sequence[str]) -> None:
             may_follow -= 1
             continue
         if name not in (*known, "--help", "-h"):
-            likely = [meant for meant in _SYNONYMS.get(name, ()) if meant in known]
-            likely = likely or difflib.get_close_matches(name, known, n=1, cutoff=_NEAR)
-            hint = f"did you mean {likely[0]}?" if likely else f"`{prog} --help` lists all flags"
+            likely = meant(name, known)
+            hint = f"`{prog} --help` lists all flags" if likely is None else f"did you mean {likely}?"
             raise UserError(f"unknown flag {name}; {hint}")
         if not any(flag.positional for flag in flags):
             before, may_follow = name, 0.0 if "=" in argument else most.get(name, 0.0)
+
+
+def meant(name: str, known: Sequence[str]) -> str | None:
+    """The flag of `known` that was probably meant, by the names of other programs or by its spelling; None if none is.
+
+    Args:
+        name: as it was typed, with its dashes.
+        known: flags that exist, with their dashes.
+    """
+    likely = [flag for flag in _SYNONYMS.get(name, ()) if flag in known]
+    likely = likely or difflib.get_close_matches(name, known, n=1, cutoff=_NEAR)
+    return likely[0] if likely else None
 
 
 def _most_values(flag: Flag) -> float:

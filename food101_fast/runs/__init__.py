@@ -2,7 +2,8 @@
 
 from food101_fast.runs.folder import RunFolder
 from food101_fast.runs.recipe import Recipe
+from food101_fast.runs.recipe_files import load_recipe
 from food101_fast.runs.recipes import RECIPES
 from food101_fast.runs.run import Run, load_model, read_run
 
-__all__ = ["RECIPES", "Recipe", "Run", "RunFolder", "load_model", "read_run"]
+__all__ = ["RECIPES", "Recipe", "Run", "RunFolder", "load_model", "load_recipe", "read_run"]

@@ -23,6 +23,7 @@ WEIGHTS_NAME = "model.safetensors"
 TRAINING_NAME = "training.safetensors"
 STATE_NAME = "state.pt"
 HASHES_NAME = "xxh3_64.json"
+_UNFINISHED = ".new"  # ends the name of a checkpoint that is being written
 
 Weights = dict[str, Tensor]
 StateDict = dict[str, Any]
@@ -33,6 +34,11 @@ def has_checkpoint(run: Path, name: str) -> bool:
     """Whether there is a complete checkpoint `name`. A save that was killed between its renames leaves the old one."""
     folder = RunFolder(run).checkpoint(name)
     return folder.exists() or _replaced(folder).exists()
+
+
+def has_any_checkpoint(run: Path) -> bool:
+    """Whether there is a complete checkpoint of any name."""
+    return any(path.suffix != _UNFINISHED for path in RunFolder(run).checkpoints.glob("*"))
 
 
 def _replaced(folder: Path) -> Path:
@@ -70,12 +76,12 @@ def save_checkpoint(
     folder = RunFolder(run).checkpoint(name)
     kept = "the one before it is complete" if has_checkpoint(run, name) else "there is none before it"
     with writing(folder, f"then train on with --resume; {kept}"), _removed(folder.parent):
-        new = folder.with_name(f"{name}.new")
+        new = folder.with_name(f"{name}{_UNFINISHED}")
         new.mkdir(parents=True)
         _write_files(new, weights, training, state)
         log()
         for other in also:
-            linked = folder.with_name(f"{other}.new")
+            linked = folder.with_name(f"{other}{_UNFINISHED}")
             shutil.copytree(new, linked, copy_function=_link_or_copy)
             _replace(linked, folder.with_name(other))
         _replace(new, folder)
@@ -86,7 +92,7 @@ def _removed(checkpoints: Path) -> Iterator[None]:
     """A context before and after which there are no unfinished checkpoints."""
 
     def remove() -> None:
-        for unfinished in checkpoints.glob("*.new"):
+        for unfinished in checkpoints.glob(f"*{_UNFINISHED}"):
             shutil.rmtree(unfinished, ignore_errors=True)
 
     remove()
@@ -149,7 +155,7 @@ def remove_epochs(run: Path, keep: int) -> None:
         for path in (folder / name, _replaced(folder / name)):
             if path.exists():
                 # Renamed first, so that after a kill the rest is not taken for a checkpoint; the next save removes it.
-                shutil.rmtree(path.rename(folder / f"{name}.new"))
+                shutil.rmtree(path.rename(folder / f"{name}{_UNFINISHED}"))
 
 
 def _link_or_copy(source: str, target: str) -> None:
@@ -194,13 +200,14 @@ def weights_hash(run: Path, name: str) -> str:
 
 def _existing(run: Path, name: str) -> Path:
     if Path(name).name != name or not has_checkpoint(run, name):
-        others = sorted(path.name for path in RunFolder(run).checkpoints.glob("*") if path.suffix != ".new")
+        others = sorted(path.name for path in RunFolder(run).checkpoints.glob("*") if path.suffix != _UNFINISHED)
         if others:
             advice = (
                 "copy one of these to checkpoints/last to resume from it" if name == "last" else "choose one of these"
             )
             raise UserError(f"{run} has no checkpoint {name!r}, only {', '.join(others)}; {advice}")
-        raise UserError(f"{run} has no checkpoint {name!r}: it stopped before its first one; train without --resume")
+        first = "it stopped before its first one; train again with --resume, or into another --run"
+        raise UserError(f"{run} has no checkpoint {name!r}: {first}")
     folder = RunFolder(run).checkpoint(name)
     return folder if folder.exists() else _replaced(folder)
 

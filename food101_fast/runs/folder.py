@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from food101_fast.storage.atomic import TEMPORARY_SUFFIX
 from food101_fast.storage.locks import OWNER_SUFFIX
 
 
@@ -92,10 +94,14 @@ class RunFolder:
         """The HTML page that compares other runs with this one."""
         return self.path / "comparison.html"
 
-    def before_first_checkpoint(self) -> set[str]:
-        """Names of all files and folders that a run can leave if it ends before its first checkpoint."""
-        paths = (self.recipe, self.lock, self.epochs, self.epochs_table, self.tensorboard, self.checkpoints)
-        return {path.name for path in paths} | {f"{self.lock.name}{OWNER_SUFFIX}"}
+    def is_before_first_checkpoint(self, name: str) -> bool:
+        """Whether a run that ends before its first checkpoint can leave a file or folder of this name."""
+        paths = (
+            self.recipe, self.lock, self.epochs, self.epochs_table, self.tensorboard, self.nonfinite, self.checkpoints
+        )  # fmt: skip
+        # A kill leaves files under the temporary names that `write_atomically` gives them.
+        name = re.sub(rf"[.]\d+{re.escape(TEMPORARY_SUFFIX)}$", "", name)
+        return name in {path.name for path in paths} | {f"{self.lock.name}{OWNER_SUFFIX}"}
 
 
 def _prefix(split: str) -> str:

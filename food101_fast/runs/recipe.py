@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
@@ -200,6 +200,11 @@ class Recipe:
     def chunk_size(self, world_size: int) -> int:
         """Images in one forward pass of one rank: its batch, divided by `accumulate`."""
         return self.batch_size_per_rank(world_size) // self.accumulate
+
+    def differences(self, other: Recipe) -> list[tuple[str, Any, Any]]:
+        """Name and both values, its own first, of each field that is different in another recipe."""
+        values = [(field.name, getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
+        return [(name, mine, others) for name, mine, others in values if mine != others]
 
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:

@@ -20,7 +20,7 @@ from food101_fast.errors import UserError
 from food101_fast.images import Fit, Rules
 from food101_fast.models import Backbone, build_model, load_weights
 from food101_fast.models.libraries import library_of
-from food101_fast.runs.checkpoint import has_checkpoint, load_checkpoint
+from food101_fast.runs.checkpoint import has_any_checkpoint, load_checkpoint
 from food101_fast.runs.folder import RunFolder
 from food101_fast.runs.recipe import CHANGEABLE, Recipe
 from food101_fast.shards import ShardSet
@@ -180,19 +180,32 @@ def check_new(folder: Path) -> None:
     Raises:
         UserError: it is not empty.
     """
-    if folder.exists() and not (folder.is_dir() and _never_got_far(folder)):
+    if not _is_free(folder):
         content = (
             "already has a run; continue it with --resume, or" if RunFolder(folder).recipe.exists() else "is not empty;"
         )
         raise UserError(f"{folder} {content} give another --run")
 
 
-def _never_got_far(folder: Path) -> bool:
-    """Whether the folder is empty, or has a run that ended before its first checkpoint."""
-    names = {path.name for path in folder.iterdir()}
-    if not names <= RunFolder(folder).before_first_checkpoint():
+def is_begun(folder: Path) -> bool:
+    """Whether a folder has a run to resume; otherwise a new run can be written to it.
+
+    Raises:
+        UserError: it is not empty, and has no run.
+    """
+    if _is_free(folder):
         return False
-    return not any(has_checkpoint(folder, name) for name in ("last", "best"))
+    if not RunFolder(folder).recipe.exists():
+        check_new(folder)
+    return True
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether there is no such folder, or it is empty, or has a run that ended before its first checkpoint."""
+    if not folder.is_dir():
+        return not folder.exists()
+    expected = RunFolder(folder).is_before_first_checkpoint
+    return all(expected(path.name) for path in folder.iterdir()) and not has_any_checkpoint(folder)
 
 
 @contextlib.contextmanager
@@ -237,6 +250,15 @@ def read_run(folder: Path) -> Run:
     if not path.is_file():
         why = f"it has no {path.name}" if folder.exists() else "there is no such folder"
         raise UserError(f"{folder} has no run ({why}); make one with `python -m food101_fast.train`")
+    return read_description(path)
+
+
+def read_description(path: Path) -> Run:
+    """Read a `recipe.json`, wherever it is and whatever its name.
+
+    Raises:
+        UserError: the file is damaged, or was written by another version.
+    """
     content = path.read_bytes()
     run = parse(content, Run, where=str(path), advice="train again into another folder")
     document = orjson.loads(content)
@@ -271,6 +293,7 @@ def check_resumable(folder: Path, run: Run, recipe: Recipe, shards: ShardSet) ->
     Raises:
         UserError: the data or a field of the recipe differs.
     """
+    check_same_recipe(folder, run, recipe)
     if run.data != shards.manifest.digest:
         if (appended := run.appended_since(shards)) is not None:
             raise UserError(f"{folder} can't be resumed: {appended}")
@@ -282,10 +305,18 @@ def check_resumable(folder: Path, run: Run, recipe: Recipe, shards: ShardSet) ->
         raise UserError(
             f"{folder} was trained on other shards ({run.shards}) than {shards.location}; give those to --shards"
         )
-    for field in fields(Recipe):
-        stored, given = getattr(run.recipe, field.name), getattr(recipe, field.name)
-        if stored != given and field.name not in CHANGEABLE:
-            flag = "--" + field.name.replace("_", "-")
-            raise UserError(
-                f"{folder} was trained with {flag} {stored} and can't be resumed with {given}; leave {flag} out"
-            )
+
+
+def check_same_recipe(folder: Path, run: Run, recipe: Recipe) -> None:
+    """Refuse to resume with another recipe; only the fields in `CHANGEABLE` may change.
+
+    Raises:
+        UserError: a field differs; the sentence has all of them.
+    """
+    different = [
+        f"--{name.replace('_', '-')} {given} (it was trained with {stored})"
+        for name, stored, given in run.recipe.differences(recipe)
+        if name not in CHANGEABLE
+    ]
+    if different:
+        raise UserError(f"{folder} can't be resumed with {', '.join(different)}; give the same, or another --run")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
@@ -14,16 +13,16 @@ import tyro
 
 from food101_fast.cli import exit_with, parse
 from food101_fast.compute.device import Device
-from food101_fast.errors import UserError
 from food101_fast.loader import LoaderOptions
 from food101_fast.models import inputs_of
 from food101_fast.progress import Output, shown
+from food101_fast.runs.folder import RunFolder
 from food101_fast.runs.recipe import Recipe
-from food101_fast.runs.recipes import RECIPES
+from food101_fast.runs.recipe_files import recipe_toml
 from food101_fast.runs.results import outcome
-from food101_fast.runs.run import read_run
 from food101_fast.shards import ShardSet
 from food101_fast.terminal import wrapped
+from food101_fast.train.given import recipe_before_flags
 from food101_fast.train.job import Trained, train
 from food101_fast.train.logs import summary
 from food101_fast.train.options import RunOptions
@@ -48,7 +47,7 @@ GROUPS = {
         "prefetch", "decode", "verify",
     ),
     "keeping": ("checkpoint_steps", "checkpoint_minutes", "keep", "log_steps", "tensorboard"),
-    "output": ("quiet", "json"),
+    "output": ("quiet", "json", "print_recipe"),
 }  # fmt: skip
 
 
@@ -62,12 +61,17 @@ class TrainSettings:
     """Folder of the run, for its recipe, metrics and checkpoints. Created if it does not exist."""
     recipe: str = "baseline"
     """Recipe to start from: baseline (fine-tunes an ImageNet MobileNetV2), strong (ResNet-50 at 224 px, the most
-    accurate), fast (progressive resizing), unfreeze (gradual unfreezing), or demo (a small network, for a CPU)."""
+    accurate), fast (progressive resizing), unfreeze (gradual unfreezing), demo (a small network, for a CPU), a TOML
+    file (see --print-recipe), or a run's folder or recipe.json."""
+    print_recipe: bool = False
+    """Print the recipe as a TOML file for --recipe, with flags applied, and train nothing."""
     resume: bool = False
-    """Resume the run in --run from its last checkpoint, with the recipe stored there. --epochs, --patience,
+    """Resume the run in --run from its last checkpoint; begin it if there is none; do nothing if it has ended. So a job
+    script can run one command again and again. Without --recipe it has the recipe stored there; --epochs, --patience,
     --accumulate, --compile, the folders of teachers and the number of ranks may change."""
     auto_batch: bool = False
-    """Find the largest power of two that fits into the GPU's memory by trying, and use it instead of --batch-size."""
+    """Find the largest power of two that fits into the GPU's memory by trying, and use it instead of --batch-size. A
+    resumed run keeps its batch size."""
     device: Device = "auto"
     """Device to train on. auto is CUDA if there is a GPU, else the CPU."""
     loading: LoaderOptions = field(default_factory=LoaderOptions)
@@ -89,16 +93,16 @@ def main(argv: Sequence[str]) -> None:
     defaults = _defaults(argv)
     argv = _with_native_size(argv, defaults.training)
     settings = parse(TrainSettings, "train", argv, default=defaults, groups=GROUPS)
-    if settings.auto_batch and settings.resume:
-        raise UserError(
-            "--auto-batch and --resume cannot be combined, since a run keeps its batch size; leave one of them out"
-        )
+    if settings.print_recipe:
+        print(recipe_toml(settings.training), end="")
+        return
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     check_without_shards(
         settings.run,
         settings.training,
         device=settings.device,
         resume=settings.resume,
+        auto_batch=settings.auto_batch,
         options=settings.saving,
         ranks=ranks,
         is_main=rank == 0,
@@ -126,7 +130,8 @@ def _show(settings: TrainSettings, result: Trained, ranks: int, *, evaluated: st
     if ended:
         from food101_fast.report import write_report  # here, since it takes a second to import, on each rank
 
-        report = write_report(settings.run)
+        page = RunFolder(settings.run).report(evaluated, evaluated)
+        report = page if result.nothing_left and page.exists() else write_report(settings.run)
     if settings.output.json:
         document = outcome(
             result.metrics, run=settings.run, steps=result.steps, stopped_by=result.stopped_by, report=report
@@ -153,19 +158,9 @@ def _show(settings: TrainSettings, result: Trained, ranks: int, *, evaluated: st
 
 def _defaults(argv: Sequence[str]) -> TrainSettings:
     """The recipe decides the defaults of all other flags, so --recipe is read before them."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--recipe")
-    first.add_argument("--run", type=Path)
-    first.add_argument("--resume", action="store_true")
-    chosen, _ = first.parse_known_args(argv)
-    name = "baseline" if chosen.recipe is None else chosen.recipe
-    if name not in RECIPES:
-        raise UserError(f"there is no recipe {name!r}; choose from {', '.join(RECIPES)}")
-    recipe = RECIPES[name]
-    if chosen.resume and chosen.run is not None:
-        recipe = read_run(chosen.run).recipe
-        if chosen.recipe is not None:
-            raise UserError(f"--resume uses the recipe that is stored in {chosen.run}; leave --recipe out")
+    name, recipe = recipe_before_flags(argv, "baseline")
+    if "--print-recipe" in [argument.replace("_", "-") for argument in argv]:
+        return TrainSettings(shards="", run=Path(), recipe=name, training=recipe)
     return TrainSettings(shards=tyro.MISSING, run=tyro.MISSING, recipe=name, training=recipe)
 
 

@@ -7,14 +7,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+import xxhash
 
 from food101_fast.compute.device import Device, choose_device, set_up_device
 from food101_fast.compute.distributed import World, joined_world
+from food101_fast.errors import UserError
 from food101_fast.loader import LoaderOptions
 from food101_fast.models import inputs_of
 from food101_fast.processes import refuse_import
 from food101_fast.runs.recipe import Recipe
 from food101_fast.runs.results import EpochRow
+from food101_fast.runs.run import is_begun
 from food101_fast.shards import ShardSet
 from food101_fast.train.compiling import use_cache_folder
 from food101_fast.train.context import Hooks, TrainContext
@@ -24,7 +27,7 @@ from food101_fast.train.loss import check_counts
 from food101_fast.train.memory import capacity_of, fit_batch, out_of_memory, out_of_memory_ends, trial_steps
 from food101_fast.train.options import RunOptions
 from food101_fast.train.signals import StopRequest
-from food101_fast.train.start import started
+from food101_fast.train.start import kept_batch_size, started
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,8 @@ class Trained:
     """Finished steps of the run."""
     stopped_by: str | None
     """Name of the signal that stopped the run, which can then be resumed; None if it ended by itself."""
+    nothing_left: bool = False
+    """Whether the run had ended before, so that nothing was trained."""
 
 
 def train(
@@ -57,11 +62,13 @@ def train(
 
     Args:
         shards: the data; the splits `train` and `val` are used.
-        folder: the run's folder; new, unless `resume`.
+        folder: the run's folder; new or empty, unless `resume`.
         recipe: what to compute.
         device: where to compute it.
-        resume: continue after the last checkpoint of the run in `folder`.
-        auto_batch: replace the recipe's batch size by the largest that fits into the device's memory.
+        resume: continue after the last checkpoint of the run in `folder`, if there is one; a run that has ended stays
+            as it is. So a job script needs one call, however often it is started.
+        auto_batch: replace the recipe's batch size by the largest that fits into the device's memory, or by that of the
+            run to continue.
         loading: how the loaders work.
         options: how the run is saved and shown.
         hooks: functions to put into the run, such as a network of one's own.
@@ -77,7 +84,14 @@ def train(
         use_cache_folder()
     with joined_world(where) as world, StopRequest() as stop:
         context = _context(shards, recipe, where, world)
-        if auto_batch:
+        _check_same_everywhere(world, recipe, folder)
+        # The main rank looks, and writes only after that: ranks that looked later could see a run that has just begun.
+        asked, resume = resume, resume and world.any(world.is_main and is_begun(folder))[0]
+        if asked and not resume:
+            context.say(f"{folder} has no run to resume yet, so one begins")
+        if auto_batch and resume:
+            context = replace(context, recipe=kept_batch_size(folder, recipe))
+        elif auto_batch:
             context = _with_largest_batch(context, len(shards.split("train")))
         loading, options, hooks = loading or LoaderOptions(), options or RunOptions(), hooks or Hooks()
         with out_of_memory_ends():
@@ -111,11 +125,26 @@ def _context(shards: ShardSet, recipe: Recipe, device: torch.device, world: Worl
 def _trained(run: AbstractContextManager[Trainer], stop: StopRequest) -> Trained:
     """Train; when this returns or raises, nothing of the run is left on the device."""
     with run as trainer:
+        nothing_left = trainer.progress.is_finished(trainer.recipe)
         ended = trainer.run(stop)
         return Trained(
             metrics=trainer.saver.log.rows,
             steps=trainer.progress.step,
             stopped_by=None if ended else stop.signal,
+            nothing_left=nothing_left,
+        )
+
+
+def _check_same_everywhere(world: World, recipe: Recipe, folder: Path) -> None:
+    """Refuse ranks with different recipes, as where some machines do not see the run that others resume.
+
+    Raises:
+        UserError: on every rank.
+    """
+    number = xxhash.xxh3_64_intdigest(repr(recipe).encode()) >> 1  # fits into an int64
+    if world.least(number) != -world.least(-number):
+        raise UserError(
+            f"the ranks have different recipes; give all the same flags, and a --run that all machines see ({folder})"
         )
 
 

@@ -47,6 +47,7 @@ class Trainer:
         before_step: see `Hooks.before_step`.
 
     Attributes:
+        recipe: of the run.
         progress: how far the run has come.
         saver: the metrics so far are in its `log`.
     """
@@ -65,6 +66,7 @@ class Trainer:
         meter_state: StateDict | None = None,
         before_step: Callable[[TrainStep, int, Batch], None] | None = None,
     ) -> None:
+        self.recipe = context.recipe
         self.progress = progress
         self.saver = saver
         self._context = context

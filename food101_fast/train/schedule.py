@@ -66,6 +66,41 @@ def lr_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
 
+def stretched(before: Recipe, after: Recipe, step: int, steps_per_epoch: int) -> str | None:
+    """What becomes of the schedule when a run goes on with another number of epochs; None if it just goes on.
+
+    Learning rate and image size are functions of the step and the number of epochs, so they may jump. The exponential
+    and the constant schedule do not depend on the number of epochs.
+
+    Args:
+        before: the recipe so far.
+        after: the recipe from now on.
+        step: finished steps.
+        steps_per_epoch: steps in an epoch.
+    """
+    if step == 0 or before.epochs == after.epochs:
+        return None
+    jumps = []
+    if lr_factor(before, step, steps_per_epoch) != lr_factor(after, step, steps_per_epoch):
+        was = before.learning_rate * lr_factor(before, step - 1, steps_per_epoch)
+        rate = after.learning_rate * lr_factor(after, step, steps_per_epoch)
+        jumps.append(f"the learning rate {'rises' if rate > was else 'falls'} from {_short(was)} to {_short(rate)}")
+    size = image_size_at(before, (step - 1) // steps_per_epoch)
+    next_size = image_size_at(after, step // steps_per_epoch)
+    if next_size < size:
+        jumps.append(f"images shrink from {size} to {next_size} px")
+    if not jumps:
+        return None
+    how = "stretched" if after.epochs > before.epochs else "shortened"
+    what = f"the {after.schedule} schedule" if "rate" in jumps[0] else "the schedule of image sizes"
+    return f"--epochs {after.epochs} instead of {before.epochs}: {what} is {how}, so {' and '.join(jumps)}"
+
+
+def _short(rate: float) -> str:
+    """A learning rate with two digits: 1.7e-5."""
+    return f"{rate:.2g}".replace("e-0", "e-")
+
+
 def step_seed(seed: int, step: int, rank: int) -> int:
     """Seed of torch's generators in `step` on `rank`, for dropout and stochastic depth.
 

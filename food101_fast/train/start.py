@@ -17,8 +17,19 @@ from food101_fast.loader.repeat import copies_of_classes
 from food101_fast.models import check_sizes, load_weights
 from food101_fast.models.libraries import library_of
 from food101_fast.runs.checkpoint import Weights, load_checkpoint, load_training_weights
+from food101_fast.runs.folder import RunFolder
 from food101_fast.runs.recipe import Recipe
-from food101_fast.runs.run import Run, check_new, check_resumable, locked_run, new_run, read_run, write_run
+from food101_fast.runs.run import (
+    Run,
+    check_new,
+    check_resumable,
+    check_same_recipe,
+    is_begun,
+    locked_run,
+    new_run,
+    read_run,
+    write_run,
+)
 from food101_fast.shards import ShardSet
 from food101_fast.train.batchnorm import refuse_single_images
 from food101_fast.train.compile_control import CompileControl
@@ -30,6 +41,7 @@ from food101_fast.train.loop import Trainer
 from food101_fast.train.monitor import Monitor
 from food101_fast.train.options import RunOptions
 from food101_fast.train.saving import Saver
+from food101_fast.train.schedule import stretched
 from food101_fast.train.state import Progress, TrainState, read_state
 from food101_fast.train.step import TrainStep
 from food101_fast.train.validator import Validator
@@ -40,7 +52,15 @@ _LARGEST_VALIDATION_BATCH = 512
 
 
 def check_without_shards(
-    folder: Path, recipe: Recipe, *, device: Device, resume: bool, options: RunOptions, ranks: int, is_main: bool
+    folder: Path,
+    recipe: Recipe,
+    *,
+    device: Device,
+    resume: bool,
+    auto_batch: bool,
+    options: RunOptions,
+    ranks: int,
+    is_main: bool,
 ) -> None:
     """Refuse what can't be trained whatever the shards are; `started` checks it too, but shards may take long to open.
 
@@ -48,7 +68,8 @@ def check_without_shards(
         folder: of the run.
         recipe: what to compute.
         device: where to compute it.
-        resume: whether the run in `folder` is continued.
+        resume: whether a run in `folder` is continued.
+        auto_batch: whether the recipe's batch size is replaced.
         options: how the run is saved and shown.
         ranks: number of ranks.
         is_main: whether this is the main rank, which looks at the folder.
@@ -63,8 +84,17 @@ def check_without_shards(
         read_teacher(teacher)
     if options.tensorboard:
         require_tensorboard()
-    if is_main and not resume:
+    if not is_main:
+        return
+    if not resume:
         check_new(folder)
+    elif is_begun(folder):
+        check_same_recipe(folder, read_run(folder), kept_batch_size(folder, recipe) if auto_batch else recipe)
+
+
+def kept_batch_size(folder: Path, recipe: Recipe) -> Recipe:
+    """A recipe with the batch size of the run in `folder`, which is to be resumed."""
+    return replace(recipe, batch_size=read_run(folder).recipe.batch_size)
 
 
 @contextlib.contextmanager
@@ -104,13 +134,17 @@ def started(
             _restore(stored, step, loader)
         elif is_main:
             exits.enter_context(locked_run(folder))
+            check_new(folder)  # again: the process that had it locked may have trained into it
+            RunFolder(folder).nonfinite.unlink(missing_ok=True)
         progress = Progress() if stored is None else stored.state.progress
         log = MetricsLog(folder, progress.epoch)
         board = Board(folder if options.tensorboard and is_main else None, progress.step + 1)
         exits.callback(board.close)
-        if run is not None:
+        if run is not None and not progress.is_finished(recipe):
             write_run(folder, replace(run, recipe=recipe, teachers=teachers))
         context.say(_title(context, step, progress, len(loader)))
+        if stored is not None and not progress.is_finished(recipe):
+            _say_changes(context, stored.state.recipe, progress.step, len(loader))
         auto = _measuring(context, step, progress.steps_left(recipe, len(loader))) if compiled is None else None
         if recipe.image_size > context.stored_size:
             context.warn(_enlarged(context))
@@ -183,11 +217,11 @@ def _stored(context: TrainContext, shards: ShardSet, folder: Path, exits: contex
     Raises:
         UserError: it can't be resumed with these shards and this recipe, another process trains it, or it is damaged.
     """
+    if context.world.is_main:
+        exits.enter_context(locked_run(folder))
     run = read_run(folder)
     check_resumable(folder, run, context.recipe, shards)
     check_same_teacher(folder, run.teachers, context.teacher)
-    if context.world.is_main:
-        exits.enter_context(locked_run(folder))
     weights, document = load_checkpoint(folder, "last")
     state = read_state(document, folder)
     return _Stored(run=run, weights=weights, training=load_training_weights(folder, "last"), state=state)
@@ -259,6 +293,16 @@ def _title(context: TrainContext, step: TrainStep, progress: Progress, steps_per
     if not progress.step or progress.is_finished(recipe):
         return line
     return f"{line}; resumed after step {progress.step}, in epoch {progress.epoch + 1}"
+
+
+def _say_changes(context: TrainContext, before: Recipe, step: int, steps_per_epoch: int) -> None:
+    """Say which fields changed since the last checkpoint, and what becomes of the schedule."""
+    changes = before.differences(context.recipe)
+    if changes:
+        listed = ", ".join(f"--{name.replace('_', '-')} {now} instead of {was}" for name, was, now in changes)
+        context.say(f"resumed with {listed}")
+    if (line := stretched(before, context.recipe, step, steps_per_epoch)) is not None:
+        context.warn(line)
 
 
 def _enlarged(context: TrainContext) -> str:

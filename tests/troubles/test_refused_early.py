@@ -22,7 +22,8 @@ Command = Callable[..., tuple[int, str, str]]
         ("--batch-size 33 --accumulate 2", "--batch-size 33 is the batch of all ranks together"),
         ("--run {run}", "already has a run; continue it with --resume, or give another --run"),
         ("--run {full}", "is not empty; give another --run"),
-        ("--resume --run {empty}", "has no run (it has no recipe.json)"),
+        ("--resume --run {full}", "is not empty; give another --run"),
+        ("--resume --run {run} --seed 1", "can't be resumed with --seed 1 (it was trained with 0); give the same"),
     ],
 )
 def test_before_shards_are_opened(
@@ -34,8 +35,7 @@ def test_before_shards_are_opened(
     monkeypatch.setattr(ShardSet, "open", opened)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("")
-    (tmp_path / "empty").mkdir()
-    given = flags.format(run=tiny_run, full=tmp_path / "full", empty=tmp_path / "empty").split()
+    given = flags.format(run=tiny_run, full=tmp_path / "full").split()
     where = [] if "--run" in given else ["--run", str(tmp_path / "new")]
     code, out, err = command("train", "--shards", "s3://far/away", *where, *given)
     assert (code, out, err.count("\n")) == (2, "", 1)
