@@ -158,6 +158,34 @@ def plot_class_counts(counts: Mapping[str, Sequence[int]], classes: Sequence[str
     return figure
 
 
+def plot_lr_range(
+    rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], marks: Mapping[str, float]
+) -> Figure:
+    """Loss over the learning rate, with some rates marked.
+
+    Args:
+        rates: rising.
+        losses: one for each rate; those that are not finite are left out.
+        smoothed: the same, smoothed; may end earlier.
+        marks: rates by what they are; the first is drawn as a solid line.
+    """
+    figure = Figure(figsize=(8, 4.5), layout="constrained", dpi=_DPI)
+    axes: Axes = _axes(figure)
+    axes.plot(rates, losses, ".", markersize=4, color="#999999", label="loss of each batch")
+    axes.plot(rates[: len(smoothed)], smoothed, color=_COLORS[0], linewidth=2, label="smoothed")
+    for number, (label, rate) in enumerate(marks.items()):
+        style: Any = "--" if number else "-"
+        color = _LANE_COLORS[number + 1]
+        axes.axvline(rate, color=color, linestyle=style, linewidth=1.2, label=f"{label}: {rate:.2g}")
+    # A loss that has exploded would press all others into a line.
+    span = max(smoothed) - min(smoothed)
+    axes.set(xscale="log", xlabel="learning rate of the head", ylabel="training loss", title="Range test")
+    axes.set_ylim(min(smoothed) - 0.3 * span - 0.01, max(smoothed) + 0.3 * span + 0.01)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return figure
+
+
 # Of the same palette, for the lanes of a timeline from top to bottom.
 _LANE_COLORS = ("#0072b2", "#d55e00", "#cc79a7", "#e69f00", "#009e73", "#56b4e9", "#999999")
 

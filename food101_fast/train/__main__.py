@@ -25,6 +25,7 @@ from food101_fast.terminal import wrapped
 from food101_fast.train.given import recipe_before_flags
 from food101_fast.train.job import Trained, train
 from food101_fast.train.logs import summary
+from food101_fast.train.lr_range import check_range_test, find_lr, show_range_test
 from food101_fast.train.options import RunOptions
 from food101_fast.train.start import check_without_shards
 
@@ -40,7 +41,7 @@ GROUPS = {
     "distillation": ("teacher", "teacher_temperature", "teacher_weight"),
     "optimization": (
         "optimizer", "schedule", "lr_gamma", "warmup_epochs", "weight_decay", "momentum", "clip_norm", "accumulate",
-        "patience", "layer_decay", "unfreeze_epochs", "most_skipped",
+        "patience", "layer_decay", "unfreeze_epochs", "most_skipped", "find_lr",
     ),
     "speed": (
         "auto_batch", "amp", "compile", "compile_mode", "cuda_graph", "tf32", "cudnn_benchmark", "residence", "threads",
@@ -65,6 +66,9 @@ class TrainSettings:
     file (see --print-recipe), or a run's folder or recipe.json."""
     print_recipe: bool = False
     """Print the recipe as a TOML file for --recipe, with flags applied, and train nothing."""
+    find_lr: Path | None = None
+    """Find a learning rate, and train no run: a range test of 100 steps on a model of its own. It is printed, and a
+    picture of the losses is written to this PNG file. Needs no --run, and leaves one as it is."""
     resume: bool = False
     """Resume the run in --run from its last checkpoint; begin it if there is none; do nothing if it has ended. So a job
     script can run one command again and again. Without --recipe it has the recipe stored there; --epochs, --patience,
@@ -97,6 +101,21 @@ def main(argv: Sequence[str]) -> None:
         print(recipe_toml(settings.training), end="")
         return
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if settings.find_lr is not None:
+        check_range_test(settings.find_lr, resume=settings.resume, ranks=ranks)
+        with shown(settings.output):
+            show_range_test(
+                find_lr(
+                    ShardSet.open(settings.shards),
+                    settings.training,
+                    device=settings.device,
+                    auto_batch=settings.auto_batch,
+                    loading=settings.loading,
+                ),
+                settings.find_lr,
+                as_json=settings.output.json,
+            )
+        return
     check_without_shards(
         settings.run,
         settings.training,
@@ -159,9 +178,10 @@ def _show(settings: TrainSettings, result: Trained, ranks: int, *, evaluated: st
 def _defaults(argv: Sequence[str]) -> TrainSettings:
     """The recipe decides the defaults of all other flags, so --recipe is read before them."""
     name, recipe = recipe_before_flags(argv, "baseline")
-    if "--print-recipe" in [argument.replace("_", "-") for argument in argv]:
-        return TrainSettings(shards="", run=Path(), recipe=name, training=recipe)
-    return TrainSettings(shards=tyro.MISSING, run=tyro.MISSING, recipe=name, training=recipe)
+    given = {argument.partition("=")[0].replace("_", "-") for argument in argv}
+    shards = "" if "--print-recipe" in given else tyro.MISSING
+    run = Path() if given & {"--print-recipe", "--find-lr"} else tyro.MISSING
+    return TrainSettings(shards=shards, run=run, recipe=name, training=recipe)
 
 
 def _with_native_size(argv: Sequence[str], defaults: Recipe) -> Sequence[str]:

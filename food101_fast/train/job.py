@@ -92,7 +92,7 @@ def train(
         if auto_batch and resume:
             context = replace(context, recipe=kept_batch_size(folder, recipe))
         elif auto_batch:
-            context = _with_largest_batch(context, len(shards.split("train")))
+            context = with_largest_batch(context, len(shards.split("train")))
         loading, options, hooks = loading or LoaderOptions(), options or RunOptions(), hooks or Hooks()
         with out_of_memory_ends():
             run = started(context, shards, folder, resume=resume, loading=loading, options=options, hooks=hooks)
@@ -148,7 +148,7 @@ def _check_same_everywhere(world: World, recipe: Recipe, folder: Path) -> None:
         )
 
 
-def _with_largest_batch(context: TrainContext, samples: int) -> TrainContext:
+def with_largest_batch(context: TrainContext, samples: int) -> TrainContext:
     """The context with the largest batch that fits into the memory of every rank's device."""
     batch_size = fit_batch(context, samples=samples, trial=trial_steps(context), capacity=capacity_of(context.device))
     torch.cuda.reset_peak_memory_stats(context.device)  # the run's peak is not that of the trials

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -100,6 +101,21 @@ class Trainer:
                 self._context.say(f"stopped early: no better validation accuracy for {epochs} epochs (--patience)")
         self._context.world.wait()
         return True
+
+    def losses_at(self, rates: Iterable[float]) -> Iterator[float]:
+        """Train a step with each of these learning rates of the head, and yield its mean loss, for the range test.
+
+        Images and layers are those of the last epoch; where the images end they begin again. Nothing is validated or
+        saved, and the run can't go on after it.
+        """
+        recipe, step, per_epoch = self._context.recipe, self._step, len(self._loader)
+        step.start_phase(phase_at(recipe, recipe.epochs - 1, len(step.layers)))
+        step.train_mode()
+        batches = itertools.chain.from_iterable(self._loader for _ in itertools.count())
+        for number, rate in enumerate(rates):
+            step.prepare(number, rate / recipe.learning_rate)
+            loss, _ = step(next(batches), number // per_epoch)
+            yield float(loss)
 
     def _train_epoch(self, meter: EpochMeter, stop: StopRequest) -> bool:
         """Do the steps of an epoch that are left; False if a signal stopped it."""

@@ -84,7 +84,9 @@ def stretched(before: Recipe, after: Recipe, step: int, steps_per_epoch: int) ->
     if lr_factor(before, step, steps_per_epoch) != lr_factor(after, step, steps_per_epoch):
         was = before.learning_rate * lr_factor(before, step - 1, steps_per_epoch)
         rate = after.learning_rate * lr_factor(after, step, steps_per_epoch)
-        jumps.append(f"the learning rate {'rises' if rate > was else 'falls'} from {_short(was)} to {_short(rate)}")
+        jumps.append(
+            f"the learning rate {'rises' if rate > was else 'falls'} from {short_rate(was)} to {short_rate(rate)}"
+        )
     size = image_size_at(before, (step - 1) // steps_per_epoch)
     next_size = image_size_at(after, step // steps_per_epoch)
     if next_size < size:
@@ -96,9 +98,12 @@ def stretched(before: Recipe, after: Recipe, step: int, steps_per_epoch: int) ->
     return f"--epochs {after.epochs} instead of {before.epochs}: {what} is {how}, so {' and '.join(jumps)}"
 
 
-def _short(rate: float) -> str:
+def short_rate(rate: float) -> str:
     """A learning rate with two digits: 1.7e-5."""
-    return f"{rate:.2g}".replace("e-0", "e-")
+    if rate >= 0.01:
+        return f"{rate:.2g}"
+    digits, exponent = f"{rate:.1e}".split("e")
+    return f"{float(digits):g}e{int(exponent)}"
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
