@@ -167,7 +167,7 @@ def plot_lr_range(
         rates: rising.
         losses: one for each rate; those that are not finite are left out.
         smoothed: the same, smoothed; may end earlier.
-        marks: rates by what they are; the first is drawn as a solid line.
+        marks: rates by their labels; the first is drawn as a solid line.
     """
     figure = Figure(figsize=(8, 4.5), layout="constrained", dpi=_DPI)
     axes: Axes = _axes(figure)
@@ -176,13 +176,15 @@ def plot_lr_range(
     for number, (label, rate) in enumerate(marks.items()):
         style: Any = "--" if number else "-"
         color = _LANE_COLORS[number + 1]
-        axes.axvline(rate, color=color, linestyle=style, linewidth=1.2, label=f"{label}: {rate:.2g}")
+        axes.axvline(rate, color=color, linestyle=style, linewidth=1.2, label=label)
     # A loss that has exploded would press all others into a line.
-    span = max(smoothed) - min(smoothed)
+    lowest = int(np.argmin(smoothed))
+    bottom, top = smoothed[lowest], max(smoothed[: lowest + 1])
+    span = max(top - bottom, 1e-6)
     axes.set(xscale="log", xlabel="learning rate of the head", ylabel="training loss", title="Range test")
-    axes.set_ylim(min(smoothed) - 0.3 * span - 0.01, max(smoothed) + 0.3 * span + 0.01)
+    axes.set_ylim(max(bottom - 0.6 * span, 0), top + 0.6 * span)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower left")
     return figure
 
 

@@ -197,9 +197,9 @@ def show_range_test(found: LrRange, path: Path, *, as_json: bool) -> None:
             f"loss falls fastest, and {short_rate(found.tenth_of_minimum)}, a tenth of where it is lowest)"
         )
     marks = {
-        "suggested": found.learning_rate,
-        "steepest": found.steepest,
-        "a tenth of the minimum's": found.tenth_of_minimum,
+        f"suggested: {short_rate(found.learning_rate)}": found.learning_rate,
+        f"steepest descent: {short_rate(found.steepest)}": found.steepest,
+        f"a tenth of the lowest point's: {short_rate(found.tenth_of_minimum)}": found.tenth_of_minimum,
     }
     picture = png(plot_lr_range(found.rates, found.losses, found.smoothed, marks))
     with writing(path, "or give another --find-lr"):
