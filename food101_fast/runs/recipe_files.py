@@ -114,8 +114,8 @@ def _names(document: Mapping[str, Any], path: Path) -> dict[str, str]:
         else:
             found[key] = known[flag]
     if unknown:
-        count = "an unknown key" if len(unknown) == 1 else "unknown keys"
-        raise UserError(f"{path} has {count}: {', '.join(unknown)}; `train --print-recipe` lists all")
+        what = "has an unknown key" if len(unknown) == 1 else "has unknown keys"
+        raise UserError(f"{path} {what}: {', '.join(unknown)}; `train --print-recipe` lists all")
     return found
 
 
