@@ -14,7 +14,6 @@ import tyro
 from food101_fast.cli import exit_with, parse
 from food101_fast.compute.device import Device
 from food101_fast.loader import LoaderOptions
-from food101_fast.models import inputs_of
 from food101_fast.progress import Output, shown
 from food101_fast.runs.folder import RunFolder
 from food101_fast.runs.recipe import Recipe
@@ -22,7 +21,7 @@ from food101_fast.runs.recipe_files import recipe_toml
 from food101_fast.runs.results import outcome
 from food101_fast.shards import ShardSet
 from food101_fast.terminal import wrapped
-from food101_fast.train.given import recipe_before_flags
+from food101_fast.train.given import recipe_before_flags, with_native_size
 from food101_fast.train.job import Trained, train
 from food101_fast.train.logs import summary
 from food101_fast.train.lr_range import check_range_test, find_lr, show_range_test
@@ -95,7 +94,7 @@ def main(argv: Sequence[str]) -> None:
     """
     argv = argv[1:] if argv[:1] == ["--"] else argv
     defaults = _defaults(argv)
-    argv = _with_native_size(argv, defaults.training)
+    argv = with_native_size(argv, defaults.training)
     settings = parse(TrainSettings, "train", argv, default=defaults, groups=GROUPS)
     if settings.print_recipe:
         print(recipe_toml(settings.training), end="")
@@ -182,26 +181,6 @@ def _defaults(argv: Sequence[str]) -> TrainSettings:
     shards = "" if "--print-recipe" in given else tyro.MISSING
     run = Path() if given & {"--print-recipe", "--find-lr"} else tyro.MISSING
     return TrainSettings(shards=shards, run=run, recipe=name, training=recipe)
-
-
-def _with_native_size(argv: Sequence[str], defaults: Recipe) -> Sequence[str]:
-    """The arguments with a number in `--image-size native`: the size that the backbone was pretrained with."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("image-size", "model", "weights"):
-        first.add_argument(f"--{name}", f"--{name.replace('-', '_')}", default="")
-    chosen, _ = first.parse_known_args(argv)
-    if chosen.image_size != "native":
-        return argv
-    size = inputs_of(chosen.model or defaults.model, chosen.weights or defaults.weights).size
-    flags = ("--image-size", "--image_size")
-    return [
-        str(size)
-        if before in flags
-        else f"{flags[0]}={size}"
-        if argument.partition("=")[0] in flags and "=" in argument
-        else argument
-        for before, argument in zip(("", *argv), argv, strict=False)
-    ]
 
 
 if __name__ == "__main__":

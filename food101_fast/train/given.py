@@ -1,4 +1,4 @@
-"""The recipe that a command line of `train` starts from, which decides the defaults of all its other flags."""
+"""What is read from a command line of `train` before its flags: the recipe that decides their defaults, a native size."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from food101_fast.models import inputs_of
 from food101_fast.runs.folder import RunFolder
 from food101_fast.runs.recipe import Recipe
 from food101_fast.runs.recipe_files import load_recipe
@@ -36,3 +37,31 @@ def recipe_before_flags(argv: Sequence[str], name: str) -> tuple[str, Recipe]:
         return name, read_run(chosen.run).recipe
     name = name if chosen.recipe is None else chosen.recipe
     return name, load_recipe(name)
+
+
+def with_native_size(argv: Sequence[str], defaults: Recipe) -> Sequence[str]:
+    """The arguments with a number in `--image-size native`: the size that the backbone was pretrained with.
+
+    Args:
+        argv: arguments of the command.
+        defaults: model and weights where no flag names them.
+
+    Raises:
+        UserError: there is no such model.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("image-size", "model", "weights"):
+        first.add_argument(f"--{name}", f"--{name.replace('-', '_')}", default="")
+    chosen, _ = first.parse_known_args(argv)
+    if chosen.image_size != "native":
+        return argv
+    size = inputs_of(chosen.model or defaults.model, chosen.weights or defaults.weights).size
+    flags = ("--image-size", "--image_size")
+    return [
+        str(size)
+        if before in flags
+        else f"{flags[0]}={size}"
+        if argument.partition("=")[0] in flags and "=" in argument
+        else argument
+        for before, argument in zip(("", *argv), argv, strict=False)
+    ]
