@@ -1,4 +1,4 @@
-"""What is read from a command line of `train` before its flags: the recipe that decides their defaults, a native size."""
+"""What a command line of `train` says before its flags are read: the recipe that they change, and a native size."""
 
 from __future__ import annotations
 
