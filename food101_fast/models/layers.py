@@ -23,24 +23,36 @@ def head_of(model: nn.Module) -> tuple[str, Layer]:
 
 
 def heads_of(model: nn.Module) -> list[tuple[str, Layer]]:
-    """Names and modules of all layers that compute class scores.
+    """Names and modules of all layers that compute class scores, in the order of the model.
 
-    A model of timm names them, and may have several: distilled models average the scores of two. Of any other model it
-    is the last linear or convolutional layer.
+    A model of timm names them in its configuration or gives their modules, and may have several: distilled models
+    average the scores of two. Of any other model it is the last linear or convolutional layer.
 
     Raises:
         UserError: the model has no linear or convolutional layer.
     """
-    layers = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)}
-    named = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
-    heads = [(path, layers[path]) for path in ((named,) if isinstance(named, str) else named) if path in layers]
-    if heads:
-        return heads
+    layers = _layers(model)
     if not layers:
         raise UserError(
             f"a {type(model).__name__} has no linear or convolutional layer as a head; choose another --model"
         )
-    return list(layers.items())[-1:]
+    heads = _timms_heads(model) if hasattr(model, "get_classifier") else []
+    return [(path, layer) for path, layer in layers if layer in heads] or layers[-1:]
+
+
+def _layers(module: nn.Module) -> list[tuple[str, Layer]]:
+    """Names and modules of all linear and convolutional layers in a module."""
+    return [(path, layer) for path, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+
+
+def _timms_heads(model: Any) -> list[Layer]:
+    """The layers that compute class scores in a model of timm. Some models tell only one of two in either way."""
+    named = getattr(model, "pretrained_cfg", {}).get("classifier") or ()
+    names = (named,) if isinstance(named, str) else named
+    heads = [layer for path, layer in _layers(model) if path in names]
+    classifier = model.get_classifier()
+    several = isinstance(classifier, tuple | list | nn.ModuleList)
+    return heads + [_layers(one)[-1][1] for one in (classifier if several else [classifier]) if _layers(one)]
 
 
 def replace_head(model: nn.Module, classes: int) -> None:
