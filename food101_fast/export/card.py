@@ -11,6 +11,7 @@ from torch import nn
 
 from food101_fast.runs.evaluation import read_evaluation
 from food101_fast.runs.metrics import SplitMetrics
+from food101_fast.runs.recipe import Recipe
 from food101_fast.runs.results import EpochRow, best_epoch, read_metrics
 from food101_fast.runs.run import Run
 
@@ -61,8 +62,7 @@ def model_card(
         _metadata(run, source, result, onnx="model.onnx" in parity.differences),
         template_path=str(_TEMPLATE),
         run=run,
-        recipe=asdict(run.recipe)
-        | {"weights": Path(run.recipe.weights).name, "teacher": " ".join(Path(one).name for one in run.recipe.teacher)},
+        recipe=_without_folders(run.recipe),
         model=run.recipe.model,
         title=source.title,
         source="Pictures drawn by food101_fast (`demo:`)" if run.source == "demo:" else f"`{source.title}`",
@@ -96,6 +96,12 @@ def _timm_call(run: Run, model: nn.Module) -> str:
     made = getattr(model, "_model_args", {})
     known = {"num_classes": len(run.classes), **{key: made[key] for key in ("img_size", "in_chans") if key in made}}
     return ", ".join([f'"{name}"', *(f"{key}={value!r}" for key, value in known.items())])
+
+
+def _without_folders(recipe: Recipe) -> dict[str, object]:
+    """The fields of a recipe; of files and folders only the names, since their paths mean nothing on other machines."""
+    teacher = ", ".join(Path(one).name for one in recipe.teacher) or None
+    return asdict(recipe) | {"weights": Path(recipe.weights).name, "teacher": teacher}
 
 
 def _source(run: Run) -> _Source:

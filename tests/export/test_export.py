@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,9 @@ def test_the_card_says_what_the_model_is_and_how_good(moved_run: Path) -> None:
     assert "These weights were not evaluated" in card("last").text
     (moved_run / "test_metrics.json").write_bytes(orjson.dumps(metrics | {"weights": "0" * 16}))
     assert top1 not in card().text
+    assert "| teacher |" not in card().text
+    run = replace(run, recipe=replace(run.recipe, teacher=("/home/me/large",)))
+    assert "| teacher | large |" in card().text
     assert "On the validation split" in card().text
 
 
