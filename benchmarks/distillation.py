@@ -45,17 +45,17 @@ class Settings:
     """Where to compute."""
     limit: int | None = None
     """Use only this many pictures; all 1,000 by default."""
-    fractions: tuple[float, float, float] = (0.4, 0.3, 0.3)
+    fractions: tuple[float, float, float] = (0.4, 0.2, 0.4)
     """Shares of train, val and test."""
     image_size: int = 64
     """Height and width that the networks see, in pixels."""
     teacher: str = "resnet18"
     """Network of both teachers."""
-    teacher_epochs: int = 12
+    teacher_epochs: int = 8
     """Epochs of each teacher."""
     student: str = "shufflenet_v2_x0_5"
     """Network of the students."""
-    epochs: int = 25
+    epochs: int = 12
     """Epochs of each student."""
     temperature: float = 2.0
     """Temperature of the teachers' probabilities."""
@@ -127,10 +127,9 @@ def main(argv: Sequence[str]) -> None:
     shards = ShardSet.open(folder)
     teacher = Recipe(
         model=settings.teacher, weights="none", image_size=settings.image_size, epochs=settings.teacher_epochs,
-        batch_size=32, optimizer="adamw", learning_rate=1e-3, schedule="cosine", warmup_epochs=1, weight_decay=0.01,
-        patience=None,
+        batch_size=16, optimizer="adamw", learning_rate=1e-3, schedule="cosine", weight_decay=0.01, patience=None,
     )  # fmt: skip
-    alone = replace(teacher, model=settings.student, epochs=settings.epochs)
+    alone = replace(teacher, model=settings.student, epochs=settings.epochs, learning_rate=2e-3)
     teachers = [settings.work / f"teacher-{seed}" for seed in range(2)]
     distilled = replace(
         alone, teacher=tuple(map(str, teachers)), teacher_temperature=settings.temperature,
