@@ -155,6 +155,18 @@ def test_the_recipes_wait_for_nothing(recipe: str, cuda: FakeCuda) -> None:
     assert step.model.training
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_frozen_layers_wait_for_nothing(optimizer: Optimizer, cuda: FakeCuda) -> None:
+    recipe = dataclasses.replace(TINY, optimizer=optimizer, freeze="backbone", layer_decay=0.5, ema_decay=0.9)
+    step = made_step(cuda, recipe)
+    with cuda.waiting_allowed():
+        step.train_mode()
+    for number in range(2):
+        step.prepare(number, 0.5)
+        step(batch(), 0)
+    assert sum(parameter.grad is not None for parameter in step.model.parameters()) == len(step.layers[-1])
+
+
 @pytest.mark.parametrize("amp", ["fp16", "off"])
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
 def test_a_step_can_be_captured(

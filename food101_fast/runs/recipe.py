@@ -19,6 +19,7 @@ CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotun
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["exponential", "cosine", "constant"]
 Loss = Literal["cross-entropy", "bce", "focal"]
+Freeze = Literal["backbone"] | int | None
 ClassBalance = Literal["none", "weights", "sampling", "logit-adjust"]
 ClassWeights = Literal["inverse", "effective"]
 
@@ -114,6 +115,9 @@ class Recipe:
     """Weight decay of adamw and sgd. Biases and normalization layers have none."""
     layer_decay: Annotated[float, Gt(0), Le(1)] = 1.0
     """Factor on the learning rate from each layer group to the one below it. Below 1, early layers change less."""
+    freeze: Freeze = None
+    """Layers that are never trained: backbone (all layer groups but the head), or a number of layer groups from the
+    input on. They need no gradients and no optimizer state, and their BatchNorm keeps its statistics."""
     unfreeze_epochs: Annotated[int, Ge(0)] = 0
     """Epochs of gradual unfreezing: the first trains only the head, the next ones more layer groups from the top down.
     After these epochs all layers train. BatchNorm in frozen layers keeps its statistics."""
@@ -227,6 +231,15 @@ class Recipe:
         for flag, number in (("--warmup-epochs", self.warmup_epochs), ("--unfreeze-epochs", self.unfreeze_epochs)):
             if number > self.epochs:
                 raise UserError(f"{flag} {number} should be at most --epochs {self.epochs}; give both")
+        if isinstance(self.freeze, int) and self.freeze < 1:
+            raise UserError(
+                f"--freeze {self.freeze} should be at least 1, or backbone; leave it out to train all layers"
+            )
+        if self.freeze is not None and self.unfreeze_epochs:
+            raise UserError(
+                f"--freeze {self.freeze} keeps layers frozen and --unfreeze-epochs {self.unfreeze_epochs} trains all "
+                "in the end; leave --freeze out, or give --unfreeze-epochs 0"
+            )
         if self.accumulate > 1 and self.compile_mode in ("reduce-overhead", "max-autotune"):
             # Such graphs overwrite the gradients of the chunk before: pytorch/pytorch#169545.
             raise UserError(

@@ -8,54 +8,63 @@ learning rate; see `scale_steps`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from food101_fast.models import layer_groups
 from food101_fast.runs.recipe import Optimizer, Recipe
+from food101_fast.train.schedule import never_trained
 
 ParameterGroups = list[dict[str, object]]
 """torch's parameter groups: `params`, `lr`, `initial_lr` and `weight_decay` of each."""
 
 
-def _adam(recipe: Recipe, groups: ParameterGroups, model: nn.Module) -> torch.optim.Optimizer:
+def _adam(recipe: Recipe, groups: ParameterGroups) -> torch.optim.Optimizer:
     return torch.optim.Adam(groups, recipe.learning_rate, fused=True)
 
 
-def _adamw(recipe: Recipe, groups: ParameterGroups, model: nn.Module) -> torch.optim.Optimizer:
+def _adamw(recipe: Recipe, groups: ParameterGroups) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, recipe.learning_rate, fused=True)
 
 
-def _sgd(recipe: Recipe, groups: ParameterGroups, model: nn.Module) -> torch.optim.Optimizer:
+def _sgd(recipe: Recipe, groups: ParameterGroups) -> torch.optim.Optimizer:
     optimizer = torch.optim.SGD(groups, recipe.learning_rate, momentum=recipe.momentum, nesterov=True, fused=True)
     # torch makes the buffers in the first step, but does not fill them if that step is skipped, and can't make those
     # of layers that are unfrozen later.
-    for parameter in model.parameters():
-        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer
 
 
-OPTIMIZERS: dict[Optimizer, Callable[[Recipe, ParameterGroups, nn.Module], torch.optim.Optimizer]] = {
+OPTIMIZERS: dict[Optimizer, Callable[[Recipe, ParameterGroups], torch.optim.Optimizer]] = {
     "adam": _adam,
     "adamw": _adamw,
     "sgd": _sgd,
 }
-"""Makes each optimizer from a recipe, the parameter groups, and the model that has the parameters."""
+"""Makes each optimizer from a recipe and the parameter groups."""
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """The recipe's optimizer over all weights of `model`.
+    """The recipe's optimizer over all weights of `model` that it trains at some time.
 
     There are at most two parameter groups: with and without weight decay. Each has an `initial_lr`, that of the head,
     which `set_learning_rate` multiplies. With a `layer_decay` below 1 the layers below the head take shorter steps; see
-    `scale_steps`.
+    `scale_steps`. Layers of `freeze` are left out, so that they have no state and no weight decay.
+
+    Raises:
+        UserError: the model has too few layer groups for `freeze`.
     """
-    optimizer = OPTIMIZERS[recipe.optimizer](recipe, _parameter_groups(recipe, model), model)
-    if recipe.layer_decay != 1:
-        below_head = list(enumerate(reversed(layer_groups(model))))[1:]
-        factors = {name: recipe.layer_decay**depth for depth, names in below_head for name in names}
+    layers = layer_groups(model)
+    trained = layers[never_trained(recipe, len(layers)) :]
+    names = {name for group in trained for name in group}
+    parameters = [parameter for name, parameter in model.named_parameters() if name in names]
+    optimizer = OPTIMIZERS[recipe.optimizer](recipe, _parameter_groups(recipe, parameters))
+    below_head = list(enumerate(reversed(trained)))[1:]
+    if recipe.layer_decay != 1 and below_head:
+        factors = {name: recipe.layer_decay**depth for depth, group in below_head for name in group}
         scale_steps(optimizer, list(map(model.get_parameter, factors)), list(factors.values()))
     return optimizer
 
@@ -119,10 +128,10 @@ def scale_steps(optimizer: torch.optim.Optimizer, parameters: list[Tensor], fact
     optimizer.register_step_post_hook(scale)
 
 
-def _parameter_groups(recipe: Recipe, model: nn.Module) -> ParameterGroups:
+def _parameter_groups(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> ParameterGroups:
     """Parameters with the same weight decay, together."""
     groups: dict[float, list[nn.Parameter]] = {}
-    for parameter in model.parameters():
+    for parameter in parameters:
         groups.setdefault(recipe.weight_decay if parameter.ndim > 1 else 0.0, []).append(parameter)
     return [
         {"params": members, "initial_lr": recipe.learning_rate, "lr": recipe.learning_rate, "weight_decay": decay}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from food101_fast.errors import UserError
 from food101_fast.runs.recipe import Recipe
 
 # Networks halve an image five times, so sizes that are not multiples of 32 would waste pixels.
@@ -40,14 +41,41 @@ def image_size_at(recipe: Recipe, epoch: int) -> int:
 
 
 def frozen_at(recipe: Recipe, epoch: int, layer_groups: int) -> int:
-    """Number of frozen layer groups in `epoch`: all but the head in the first, none after `unfreeze_epochs`.
+    """Number of frozen layer groups in `epoch`: those of `freeze`, or of gradual unfreezing.
+
+    With `unfreeze_epochs` it is all but the head in the first epoch, and none after these epochs.
 
     Source: gradual unfreezing, Howard and Ruder, "Universal Language Model Fine-tuning", ACL 2018.
+
+    Raises:
+        UserError: the model has too few groups for `freeze`.
     """
     if epoch >= recipe.unfreeze_epochs:
-        return 0
+        return never_trained(recipe, layer_groups)
     below_head = layer_groups - 1
     return below_head - below_head * epoch // recipe.unfreeze_epochs
+
+
+def never_trained(recipe: Recipe, layer_groups: int) -> int:
+    """Number of layer groups, from the input on, that `freeze` keeps frozen in the whole run.
+
+    Args:
+        recipe: with `freeze`.
+        layer_groups: groups of the model, including the head.
+
+    Raises:
+        UserError: the model has no layer group left to train.
+    """
+    if recipe.freeze is None:
+        return 0
+    if recipe.freeze == "backbone":
+        return layer_groups - 1
+    if recipe.freeze >= layer_groups:
+        raise UserError(
+            f"--freeze {recipe.freeze}: {recipe.model} has {layer_groups} layer groups, the last of which is its head; "
+            f"give at most {layer_groups - 1}"
+        )
+    return recipe.freeze
 
 
 def lr_factor(recipe: Recipe, step: int, steps_per_epoch: int) -> float:

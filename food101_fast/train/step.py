@@ -23,7 +23,7 @@ from food101_fast.train.ema import ModelAverage
 from food101_fast.train.graph import GraphedFunction, uses_graph
 from food101_fast.train.loss import build_loss
 from food101_fast.train.optimizer import build_optimizer, learning_rate_on_device, set_learning_rate
-from food101_fast.train.schedule import Phase, step_seed
+from food101_fast.train.schedule import Phase, never_trained, step_seed
 from food101_fast.train.state import StepState
 from food101_fast.transforms import InputSpec, Preset, train_preset
 from food101_fast.transforms.normalize import IMAGENET
@@ -106,7 +106,7 @@ class TrainStep:
         self.skipped = torch.zeros((), dtype=torch.int64, device=device)
         self._lr_factor = 1.0
         self.preset: Preset
-        self.start_phase(Phase(recipe.image_size, frozen=0))
+        self.start_phase(Phase(recipe.image_size, frozen=never_trained(recipe, len(self.layers))))
 
     def start_phase(self, phase: Phase) -> None:
         """Train with this image size and these layers from the next step on."""

@@ -26,7 +26,7 @@ from food101_fast.train import Recipe, train
 from food101_fast.train import graph as graphs
 from food101_fast.train import step as steps
 from food101_fast.train.graph import GraphedFunction, check_graph, uses_graph
-from food101_fast.train.schedule import Phase, lr_factor
+from food101_fast.train.schedule import Phase, lr_factor, never_trained
 from food101_fast.train.step import TrainStep
 from food101_fast.transforms import PRESETS
 from tests.cuda_device import DEVICES, chosen, harmless_warnings, no_waiting
@@ -87,7 +87,8 @@ def trained(recipe: Recipe, device: torch.device) -> tuple[list[float], list[Ten
     losses = []
     for number in range(12):
         if number in (0, 6):
-            step.start_phase(Phase(32, frozen=2) if number == 0 else Phase(36, frozen=0))
+            last = Phase(36, frozen=never_trained(recipe, len(step.layers)))
+            step.start_phase(Phase(32, frozen=2) if number == 0 else last)
             step.train_mode()
         step.prepare(number, lr_factor(recipe, number, 6))
         loss, _ = step(batch(number, device), number // 6)
@@ -110,6 +111,17 @@ def test_a_graphed_run_is_the_eager_one(device: torch.device, optimizer: Optimiz
     assert graphed[0] == pytest.approx(eager[0], rel=relative, abs=absolute)
     for one, other in zip(graphed[1], eager[1], strict=True):
         torch.testing.assert_close(one, other, rtol=relative, atol=absolute)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_graph_leaves_frozen_layers_alone(device: torch.device, optimizer: Optimizer) -> None:
+    decay = dataclasses.replace(GRAPHED, amp="off", optimizer=optimizer, weight_decay=0.1, ema_decay=0.9)
+    recipe = dataclasses.replace(decay, freeze=1, layer_decay=0.5)
+    eager = trained(dataclasses.replace(recipe, cuda_graph="off"), device)
+    graphed = trained(recipe, device)
+    assert torch.equal(graphed[1][0], model().state_dict()["0.weight"].double())
+    for one, other in zip(graphed[1], eager[1], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_a_step_that_is_not_finite_leaves_no_trace_in_a_graph_either(device: torch.device) -> None:
