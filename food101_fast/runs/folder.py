@@ -41,6 +41,11 @@ class RunFolder:
         return self.path / "metrics.csv"
 
     @property
+    def probe(self) -> Path:
+        """What a linear probe found: `probe.json`."""
+        return self.path / "probe.json"
+
+    @property
     def tensorboard(self) -> Path:
         """Folder of TensorBoard's event files."""
         return self.path / "tensorboard"
@@ -97,7 +102,8 @@ class RunFolder:
     def is_before_first_checkpoint(self, name: str) -> bool:
         """Whether a run that ends before its first checkpoint can leave a file or folder of this name."""
         paths = (
-            self.recipe, self.lock, self.epochs, self.epochs_table, self.tensorboard, self.nonfinite, self.checkpoints
+            self.recipe, self.lock, self.epochs, self.epochs_table, self.probe, self.tensorboard, self.nonfinite,
+            self.checkpoints,
         )  # fmt: skip
         # A kill leaves files under the temporary names that `write_atomically` gives them.
         name = re.sub(rf"[.]\d+{re.escape(TEMPORARY_SUFFIX)}$", "", name)

@@ -19,6 +19,7 @@ CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotun
 Optimizer = Literal["adam", "adamw", "sgd"]
 Schedule = Literal["exponential", "cosine", "constant"]
 Loss = Literal["cross-entropy", "bce", "focal"]
+Method = Literal["finetune", "probe"]
 Freeze = Literal["backbone"] | int | None
 ClassBalance = Literal["none", "weights", "sampling", "logit-adjust"]
 ClassWeights = Literal["inverse", "effective"]
@@ -30,13 +31,20 @@ CHANGEABLE = (
 )  # fmt: skip
 
 
+# What a probe computes with. Other fields must have their defaults, since a probe would ignore them.
+PROBE_FIELDS = ("method", "model", "weights", "image_size", "batch_size", "amp", "tf32", "cudnn_benchmark", "seed")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A training run. The default is `baseline`: fine-tune all layers of an ImageNet MobileNetV2 at 160 px."""
 
+    method: Method = "finetune"
+    """finetune (train the network), or probe (train a linear classifier on features of the backbone, which are computed
+    once)."""
     model: str = "mobilenet_v2"
     """Any classification model of torchvision (resnet50) or, with the extra timm, of timm (timm/resnet50.a1_in1k,
-    timm/hf-hub:USER/NAME)."""
+    timm/hf-hub:USER/NAME). A probe takes several names, and compares them."""
     weights: str = "DEFAULT"
     """Initial weights: a name of the library's weights, a file (.safetensors or .pth), or none (random)."""
     drop_path: Annotated[float, Ge(0), Lt(1)] | None = None
@@ -214,6 +222,8 @@ class Recipe:
         if self.preset not in PRESETS:
             raise UserError(f"--preset {self.preset!r} should be one of: {', '.join(PRESETS)}")
         check_limits(self)
+        if self.method == "probe":
+            self._refuse_unused()
         if self.bce_threshold is not None and self.loss != "bce":
             raise UserError(f"--bce-threshold {self.bce_threshold} needs --loss bce; give both, or leave it out")
         if self.class_balance == "logit-adjust" and self.loss == "bce":
@@ -252,3 +262,17 @@ class Recipe:
             )
         if self.optimizer == "adam" and self.weight_decay:
             raise UserError("--weight-decay needs --optimizer adamw or sgd, since adam has none; give one of those")
+
+    def _refuse_unused(self) -> None:
+        """Refuse settings that a probe would ignore.
+
+        Raises:
+            UserError: a field has another value than its default.
+        """
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name not in PROBE_FIELDS and value != field.default:
+                raise UserError(
+                    f"--{field.name.replace('_', '-')} {value} does nothing in a probe, which trains a linear "
+                    "classifier on features of unchanged images; leave it out"
+                )

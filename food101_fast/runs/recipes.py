@@ -48,6 +48,8 @@ RECIPES: dict[str, Recipe] = {
         unfreeze_epochs=4,
         patience=None,
     ),
+    # A linear classifier on features of the backbone. Its result says how well a backbone suits the data.
+    "probe": Recipe(method="probe"),
     # From random weights, small and short: for a CPU and about a thousand images.
     "demo": Recipe(
         model="resnet18",

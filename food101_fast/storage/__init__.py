@@ -10,7 +10,7 @@ a bucket shows an object only when its upload is complete.
 - atomic.py: one file on a disk, and the error when it can't be written.
 """
 
-from food101_fast.storage.atomic import TEMPORARY_SUFFIX, write_atomically, writing
+from food101_fast.storage.atomic import TEMPORARY_SUFFIX, replacing, write_atomically, writing
 from food101_fast.storage.folder import Content, Folder
 from food101_fast.storage.local import LocalFolder
 from food101_fast.storage.location import open_folder
@@ -26,6 +26,7 @@ __all__ = [
     "exact",
     "open_folder",
     "readable",
+    "replacing",
     "write_atomically",
     "writing",
 ]

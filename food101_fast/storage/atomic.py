@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from food101_fast.errors import UserError
 from food101_fast.resources import machine_advice
@@ -29,11 +30,26 @@ def write_atomically(path: Path, content: Content, *, keep_in_memory: bool = Tru
     Raises:
         OSError: the disk fails; a file that existed before is unchanged.
     """
+    with replacing(path, keep_in_memory=keep_in_memory) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: Path, *, keep_in_memory: bool = True) -> Iterator[BinaryIO]:
+    """A context with an open file that takes the name `path` when the context ends without an error.
+
+    Args:
+        path: of the file.
+        keep_in_memory: whether the system's page cache should keep it.
+
+    Raises:
+        OSError: the disk fails; a file that existed before is unchanged.
+    """
     # The name has the process number: a writer that outlives its parent for a moment must not share it with the next.
     temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
             if not keep_in_memory and hasattr(os, "posix_fadvise"):

@@ -26,13 +26,14 @@ from food101_fast.train.job import Trained, train
 from food101_fast.train.logs import summary
 from food101_fast.train.lr_range import check_range_test, find_lr, show_range_test
 from food101_fast.train.options import RunOptions
+from food101_fast.train.probe.compare import Comparison, compare, each_model
 from food101_fast.train.start import check_without_shards
 
 # Titles in the help, and their fields. The others are the commonest, and come first.
 GROUPS = {
     "data": ("window", "seed"),
     "augmentation": ("preset", "mixup_alpha", "cutmix_alpha", "erasing", "start_size"),
-    "model": ("weights", "drop_path", "ema_decay", "sync_batchnorm"),
+    "model": ("method", "weights", "drop_path", "ema_decay", "sync_batchnorm"),
     "loss": (
         "loss", "label_smoothing", "class_balance", "class_weights", "effective_beta", "logit_tau", "repeat_threshold",
         "bce_threshold", "focal_gamma",
@@ -61,8 +62,8 @@ class TrainSettings:
     """Folder of the run, for its recipe, metrics and checkpoints. Created if it does not exist."""
     recipe: str = "baseline"
     """Recipe to start from: baseline (fine-tunes an ImageNet MobileNetV2), strong (ResNet-50 at 224 px, the most
-    accurate), fast (progressive resizing), unfreeze (gradual unfreezing), demo (a small network, for a CPU), a TOML
-    file (see --print-recipe), or a run's folder or recipe.json."""
+    accurate), fast (progressive resizing), unfreeze (gradual unfreezing), probe (a linear classifier on features of a
+    backbone), demo (a small network, for a CPU), a TOML file (see --print-recipe), or a run's folder or recipe.json."""
     print_recipe: bool = False
     """Print the recipe as a TOML file for --recipe, with flags applied, and train nothing."""
     find_lr: Path | None = None
@@ -93,11 +94,22 @@ def main(argv: Sequence[str]) -> None:
     A leading `--` is dropped. torchrun passes it on, and without it torchrun would read `--run` as a flag of its own.
     """
     argv = argv[1:] if argv[:1] == ["--"] else argv
-    defaults = _defaults(argv)
-    argv = with_native_size(argv, defaults.training)
-    settings = parse(TrainSettings, "train", argv, default=defaults, groups=GROUPS)
+    each = [_parsed(arguments) for arguments in each_model(argv)]
+    settings = each[0]
     if settings.print_recipe:
         print(recipe_toml(settings.training), end="")
+        return
+    if len(each) > 1:
+        compare(
+            Comparison(
+                shards=settings.shards,
+                runs=tuple((one.run, one.training) for one in each),
+                resume="--resume" in argv,
+                device=settings.device,
+                loading=settings.loading,
+                output=settings.output,
+            )
+        )
         return
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if settings.find_lr is not None:
@@ -172,6 +184,12 @@ def _show(settings: TrainSettings, result: Trained, ranks: int, *, evaluated: st
     elif not (settings.output.quiet or settings.output.json):
         split = "" if evaluated == "test" else f" --split {evaluated}"
         print(f"next: python -m food101_fast.evaluate --run {settings.run}{split}")
+
+
+def _parsed(argv: Sequence[str]) -> TrainSettings:
+    defaults = _defaults(argv)
+    argv = with_native_size(argv, defaults.training)
+    return parse(TrainSettings, "train", argv, default=defaults, groups=GROUPS)
 
 
 def _defaults(argv: Sequence[str]) -> TrainSettings:

@@ -26,6 +26,7 @@ from food101_fast.train.loop import Trainer
 from food101_fast.train.loss import check_counts
 from food101_fast.train.memory import capacity_of, fit_batch, out_of_memory, out_of_memory_ends, trial_steps
 from food101_fast.train.options import RunOptions
+from food101_fast.train.probe.job import probed
 from food101_fast.train.signals import StopRequest
 from food101_fast.train.start import kept_batch_size, started
 
@@ -58,6 +59,8 @@ def train(
 ) -> Trained:
     """Train a run to its end, until validation accuracy stops rising, or until SIGTERM or SIGINT.
 
+    With the method `probe` a signal raises KeyboardInterrupt, and no run is written.
+
     Under torchrun all ranks call this with the same arguments and see the same folder; the main rank writes.
 
     Args:
@@ -80,6 +83,9 @@ def train(
     refuse_import("train()")
     where = choose_device(device)
     set_up_device(where, tf32=recipe.tf32, cudnn_benchmark=recipe.cudnn_benchmark)
+    loading, options, hooks = loading or LoaderOptions(), options or RunOptions(), hooks or Hooks()
+    if recipe.method == "probe" and auto_batch:
+        raise UserError("--auto-batch does nothing in a probe, whose batches change no result; leave it out")
     if recipe.compiles_on(where.type):
         use_cache_folder()
     with joined_world(where) as world, StopRequest() as stop:
@@ -89,11 +95,13 @@ def train(
         asked, resume = resume, resume and world.any(world.is_main and is_begun(folder))[0]
         if asked and not resume:
             context.say(f"{folder} has no run to resume yet, so one begins")
+        if recipe.method == "probe":
+            rows = probed(context, shards, folder, resume=resume, loading=loading, hooks=hooks, stop=stop)
+            return Trained(metrics=rows, steps=rows[-1].step, stopped_by=None, nothing_left=resume)
         if auto_batch and resume:
             context = replace(context, recipe=kept_batch_size(folder, recipe))
         elif auto_batch:
             context = with_largest_batch(context, len(shards.split("train")))
-        loading, options, hooks = loading or LoaderOptions(), options or RunOptions(), hooks or Hooks()
         with out_of_memory_ends():
             run = started(context, shards, folder, resume=resume, loading=loading, options=options, hooks=hooks)
             return _trained(run, stop)

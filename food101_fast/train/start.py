@@ -147,7 +147,7 @@ def started(
             _say_changes(context, stored.state.recipe, progress.step, len(loader))
         auto = _measuring(context, step, progress.steps_left(recipe, len(loader))) if compiled is None else None
         if recipe.image_size > context.stored_size:
-            context.warn(_enlarged(context))
+            context.warn(enlarged(context))
         preset = eval_preset(recipe.image_size, context.stored_size, inputs=context.inputs).to(context.device)
         validator = Validator(context, step, val_loader, preset, hooks.validate)
         yield Trainer(
@@ -305,7 +305,7 @@ def _say_changes(context: TrainContext, before: Recipe, step: int, steps_per_epo
         context.warn(line)
 
 
-def _enlarged(context: TrainContext) -> str:
+def enlarged(context: TrainContext) -> str:
     """The line that says that images are enlarged for the model."""
     return (
         f"the shards have {context.stored_size} px and the model sees {context.recipe.image_size} px, so images are "

@@ -170,7 +170,10 @@ def test_only_fp16_scales_gradients_and_skips_what_overflows() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--recipe", "nothing"], "there is no recipe 'nothing'; choose from baseline, strong, fast, unfreeze, demo"),
+        (
+            ["--recipe", "nothing"],
+            "there is no recipe 'nothing'; choose from baseline, strong, fast, unfreeze, probe, demo",
+        ),
         (["--recipe", "demo", "--batch-size", "4000"], "fewer than one batch of 4000"),
         (["--recipe", "demo", "--model", "alexnet9"], "no classification model"),
         (["--recipe", "demo", "--weights", "nowhere.pth"], "there is no file of weights"),
