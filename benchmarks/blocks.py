@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from balance_blocks import BALANCE_BLOCKS
+from finetune_blocks import FINETUNE_BLOCKS
 from gpu_blocks import GPU_BLOCKS
 from headline_blocks import HEADLINE_BLOCKS
 from peer_blocks import PEER_BLOCKS
 from training_blocks import TRAINING_BLOCKS
 from transform_blocks import TRANSFORM_BLOCKS
 
-BLOCKS = PEER_BLOCKS | TRANSFORM_BLOCKS | TRAINING_BLOCKS | HEADLINE_BLOCKS | GPU_BLOCKS | BALANCE_BLOCKS
+BLOCKS = (
+    PEER_BLOCKS | TRANSFORM_BLOCKS | TRAINING_BLOCKS | HEADLINE_BLOCKS | GPU_BLOCKS | BALANCE_BLOCKS | FINETUNE_BLOCKS
+)
