@@ -119,7 +119,7 @@ def evaluate(
     shares = normalized(confusion(cells, len(run.classes), group))
     plots = {
         files.confusion(split): png(plot_confusion(shares, run.classes), tight=True),
-        files.curves: png(_curves(read_metrics(folder), len(run.classes), run.recipe.loss_name)),
+        files.curves: png(run_curves(read_metrics(folder), len(run.classes), run.recipe.loss_name)),
         files.class_counts: png(plot_class_counts(counts, run.classes)),
     }
     for path, content in plots.items():
@@ -192,7 +192,14 @@ def _predictions(
     return Predictions(ids, labels, averaged(of_views))
 
 
-def _curves(rows: Sequence[EpochRow], classes: int, loss_name: str) -> Figure:
+def run_curves(rows: Sequence[EpochRow], classes: int, loss_name: str) -> Figure:
+    """Losses and accuracies of a run over its epochs.
+
+    Args:
+        rows: of the finished epochs, at least one.
+        classes: number of classes.
+        loss_name: title for the axis of the losses, `Recipe.loss_name`.
+    """
     accuracies = {
         "training top-1": [row.train_top1 for row in rows],
         "validation top-1": [row.val_top1 for row in rows],

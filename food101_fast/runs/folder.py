@@ -51,6 +51,20 @@ class RunFolder:
         return self.path / "tensorboard"
 
     @property
+    def wandb(self) -> Path:
+        """Folder of the files of Weights & Biases, which chooses its name."""
+        return self.path / "wandb"
+
+    @property
+    def tracking(self) -> Path:
+        """Folder of what trackers need to continue their own run."""
+        return self.path / "tracking"
+
+    def tracked(self, tracker: str) -> Path:
+        """How a tracker knows the run: ids of its own."""
+        return self.tracking / f"{tracker}.json"
+
+    @property
     def nonfinite(self) -> Path:
         """The first step of those with NaN or Inf gradients that ended a run: `nonfinite.json`."""
         return self.path / "nonfinite.json"
@@ -101,10 +115,8 @@ class RunFolder:
 
     def is_before_first_checkpoint(self, name: str) -> bool:
         """Whether a run that ends before its first checkpoint can leave a file or folder of this name."""
-        paths = (
-            self.recipe, self.lock, self.epochs, self.epochs_table, self.probe, self.tensorboard, self.nonfinite,
-            self.checkpoints,
-        )  # fmt: skip
+        logs = (self.epochs, self.epochs_table, self.tensorboard, self.wandb, self.tracking)
+        paths = (self.recipe, self.lock, *logs, self.probe, self.nonfinite, self.checkpoints)
         # A kill leaves files under the temporary names that `write_atomically` gives them.
         name = re.sub(rf"[.]\d+{re.escape(TEMPORARY_SUFFIX)}$", "", name)
         return name in {path.name for path in paths} | {f"{self.lock.name}{OWNER_SUFFIX}"}

@@ -47,7 +47,8 @@ GROUPS = {
         "auto_batch", "amp", "compile", "compile_mode", "cuda_graph", "tf32", "cudnn_benchmark", "residence", "threads",
         "prefetch", "decode", "verify",
     ),
-    "keeping": ("checkpoint_steps", "checkpoint_minutes", "keep", "log_steps", "tensorboard"),
+    "keeping": ("checkpoint_steps", "checkpoint_minutes", "keep", "log_steps"),
+    "tracking": ("track", "track_checkpoints", "tensorboard"),
     "output": ("quiet", "json", "print_recipe"),
 }  # fmt: skip
 

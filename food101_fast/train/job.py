@@ -135,6 +135,8 @@ def _trained(run: AbstractContextManager[Trainer], stop: StopRequest) -> Trained
     with run as trainer:
         nothing_left = trainer.progress.is_finished(trainer.recipe)
         ended = trainer.run(stop)
+        if ended:
+            trainer.trackers.finish(trainer.saver.log.rows)
         return Trained(
             metrics=trainer.saver.log.rows,
             steps=trainer.progress.step,

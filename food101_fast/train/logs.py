@@ -1,4 +1,4 @@
-"""Logs of a run: metrics.jsonl and metrics.csv, TensorBoard, and the texts for the terminal."""
+"""Logs of a run: metrics.jsonl and metrics.csv, and the texts for the terminal."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import csv
 import io
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import orjson
 import torch
 
-from food101_fast.errors import UserError
 from food101_fast.runs.folder import RunFolder
 from food101_fast.runs.results import EpochRow, read_metrics, results
 from food101_fast.storage import write_atomically, writing
@@ -57,50 +56,6 @@ def _as_csv(rows: Sequence[EpochRow]) -> bytes:
     writer.writeheader()
     writer.writerows(flat)
     return text.getvalue().encode()
-
-
-class Board:
-    """TensorBoard's event files, or nothing.
-
-    Args:
-        folder: of the run; None writes nothing.
-        step: first step to log; older events of this step and later ones are from before an interruption and are
-            dropped.
-    """
-
-    def __init__(self, folder: Path | None, step: int) -> None:
-        self._writer = None
-        if folder is None:
-            return
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(str(RunFolder(folder).tensorboard), purge_step=step)
-
-    def add(self, step: int, numbers: Mapping[str, float | None]) -> None:
-        """Add numbers by their names; TensorBoard groups them by the text before the slash."""
-        if self._writer is not None:
-            for name, number in numbers.items():
-                if number is not None:
-                    self._writer.add_scalar(name, number, step)
-
-    def close(self) -> None:
-        """Write pending events and close the files."""
-        if self._writer is not None:
-            self._writer.close()
-
-
-def require_tensorboard() -> None:
-    """Refuse to start a run without the extra that its logs need.
-
-    Raises:
-        UserError: the extra is not installed.
-    """
-    try:
-        import torch.utils.tensorboard  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            "--tensorboard needs the extra: pip install 'food101-fast[tensorboard]', or leave it out"
-        ) from error
 
 
 def peak_memory(device: torch.device) -> int:

@@ -25,6 +25,7 @@ from food101_fast.train.schedule import lr_factor, phase_at
 from food101_fast.train.signals import StopRequest
 from food101_fast.train.state import Progress
 from food101_fast.train.step import TrainStep
+from food101_fast.train.trackers import Trackers
 from food101_fast.train.validator import Validator
 
 # Several ranks must agree that they stop or save, which costs them a message; a single one looks in every step.
@@ -43,6 +44,7 @@ class Trainer:
         control: compiles the step and counts the time for it.
         monitor: reads and shows results.
         saver: writes checkpoints and metrics.
+        trackers: get the results of each epoch.
         progress: how far the run has come.
         meter_state: sums of the epoch that the checkpoint interrupts; None between two epochs.
         before_step: see `Hooks.before_step`.
@@ -51,6 +53,7 @@ class Trainer:
         recipe: of the run.
         progress: how far the run has come.
         saver: the metrics so far are in its `log`.
+        trackers: of the run.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Trainer:
         control: CompileControl,
         monitor: Monitor,
         saver: Saver,
+        trackers: Trackers,
         progress: Progress,
         meter_state: StateDict | None = None,
         before_step: Callable[[TrainStep, int, Batch], None] | None = None,
@@ -70,6 +74,7 @@ class Trainer:
         self.recipe = context.recipe
         self.progress = progress
         self.saver = saver
+        self.trackers = trackers
         self._context = context
         self._step = step
         self._loader = loader
@@ -207,7 +212,7 @@ class Trainer:
         self._control.note(timing.compile_seconds)
         context.say(epoch_line(row, context.recipe.epochs, improved=improved))
         shown = {f"validation/{name}": value for name, value in vars(validation).items()}
-        self._monitor.board.add(progress.step, shown)
+        self.trackers.metrics(progress.step, shown | {"epoch": progress.epoch})
         self.saver.save_epoch(progress, row, improved=improved)
         return True
 

@@ -1,4 +1,4 @@
-"""Reads what the steps leave on the device: for the progress bar, for TensorBoard, and to stop a run that diverged."""
+"""Reads what the steps leave on the device: for the progress bar, for trackers, and to stop a run that diverged."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from food101_fast.loader import ShardLoader
 from food101_fast.runs.folder import RunFolder
 from food101_fast.storage import write_atomically, writing
 from food101_fast.train.context import TrainContext
-from food101_fast.train.logs import Board
 from food101_fast.train.meter import EpochMeter
 from food101_fast.train.options import RunOptions
 from food101_fast.train.schedule import lr_factor
 from food101_fast.train.step import TrainStep
+from food101_fast.train.trackers import Trackers
 
 _IDS_SHOWN = 8
 _CPU_STEPS, _CUDA_STEPS = 1, 25  # between two readings, by default
@@ -28,7 +28,7 @@ class Monitor:
     Args:
         context: of the run.
         folder: of the run.
-        board: TensorBoard's files.
+        trackers: get the results.
         step: whose results are read.
         loader: of the training images.
         options: how often to read, and how many skipped steps in a row end the run.
@@ -38,13 +38,13 @@ class Monitor:
         self,
         context: TrainContext,
         folder: Path,
-        board: Board,
+        trackers: Trackers,
         *,
         step: TrainStep,
         loader: ShardLoader,
         options: RunOptions,
     ) -> None:
-        self.board = board
+        self._trackers = trackers
         self._context = context
         self._folder = folder
         self._step = step
@@ -76,7 +76,7 @@ class Monitor:
             f"loss {results.loss:.3f}, {timing.images_per_second:,.0f}/s{waiting}",
             refresh=False,
         )
-        self.board.add(
+        self._trackers.metrics(
             step,
             {
                 "train/loss": results.loss,

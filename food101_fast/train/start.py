@@ -36,7 +36,7 @@ from food101_fast.train.compile_control import CompileControl
 from food101_fast.train.compiling import AutoCompile, chosen_at_once
 from food101_fast.train.context import Hooks, TrainContext
 from food101_fast.train.distillation import check_same_teacher, load_teacher, read_teacher
-from food101_fast.train.logs import Board, MetricsLog, require_tensorboard
+from food101_fast.train.logs import MetricsLog
 from food101_fast.train.loop import Trainer
 from food101_fast.train.monitor import Monitor
 from food101_fast.train.options import RunOptions
@@ -44,6 +44,7 @@ from food101_fast.train.saving import Saver
 from food101_fast.train.schedule import stretched
 from food101_fast.train.state import Progress, TrainState, read_state
 from food101_fast.train.step import TrainStep
+from food101_fast.train.trackers import Trackers, require_extras
 from food101_fast.train.validator import Validator
 from food101_fast.transforms import eval_preset
 from food101_fast.transforms.normalize import IMAGENET
@@ -75,15 +76,14 @@ def check_without_shards(
         is_main: whether this is the main rank, which looks at the folder.
 
     Raises:
-        UserError: the folder, the model, a teacher, the batch size, the device or TensorBoard can't be used.
+        UserError: the folder, the model, a teacher, the batch size, the device or a tracker can't be used.
     """
     choose_device(device)
     library_of(recipe.model)
     recipe.batch_size_per_rank(ranks)
     for teacher in recipe.teacher:
         read_teacher(teacher)
-    if options.tensorboard:
-        require_tensorboard()
+    require_extras(options)
     if not is_main:
         return
     if not resume:
@@ -117,8 +117,7 @@ def started(
     """
     recipe, is_main = context.recipe, context.world.is_main
     teachers = () if context.teacher is None else context.teacher.runs
-    if options.tensorboard:
-        require_tensorboard()
+    require_extras(options)
     loader, val_loader = _loaders(context, shards, loading)
     torch.manual_seed(recipe.seed)
     with contextlib.ExitStack() as exits:
@@ -138,10 +137,13 @@ def started(
             RunFolder(folder).nonfinite.unlink(missing_ok=True)
         progress = Progress() if stored is None else stored.state.progress
         log = MetricsLog(folder, progress.epoch)
-        board = Board(folder if options.tensorboard and is_main else None, progress.step + 1)
-        exits.callback(board.close)
-        if run is not None and not progress.is_finished(recipe):
-            write_run(folder, replace(run, recipe=recipe, teachers=teachers))
+        if progress.is_finished(recipe):
+            run = None  # no file changes
+        if run is not None:
+            run = replace(run, recipe=recipe, teachers=teachers)
+            write_run(folder, run)
+        trackers = Trackers(folder, run, options, step=progress.step, resumed=stored is not None)
+        exits.enter_context(trackers)
         context.say(_title(context, step, progress, len(loader)))
         if stored is not None and not progress.is_finished(recipe):
             _say_changes(context, stored.state.recipe, progress.step, len(loader))
@@ -156,8 +158,9 @@ def started(
             loader=loader,
             validator=validator,
             control=CompileControl(context, step, validator, auto),
-            monitor=Monitor(context, folder, board, step=step, loader=loader, options=options),
+            monitor=Monitor(context, folder, trackers, step=step, loader=loader, options=options),
             saver=Saver(context, folder, log, step=step, loader=loader, options=options),
+            trackers=trackers,
             progress=progress,
             meter_state=None if stored is None else stored.state.meter,
             before_step=hooks.before_step,
