@@ -24,6 +24,7 @@ TRAINING_NAME = "training.safetensors"
 STATE_NAME = "state.pt"
 HASHES_NAME = "xxh3_64.json"
 _UNFINISHED = ".new"  # ends the name of a checkpoint that is being written
+_ADVICE = "replace its folder by another checkpoint of the run, or train the run again"
 
 Weights = dict[str, Tensor]
 StateDict = dict[str, Any]
@@ -166,6 +167,36 @@ def _link_or_copy(source: str, target: str) -> None:
             _write(Path(target), lambda copy: shutil.copyfileobj(file, copy))
 
 
+def checkpoint_names(run: Path) -> list[str]:
+    """Names of all complete checkpoints: `best`, `last` and those of epochs."""
+    folders = RunFolder(run).checkpoints.glob("*")
+    return sorted({folder.stem for folder in folders if folder.suffix != ".new" and has_checkpoint(run, folder.stem)})
+
+
+def copy_checkpoint(run: Path, name: str, to: Path, new_name: str) -> None:
+    """Make a checkpoint of another run from one of this; its files are links where the disk allows that.
+
+    Raises:
+        UserError: there is no such checkpoint, or the copy could not be written.
+    """
+    source, folder = _existing(run, name), RunFolder(to).checkpoint(new_name)
+    with writing(folder):
+        shutil.copytree(source, folder, copy_function=_link_or_copy)
+
+
+def peek_state(run: Path, name: str) -> StateDict:
+    """The state of a checkpoint, with tensors that are only read when they are used.
+
+    Raises:
+        UserError: there is no such checkpoint, or it can't be read. Its hashes are not compared.
+    """
+    path = _existing(run, name) / STATE_NAME
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+    except Exception as error:  # torch raises many kinds
+        raise _unreadable(path, error) from error
+
+
 def load_checkpoint(run: Path, name: str) -> tuple[Weights, StateDict]:
     """Weights to use, and state, of checkpoint `name`, on the CPU.
 
@@ -214,15 +245,18 @@ def _existing(run: Path, name: str) -> Path:
 
 def _read(path: Path, read: Callable[[Path], Any]) -> Any:
     """Read a file of a checkpoint whose bytes match their hash."""
-    advice = "replace its folder by another checkpoint of the run, or train the run again"
     try:
         if orjson.loads((path.parent / HASHES_NAME).read_bytes())[path.name] != _hash(path):
-            raise UserError(f"{path} is damaged: its bytes are not those that were written; {advice}")
+            raise UserError(f"{path} is damaged: its bytes are not those that were written; {_ADVICE}")
         return read(path)
     except UserError:
         raise
     except Exception as error:  # each library raises its own kinds, and torch's run over many lines
-        raise UserError(f"{path} cannot be read ({type(error).__name__}); {advice}") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} cannot be read ({type(error).__name__}); {_ADVICE}")
 
 
 def _hash(path: Path) -> str:

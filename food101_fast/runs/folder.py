@@ -69,6 +69,10 @@ class RunFolder:
         """The first step of those with NaN or Inf gradients that ended a run: `nonfinite.json`."""
         return self.path / "nonfinite.json"
 
+    def replay(self, step: int) -> Path:
+        """Folder of what `train --replay` found about a step."""
+        return self.path / f"replay-{step}"
+
     @property
     def checkpoints(self) -> Path:
         """Folder of all checkpoints."""

@@ -26,6 +26,7 @@ from food101_fast.runs.recipe import CHANGEABLE, Recipe
 from food101_fast.shards import ShardSet
 from food101_fast.shards.protocol import protocol
 from food101_fast.storage import LocalFolder, write_atomically, writing
+from food101_fast.storage.locks import FileLock
 from food101_fast.transforms import EvalSpec, InputSpec
 from food101_fast.transforms.normalize import IMAGENET
 
@@ -220,6 +221,18 @@ def locked_run(folder: Path) -> Iterator[None]:
             folder.mkdir(parents=True, exist_ok=True)
             exits.enter_context(LocalFolder(folder).lock(RunFolder(folder).lock.name))
         yield
+
+
+def is_trained_now(folder: Path) -> bool:
+    """Whether another process trains into a run's folder."""
+    path = RunFolder(folder).lock
+    if not any(folder.glob(f"{path.name}*")):
+        return False
+    lock = FileLock(path, folder)
+    if not lock.acquire():
+        return True
+    lock.release()
+    return False
 
 
 def versions() -> dict[str, str]:

@@ -27,6 +27,8 @@ from food101_fast.train.logs import summary
 from food101_fast.train.lr_range import check_range_test, find_lr, show_range_test
 from food101_fast.train.options import RunOptions
 from food101_fast.train.probe.compare import Comparison, compare, each_model
+from food101_fast.train.replay.command import asks_for_replay
+from food101_fast.train.replay.command import main as replay_main
 from food101_fast.train.start import check_without_shards
 
 # Titles in the help, and their fields. The others are the commonest, and come first.
@@ -48,6 +50,7 @@ GROUPS = {
         "prefetch", "decode", "verify",
     ),
     "keeping": ("checkpoint_steps", "checkpoint_minutes", "keep", "log_steps"),
+    "replay": ("replay",),
     "tracking": ("track", "track_checkpoints", "tensorboard"),
     "output": ("quiet", "json", "print_recipe"),
 }  # fmt: skip
@@ -77,6 +80,9 @@ class TrainSettings:
     auto_batch: bool = False
     """Find the largest power of two that fits into the GPU's memory by trying, and use it instead of --batch-size. A
     resumed run keeps its batch size."""
+    replay: int | None = None
+    """Do not train: compute this step of the run in --run again, and show its batch, loss and gradients. Steps count
+    from 0, as in nonfinite.json. Takes only --shards, --device, --quiet and --json besides."""
     device: Device = "auto"
     """Device to train on. auto is CUDA if there is a GPU, else the CPU."""
     loading: LoaderOptions = field(default_factory=LoaderOptions)
@@ -95,6 +101,9 @@ def main(argv: Sequence[str]) -> None:
     A leading `--` is dropped. torchrun passes it on, and without it torchrun would read `--run` as a flag of its own.
     """
     argv = argv[1:] if argv[:1] == ["--"] else argv
+    if asks_for_replay(argv):
+        replay_main(argv)
+        return
     each = [_parsed(arguments) for arguments in each_model(argv)]
     settings = each[0]
     if settings.print_recipe:

@@ -10,10 +10,12 @@ from torch import nn
 
 from food101_fast.compute.distributed import World
 from food101_fast.loader import Batch
-from food101_fast.models import Backbone, build_model
+from food101_fast.models import Backbone, build_model, inputs_of
 from food101_fast.progress import say, warn
 from food101_fast.runs.recipe import Recipe
-from food101_fast.train.distillation import Teacher
+from food101_fast.shards import ShardSet
+from food101_fast.train.distillation import Teacher, load_teacher
+from food101_fast.train.loss import check_counts
 from food101_fast.train.step import TrainStep
 from food101_fast.train.validate import Validation, validate
 from food101_fast.transforms import InputSpec
@@ -50,6 +52,37 @@ class TrainContext:
         """Print a warning above the progress bar, on the main rank only."""
         if self.world.is_main:
             warn(line)
+
+
+def train_context(
+    shards: ShardSet, recipe: Recipe, device: torch.device, world: World, *, inputs: InputSpec | None = None
+) -> TrainContext:
+    """The context of a run.
+
+    Args:
+        shards: the data.
+        recipe: what to compute.
+        device: this rank's device.
+        world: the ranks.
+        inputs: the images that the backbone expects; by default those of the recipe's model and weights.
+
+    Raises:
+        UserError: the recipe can't be computed on these shards, or its model or teacher can't be used.
+    """
+    train_split = shards.manifest.splits.get("train")  # the loader refuses shards without it
+    counts = () if train_split is None else train_split.class_counts
+    check_counts(recipe, shards.classes, counts)
+    inputs = inputs or inputs_of(recipe.model, recipe.weights)
+    return TrainContext(
+        recipe=recipe,
+        device=device,
+        world=world,
+        classes=len(shards.classes),
+        stored_size=shards.manifest.image_size,
+        class_counts=counts,
+        inputs=inputs,
+        teacher=load_teacher(recipe, shards.classes, device, inputs),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

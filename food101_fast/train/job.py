@@ -13,17 +13,14 @@ from food101_fast.compute.device import Device, choose_device, set_up_device
 from food101_fast.compute.distributed import World, joined_world
 from food101_fast.errors import UserError
 from food101_fast.loader import LoaderOptions
-from food101_fast.models import inputs_of
 from food101_fast.processes import refuse_import
 from food101_fast.runs.recipe import Recipe
 from food101_fast.runs.results import EpochRow
 from food101_fast.runs.run import is_begun
 from food101_fast.shards import ShardSet
 from food101_fast.train.compiling import use_cache_folder
-from food101_fast.train.context import Hooks, TrainContext
-from food101_fast.train.distillation import load_teacher
+from food101_fast.train.context import Hooks, TrainContext, train_context
 from food101_fast.train.loop import Trainer
-from food101_fast.train.loss import check_counts
 from food101_fast.train.memory import capacity_of, fit_batch, out_of_memory, out_of_memory_ends, trial_steps
 from food101_fast.train.options import RunOptions
 from food101_fast.train.probe.job import probed
@@ -89,7 +86,7 @@ def train(
     if recipe.compiles_on(where.type):
         use_cache_folder()
     with joined_world(where) as world, StopRequest() as stop:
-        context = _context(shards, recipe, where, world)
+        context = train_context(shards, recipe, where, world)
         _check_same_everywhere(world, recipe, folder)
         # The main rank looks, and writes only after that: ranks that looked later could see a run that has just begun.
         asked, resume = resume, resume and world.any(world.is_main and is_begun(folder))[0]
@@ -106,28 +103,6 @@ def train(
             run = started(context, shards, folder, resume=resume, loading=loading, options=options, hooks=hooks)
             return _trained(run, stop)
         raise out_of_memory(context, trial_steps(context))
-
-
-def _context(shards: ShardSet, recipe: Recipe, device: torch.device, world: World) -> TrainContext:
-    """The context of a run.
-
-    Raises:
-        UserError: the recipe can't be computed on these shards, or its teacher can't be used.
-    """
-    train_split = shards.manifest.splits.get("train")  # the loader refuses shards without it
-    counts = () if train_split is None else train_split.class_counts
-    check_counts(recipe, shards.classes, counts)
-    inputs = inputs_of(recipe.model, recipe.weights)
-    return TrainContext(
-        recipe=recipe,
-        device=device,
-        world=world,
-        classes=len(shards.classes),
-        stored_size=shards.manifest.image_size,
-        class_counts=counts,
-        inputs=inputs,
-        teacher=load_teacher(recipe, shards.classes, device, inputs),
-    )
 
 
 def _trained(run: AbstractContextManager[Trainer], stop: StopRequest) -> Trained:

@@ -84,6 +84,11 @@ class Trainer:
         self._meter_state = meter_state
         self._before_step = before_step or (lambda *_: None)
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in an epoch."""
+        return len(self._loader)
+
     def run(self, stop: StopRequest) -> bool:
         """Train the epochs that are left.
 

@@ -28,7 +28,7 @@ from food101_fast.progress import bar
 from food101_fast.runs.recipe import Recipe
 from food101_fast.shards import ShardSet
 from food101_fast.storage import write_atomically, writing
-from food101_fast.train.context import Hooks, TrainContext
+from food101_fast.train.context import Hooks, train_context
 from food101_fast.train.job import with_largest_batch
 from food101_fast.train.memory import out_of_memory, out_of_memory_ends, trial_steps
 from food101_fast.train.options import RunOptions
@@ -89,13 +89,10 @@ def find_lr(
     """
     where = choose_device(device)
     set_up_device(where, tf32=recipe.tf32, cudnn_benchmark=recipe.cudnn_benchmark)
-    context = TrainContext(
-        recipe=replace(recipe, compile="off", compile_mode="default", cuda_graph="off", ema_decay=None),
-        device=where,
-        world=World(),
-        classes=len(shards.classes),
-        stored_size=shards.manifest.image_size,
-    )
+    if recipe.method == "probe":
+        raise UserError("--find-lr: a probe has no learning rate; leave one of them out")
+    eager = replace(recipe, compile="off", compile_mode="default", cuda_graph="off", ema_decay=None)
+    context = train_context(shards, eager, where, World())
     if auto_batch:
         context = with_largest_batch(context, len(shards.split("train")))
     rates = np.geomspace(LOWEST, HIGHEST, steps).tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +95,14 @@ class Monitor:
         rate = self._step.optimizer.param_groups[0]["initial_lr"] * lr_factor(recipe, first, len(self._loader))
         ids = self._loader.step_ids(epoch, position).tolist()
         path = RunFolder(self._folder).nonfinite
+        command = f"python -m food101_fast.train --run {shlex.quote(str(self._folder))} --replay {first}"
         if self._context.world.is_main:
-            document = {"step": first, "epoch": epoch + 1, "learning_rate": rate, "ids": ids}
+            document = {"step": first, "epoch": epoch + 1, "learning_rate": rate, "ids": ids, "command": command}
             with writing(path):
                 write_atomically(path, orjson.dumps(document))
         return UserError(
             f"the gradients of {streak} steps in a row were not finite, from step {first} on (epoch {epoch + 1}, "
             f"learning rate {rate:.3g}, sample ids {', '.join(map(str, ids[:_IDS_SHOWN]))}, ...: all {len(ids)} are in "
-            f"{path}); the last checkpoint is kept: look at those samples, or train with a lower --learning-rate, "
-            "--clip-norm or --amp off"
+            f"{path}); the last checkpoint is kept: look at that step with `{command}`, or train with a lower "
+            "--learning-rate, --clip-norm or --amp off"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import overload
 
 import torch
@@ -25,6 +26,7 @@ class Preset(nn.Module):
     Attributes:
         needs_labels: whether labels are required, because they are mixed.
         is_random: whether ids are required, because something is drawn.
+        observer: is told the index, the transform and the parameters of each draw; None for no observer.
     """
 
     _blocks: Tensor
@@ -42,6 +44,7 @@ class Preset(nn.Module):
                 first += PER_BLOCK * len(blocks[-1])
         self.register_buffer("_blocks", torch.cat(blocks), persistent=False)
         self.is_random = bool(self._columns)
+        self.observer: Callable[[int, PerSampleTransform, Params], None] | None = None
 
     @overload
     def forward(
@@ -83,7 +86,10 @@ class Preset(nn.Module):
 
         def params_of(index: int, transform: PerSampleTransform) -> Params:
             assert uniform is not None
-            return transform.params_from(uniform[:, self._columns[index]], images.shape[-2], images.shape[-1])
+            params = transform.params_from(uniform[:, self._columns[index]], images.shape[-2], images.shape[-1])
+            if self.observer is not None:
+                self.observer(index, transform, params)
+            return params
 
         flip_is_done = False
         following = [*self.transforms[1:], None]

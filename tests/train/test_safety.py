@@ -63,7 +63,9 @@ def test_a_run_stops_when_gradients_stay_not_finite(
     assert ", ".join(map(str, ids)) in str(error.value)
     assert orjson.loads((run / "nonfinite.json").read_bytes()) == {
         "step": 9, "epoch": 2, "learning_rate": pytest.approx(0.00098), "ids": ids,
+        "command": f"python -m food101_fast.train --run {run} --replay 9",
     }  # fmt: skip
+    assert f"look at that step with `python -m food101_fast.train --run {run} --replay 9`" in str(error.value)
     assert load_checkpoint(run, "last")[1]["progress"]["epoch"] == 1
 
 
