@@ -157,7 +157,7 @@ def main(argv: Sequence[str]) -> None:
             measurement.rows.value(f"{model}, probe", pair[0]["val"]["top1"], "top-1", **probes[-1])
             print(line(f"{model}, probe", pair[0]), flush=True)
             print(line(f"{model}, probe with features from the cache", pair[1]), flush=True)
-        print(table([read_probe(folder / f"{number}-probe-1") for number in range(len(backbones))]))
+        print(table({model: read_probe(folder / f"{at}-probe-1") for at, (model, _) in enumerate(backbones)}))
         samples = {name: entry.samples for name, entry in shards.manifest.splits.items()}
     measurement.publish(
         {"training": asdict(tuning), "probe": asdict(probe), "size": settings.size},

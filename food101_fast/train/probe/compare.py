@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -137,7 +137,7 @@ def compare(comparison: Comparison) -> None:
         rows = [{"run": str(folder), **_derived(result), **asdict(result)} for folder, result in found]
         print(orjson.dumps({"run": str(found[0][0].parent), "models": rows}).decode())
         return
-    print(table([result for _, result in found]))
+    print(table({folder.name: result for folder, result in found}))
     if not comparison.output.quiet:
         print(f"next: python -m food101_fast.evaluate --run {found[0][0]}")
 
@@ -152,11 +152,11 @@ def _derived(result: ProbeResult) -> dict[str, float]:
     }
 
 
-def table(results: Sequence[ProbeResult]) -> str:
-    """The results as a table for the terminal."""
+def table(results: Mapping[str, ProbeResult]) -> str:
+    """Results by their names as a table for the terminal."""
     rows = [
         (
-            result.model,
+            name,
             f"{result.feature_size:,}",
             f"{result.images_per_second:,.0f}",
             f"{result.seconds:,.1f}",
@@ -164,7 +164,7 @@ def table(results: Sequence[ProbeResult]) -> str:
             f"{result.best.weight_decay:g}",
             f"{result.knn_top1:.4f}",
         )
-        for result in results
+        for name, result in results.items()
     ]
     widths = [max(map(len, column)) for column in zip(_HEAD, *rows, strict=True)]
     lines = []
