@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,7 +12,9 @@ from torch import nn
 from food101_fast.errors import UserError
 from food101_fast.models.backbone import Backbone
 from food101_fast.models.libraries import library_of
+from food101_fast.models.locations import is_location
 from food101_fast.models.weights import load_file
+from food101_fast.progress import say, warn
 
 # Sizes that an error may advise: multiples of the patch size, or of what most networks reduce an image by.
 _STEP, _SMALLEST_STEP = 32, 8
@@ -27,19 +28,22 @@ def build_model(model: str | Backbone, weights: str, classes: int) -> nn.Module:
 
     Args:
         model: the backbone, or its name in one of `libraries.LIBRARIES`.
-        weights: name of the library's weights for it, path of a file with a state dict, or `none`. A head for another
-            number of classes is left out and starts with random weights; everything else in a file must fit.
+        weights: name of the library's weights for it, `none`, or the path or URL of a file, whose outcome is printed.
+            A head for another number of classes is left out and starts with random weights; see `load_file`.
         classes: outputs of the head.
 
     Raises:
         UserError: there is no such model or no such weights, they can't be downloaded, or they belong to another model.
     """
     backbone = Backbone(name=model) if isinstance(model, str) else model
-    from_file = Path(weights).suffix in (".safetensors", ".pth", ".pt")
+    from_file = weights != "none" and is_location(weights)
     network = library_of(backbone.name).network(backbone, "none" if from_file else weights, classes)
     _activate_out_of_place(network)
     if from_file:
-        load_file(network, backbone.name, Path(weights))
+        loaded = load_file(network, backbone.name, weights)
+        say(loaded.line)
+        if loaded.warning is not None:
+            warn(loaded.warning)
     return network
 
 

@@ -46,7 +46,8 @@ class Recipe:
     """Any classification model of torchvision (resnet50) or, with the extra timm, of timm (timm/resnet50.a1_in1k,
     timm/hf-hub:USER/NAME). A probe takes several names, and compares them."""
     weights: str = "DEFAULT"
-    """Initial weights: a name of the library's weights, a file (.safetensors or .pth), or none (random)."""
+    """Initial weights: a name of the library's weights, a path or URL of a file (.safetensors, .pth, .pt, .ckpt, .bin),
+    the folder of a run, or none (random)."""
     drop_path: Annotated[float, Ge(0), Lt(1)] | None = None
     """Stochastic depth: the rate at which the last block is skipped in training, rising linearly from the first block.
     None keeps the model's own rate."""

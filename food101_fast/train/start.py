@@ -14,7 +14,7 @@ from torch import nn
 from food101_fast.compute.device import Device, choose_device
 from food101_fast.loader import LoaderOptions, ShardLoader
 from food101_fast.loader.repeat import copies_of_classes
-from food101_fast.models import check_sizes, load_weights
+from food101_fast.models import check_sizes, check_weights, load_weights
 from food101_fast.models.libraries import library_of
 from food101_fast.runs.checkpoint import Weights, load_checkpoint, load_training_weights
 from food101_fast.runs.folder import RunFolder
@@ -76,7 +76,7 @@ def check_without_shards(
         is_main: whether this is the main rank, which looks at the folder.
 
     Raises:
-        UserError: the folder, the model, a teacher, the batch size, the device or a tracker can't be used.
+        UserError: the folder, the model, its weights, a teacher, the batch size, the device or a tracker can't be used.
     """
     choose_device(device)
     library_of(recipe.model)
@@ -88,8 +88,11 @@ def check_without_shards(
         return
     if not resume:
         check_new(folder)
+        check_weights(recipe.weights)
     elif is_begun(folder):
         check_same_recipe(folder, read_run(folder), kept_batch_size(folder, recipe) if auto_batch else recipe)
+    else:
+        check_weights(recipe.weights)
 
 
 def kept_batch_size(folder: Path, recipe: Recipe) -> Recipe:

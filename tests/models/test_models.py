@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from food101_fast.errors import UserError
-from food101_fast.models import build_model, read_weights
+from food101_fast.models import build_model
 
 NAMES = [
     "mobilenet_v2",
@@ -100,21 +100,8 @@ def test_what_can_not_be_built_is_one_sentence(name: str, weights: str, message:
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "resnet.safetensors"
     safetensors.torch.save_file(build_model("resnet18", "none", 3).state_dict(), path)
-    with pytest.raises(UserError, match="are not of a mobilenet_v2"):
+    with pytest.raises(UserError, match=r"are not of a mobilenet_v2: .* they look like those of resnet18"):
         build_model("mobilenet_v2", str(path), 3)
-
-
-def test_files_of_weights_never_run_code(tmp_path: Path) -> None:
-    class Evil:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return (Path.write_text, (tmp_path / "ran", "yes"))
-
-    torch.save({"x": Evil()}, tmp_path / "evil.pth")
-    (tmp_path / "noise.safetensors").write_bytes(b"noise")
-    for name in ("evil.pth", "noise.safetensors"):
-        with pytest.raises(UserError, match="cannot be read"):
-            read_weights(tmp_path / name)
-    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "resnet18"])

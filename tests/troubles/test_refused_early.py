@@ -19,6 +19,7 @@ Command = Callable[..., tuple[int, str, str]]
     ("flags", "message"),
     [
         ("--model resnet5000", "there is no classification model 'resnet5000'"),
+        ("--weights gone.ckpt", "there is no file of weights gone.ckpt; give a path that exists"),
         ("--batch-size 33 --accumulate 2", "--batch-size 33 is the batch of all ranks together"),
         ("--run {run}", "already has a run; continue it with --resume, or give another --run"),
         ("--run {full}", "is not empty; give another --run"),

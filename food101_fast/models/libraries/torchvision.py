@@ -69,7 +69,7 @@ class Torchvision:
         if weights not in choices:
             raise UserError(
                 f"{backbone.name} has no weights {weights!r}; choose from {', '.join(dict.fromkeys(choices))}, none, "
-                "or the path of a .safetensors or .pth file"
+                "or the path or URL of a file"
             )
         try:
             return self._made(backbone, weights)
