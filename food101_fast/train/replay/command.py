@@ -82,5 +82,6 @@ def main(argv: Sequence[str]) -> None:
     if settings.output.json:
         print(document.decode())
         return
-    for line in [*summary(found), f"{folder}: replay.json and {len(pages)} pictures of the batch"]:
+    more = f" to batch-{len(pages):02d}.png" if len(pages) > 1 else ""
+    for line in [*summary(found), f"{folder}: replay.json, and the batch in batch-01.png{more}"]:
         show(line)
