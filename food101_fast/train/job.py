@@ -16,7 +16,7 @@ from food101_fast.loader import LoaderOptions
 from food101_fast.processes import refuse_import
 from food101_fast.runs.recipe import Recipe
 from food101_fast.runs.results import EpochRow
-from food101_fast.runs.run import is_begun
+from food101_fast.runs.run import is_begun, read_run
 from food101_fast.shards import ShardSet
 from food101_fast.train.compiling import use_cache_folder
 from food101_fast.train.context import Hooks, TrainContext, train_context
@@ -86,10 +86,11 @@ def train(
     if recipe.compiles_on(where.type):
         use_cache_folder()
     with joined_world(where) as world, StopRequest() as stop:
-        context = train_context(shards, recipe, where, world)
         _check_same_everywhere(world, recipe, folder)
         # The main rank looks, and writes only after that: ranks that looked later could see a run that has just begun.
         asked, resume = resume, resume and world.any(world.is_main and is_begun(folder))[0]
+        # A resumed run asks no library what its backbone expects, since that may need a network connection.
+        context = train_context(shards, recipe, where, world, inputs=read_run(folder).inputs if resume else None)
         if asked and not resume:
             context.say(f"{folder} has no run to resume yet, so one begins")
         if recipe.method == "probe":

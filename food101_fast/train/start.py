@@ -35,7 +35,7 @@ from food101_fast.train.batchnorm import refuse_single_images
 from food101_fast.train.compile_control import CompileControl
 from food101_fast.train.compiling import AutoCompile, chosen_at_once
 from food101_fast.train.context import Hooks, TrainContext
-from food101_fast.train.distillation import check_same_teacher, load_teacher, read_teacher
+from food101_fast.train.distillation import check_same_teacher, read_teacher
 from food101_fast.train.logs import MetricsLog
 from food101_fast.train.loop import Trainer
 from food101_fast.train.monitor import Monitor
@@ -125,10 +125,6 @@ def started(
     torch.manual_seed(recipe.seed)
     with contextlib.ExitStack() as exits:
         stored = _stored(context, shards, folder, exits) if resume else None
-        if stored is not None and stored.run.inputs != context.inputs:  # of a run from before, or of another timm
-            inputs = stored.run.inputs
-            teacher = load_teacher(recipe, shards.classes, context.device, inputs)
-            context = replace(context, inputs=inputs, teacher=teacher)
         run, model = _run_and_model(context, shards, folder, stored, hooks)
         compiled = chosen_at_once(recipe, context.device)
         step = _step(context, model, compiled=bool(compiled))

@@ -120,13 +120,13 @@ def evaluate_until_killed(run: Path, shards: Path, renames: int) -> None:
         evaluate(run, shards=shards, device="cpu", tta="flip")
 
 
-@pytest.mark.parametrize("renames", range(5))
+@pytest.mark.parametrize("renames", range(6))
 def test_a_kill_never_pairs_metrics_with_other_predictions(renames: int, moved_run: Path, tiny_path: Path) -> None:
-    """Five files are renamed: predictions, metrics, and three pictures."""
+    """Six files are renamed: the temperature, predictions, metrics, and three pictures."""
     assert forked(evaluate_until_killed, moved_run, tiny_path, renames) == -signal.SIGKILL
     metrics, stored = read_evaluation(moved_run, "test"), read_predictions(moved_run, "test")
-    assert (metrics is None) == (renames == 1)
+    assert (metrics is None) == (renames == 2)
     if metrics is not None:
-        assert metrics.tta == ("none" if renames == 0 else "flip")
+        assert metrics.tta == ("none" if renames < 2 else "flip")
         again = compute_metrics(stored.logits, stored.labels, read_run(moved_run).classes)
         assert {name: getattr(metrics, name) for name in vars(again)} == vars(again)

@@ -39,7 +39,7 @@ CHANGES = st.fixed_dictionaries(
 )
 
 
-@given(st.sampled_from(list(RECIPES.values())), CHANGES)
+@given(st.sampled_from([recipe for recipe in RECIPES.values() if recipe.method == "finetune"]), CHANGES)
 def test_what_is_written_is_read_back(
     tmp_path_factory: pytest.TempPathFactory, base: Recipe, changes: dict[str, Any]
 ) -> None:

@@ -19,7 +19,7 @@ from food101_fast.errors import UserError
 from food101_fast.models import build_model
 from food101_fast.runs.checkpoint import load_checkpoint, save_checkpoint
 from food101_fast.runs.results import EpochRow
-from food101_fast.runs.run import locked_run, new_run
+from food101_fast.runs.run import locked_run, new_run, read_run
 from food101_fast.shards import ShardSet
 from food101_fast.train import RECIPES, Hooks, Recipe, train
 from food101_fast.train.step import TrainStep
@@ -62,7 +62,7 @@ def test_a_run_leaves_what_it_found(finished: tuple[Path, list[EpochRow]], tiny_
         assert 0 <= row.timing.wait_share <= 1
         assert row.timing.images_per_second > 0
     stored = orjson.loads((run / "recipe.json").read_bytes())
-    assert Recipe(**stored["recipe"]) == TINY
+    assert read_run(run).recipe == TINY
     assert stored["classes"] == list(ShardSet.open(tiny_path).classes)
     assert weights(run).keys() == weights(run, "best").keys()
 
@@ -245,8 +245,7 @@ def test_flags_change_the_recipe_that_is_named(
     code, out, _ = command("train", *arguments, *flags)
     assert code == 0
     assert "validation top-1" in out
-    stored = Recipe(**orjson.loads((tmp_path / "run" / "recipe.json").read_bytes())["recipe"])
-    assert stored == changed(RECIPES["demo"], image_size=32, epochs=1, batch_size=16)
+    assert read_run(tmp_path / "run").recipe == changed(RECIPES["demo"], image_size=32, epochs=1, batch_size=16)
     code, _, err = command("train", *arguments, "--resume", "--recipe", "strong")
     assert (code, err.count("\n")) == (2, 1)
     assert "can't be resumed with --model resnet50 (it was trained with resnet18), --weights DEFAULT (it was" in err

@@ -21,6 +21,7 @@ import torch
 from food101_fast.models import build_model
 from food101_fast.runs.checkpoint import load_checkpoint
 from food101_fast.runs.results import read_metrics
+from food101_fast.runs.run import read_run
 from food101_fast.shards import ShardSet
 from food101_fast.train import RECIPES, Recipe, RunOptions, train
 from food101_fast.train.logs import MetricsLog
@@ -44,8 +45,7 @@ def test_every_recipe_trains(name: str, tiny_shards: ShardSet, tmp_path: Path) -
     assert result.steps == small.epochs * 3
     assert all(0 < row.train_loss < 10 and row.skipped_steps == 0 for row in result.metrics)
     assert result.metrics[-1].image_size == small.image_size
-    stored = orjson.loads((tmp_path / "run" / "recipe.json").read_bytes())["recipe"]
-    assert Recipe(**stored) == small
+    assert read_run(tmp_path / "run").recipe == small
 
 
 def test_baseline_starts_from_weights_in_a_file(tiny_shards: ShardSet, tmp_path: Path) -> None:
