@@ -11,7 +11,7 @@ RUN     ?= runs/$(RECIPE)
 DEMO    ?= runs/demo
 ARGS    ?=
 # Tests that train nothing.
-FAST    ?= tests/shards tests/compute tests/models tests/prepare/test_split.py tests/prepare/test_duplicates.py \
+FAST    ?= tests/shards tests/compute tests/models/test_models.py tests/models/test_weights.py tests/prepare/test_split.py tests/prepare/test_duplicates.py \
 	tests/loader/test_order.py tests/transforms/test_keyed.py tests/bench/test_doctor.py tests/test_documents.py tests/test_limits.py
 
 VENV := .venv
@@ -65,7 +65,7 @@ bench-peers: $(READY) ## ours against all others on PHOTOS (class folders), from
 	$(BIN)/python benchmarks/peers.py --photos $(PHOTOS) $(ARGS)
 
 test: $(READY) ## run the tests on all cores (those on real photographs need FOOD101_FAST_DATA)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: $(READY) ## the tests that train nothing, under a minute
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(FAST) $(ARGS)

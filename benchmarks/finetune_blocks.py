@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from figures import result, table
+from figures import RESULTS, result, table
 
 _RESULT = "finetune-cpu"
 
@@ -18,6 +18,8 @@ def _top1(found: dict[str, Any]) -> str:
 
 def training() -> str:
     """Each backbone from its weights and from random ones, with the same settings."""
+    if not (RESULTS / f"{_RESULT}.json").exists():
+        return "Not measured yet."
     rows = [
         [
             f"`{run['model']}`",
@@ -34,6 +36,8 @@ def training() -> str:
 
 def probes() -> str:
     """A linear probe of each backbone, and a second one with features from the cache."""
+    if not (RESULTS / f"{_RESULT}.json").exists():
+        return "Not measured yet."
     rows = []
     for one in result(_RESULT)["probes"]:
         first, second = one["first"], one["second"]

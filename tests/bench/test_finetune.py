@@ -14,6 +14,7 @@ from food101_fast.models import build_model
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
+@pytest.mark.slow  # a quarter of a minute; the script is for figures
 def test_it_measures_both_starts_and_the_cached_probe(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -111,6 +111,7 @@ def test_the_head_learns_as_if_it_were_the_whole_model() -> None:
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_a_run_with_frozen_layers_that_was_killed_ends_with_the_same_bits(tiny_path: Path, tmp_path: Path) -> None:
     job = Job(shards=tiny_path, run=tmp_path / "whole", recipe=RECIPE)
     assert start(job) == [0]
