@@ -11,7 +11,8 @@ RUN     ?= runs/$(RECIPE)
 DEMO    ?= runs/demo
 ARGS    ?=
 # Tests that train nothing.
-FAST    ?= tests/shards tests/compute tests/models/test_models.py tests/models/test_weights.py tests/prepare/test_split.py tests/prepare/test_duplicates.py \
+FAST    ?= tests/shards tests/compute tests/models/test_models.py tests/models/test_weights.py \
+	tests/prepare/test_split.py tests/prepare/test_duplicates.py \
 	tests/loader/test_order.py tests/transforms/test_keyed.py tests/bench/test_doctor.py tests/test_documents.py tests/test_limits.py
 
 VENV := .venv

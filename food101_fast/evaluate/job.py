@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -93,10 +94,7 @@ def evaluate(
     except UserError as error:
         raise UserError(f"{folder} can't be evaluated: {error}") from error
     where, weights = choose_device(device), weights_hash(folder, "best")
-
-    def predicted(of_split: str) -> Predictions:
-        return _predictions(folder, run, shard_set, of_split, where, batch_size, tta)
-
+    predicted = partial(_predictions, folder, run, shard_set, device=where, batch_size=batch_size, tta=tta)
     found = predicted(split)
     scores = compute_metrics(found.logits, found.labels, run.classes)
     fitted = None
@@ -110,10 +108,18 @@ def evaluate(
         tta=tta,
         weights=weights,
         protocol=run.protocol,
-        calibrated=None if fitted is None else _calibrated(found, fitted),
+        calibrated=_calibrated(found, fitted),
     )
     files = RunFolder(folder)
-    counts = {name: entry.class_counts for name, entry in shard_set.manifest.splits.items()}
+    plots = _write_plots(folder, split, run, shard_set, found)
+    calibrations = () if fitted is None else (files.calibration(tta),)
+    return Evaluation(metrics=metrics, files=(files.evaluation(split), files.predictions(split), *calibrations, *plots))
+
+
+def _write_plots(folder: Path, split: str, run: Run, shards: ShardSet, found: Predictions) -> list[Path]:
+    """Write the PNGs of an evaluation and return their paths."""
+    files = RunFolder(folder)
+    counts = {name: entry.class_counts for name, entry in shards.manifest.splits.items()}
     cells = confusion_cells(found.logits, found.labels)
     group = -(-len(run.classes) // _MOST_CELLS)
     shares = normalized(confusion(cells, len(run.classes), group))
@@ -125,8 +131,7 @@ def evaluate(
     for path, content in plots.items():
         with writing(path, "then evaluate again"):
             write_atomically(path, content)
-    calibrations = () if fitted is None else (files.calibration(tta),)
-    return Evaluation(metrics=metrics, files=(files.evaluation(split), files.predictions(split), *calibrations, *plots))
+    return list(plots)
 
 
 def _temperature(
@@ -159,8 +164,10 @@ def _temperature(
     return fitted
 
 
-def _calibrated(found: Predictions, fitted: Temperature) -> CalibratedScores:
-    """Scores of predictions whose logits are divided by a temperature."""
+def _calibrated(found: Predictions, fitted: Temperature | None) -> CalibratedScores | None:
+    """Scores of predictions whose logits are divided by a temperature, if there is one."""
+    if fitted is None:
+        return None
     return CalibratedScores(
         temperature=fitted.temperature,
         fitted_on=fitted.split,
@@ -170,7 +177,7 @@ def _calibrated(found: Predictions, fitted: Temperature) -> CalibratedScores:
 
 
 def _predictions(
-    folder: Path, run: Run, shards: ShardSet, split: str, device: torch.device, batch_size: int, tta: Tta
+    folder: Path, run: Run, shards: ShardSet, split: str, *, device: torch.device, batch_size: int, tta: Tta
 ) -> Predictions:
     loader = ShardLoader(shards, split=split, batch_size=batch_size, device=device, shuffle=False, drop_last=False)
     model = load_model(folder, run)

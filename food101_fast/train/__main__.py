@@ -123,19 +123,7 @@ def main(argv: Sequence[str]) -> None:
         return
     rank, ranks = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if settings.find_lr is not None:
-        check_range_test(settings.find_lr, resume=settings.resume, ranks=ranks)
-        with shown(settings.output):
-            show_range_test(
-                find_lr(
-                    ShardSet.open(settings.shards),
-                    settings.training,
-                    device=settings.device,
-                    auto_batch=settings.auto_batch,
-                    loading=settings.loading,
-                ),
-                settings.find_lr,
-                as_json=settings.output.json,
-            )
+        _find_lr(settings, settings.find_lr, ranks)
         return
     check_without_shards(
         settings.run,
@@ -161,6 +149,20 @@ def main(argv: Sequence[str]) -> None:
         )
     if rank == 0:
         _show(settings, result, ranks, evaluated="test" if "test" in shards.manifest.splits else "val")
+
+
+def _find_lr(settings: TrainSettings, picture: Path, ranks: int) -> None:
+    """Do a range test, print what it suggests, and write its picture."""
+    check_range_test(picture, resume=settings.resume, ranks=ranks)
+    with shown(settings.output):
+        found = find_lr(
+            ShardSet.open(settings.shards),
+            settings.training,
+            device=settings.device,
+            auto_batch=settings.auto_batch,
+            loading=settings.loading,
+        )
+        show_range_test(found, picture, as_json=settings.output.json)
 
 
 def _show(settings: TrainSettings, result: Trained, ranks: int, *, evaluated: str) -> None:

@@ -14,6 +14,7 @@ from food101_fast.compute.distributed import World, joined_world
 from food101_fast.errors import UserError
 from food101_fast.loader import LoaderOptions
 from food101_fast.processes import refuse_import
+from food101_fast.progress import say
 from food101_fast.runs.recipe import Recipe
 from food101_fast.runs.results import EpochRow
 from food101_fast.runs.run import is_begun, read_run
@@ -87,12 +88,9 @@ def train(
         use_cache_folder()
     with joined_world(where) as world, StopRequest() as stop:
         _check_same_everywhere(world, recipe, folder)
-        # The main rank looks, and writes only after that: ranks that looked later could see a run that has just begun.
-        asked, resume = resume, resume and world.any(world.is_main and is_begun(folder))[0]
+        resume = resume and _is_begun_for_all(world, folder)
         # A resumed run asks no library what its backbone expects, since that may need a network connection.
         context = train_context(shards, recipe, where, world, inputs=read_run(folder).inputs if resume else None)
-        if asked and not resume:
-            context.say(f"{folder} has no run to resume yet, so one begins")
         if recipe.method == "probe":
             rows = probed(context, shards, folder, resume=resume, loading=loading, hooks=hooks, stop=stop)
             return Trained(metrics=rows, steps=rows[-1].step, stopped_by=None, nothing_left=resume)
@@ -104,6 +102,14 @@ def train(
             run = started(context, shards, folder, resume=resume, loading=loading, options=options, hooks=hooks)
             return _trained(run, stop)
         raise out_of_memory(context, trial_steps(context))
+
+
+def _is_begun_for_all(world: World, folder: Path) -> bool:
+    """Whether the main rank sees a run to resume. It writes only after that: others that looked could see a new one."""
+    is_begun_here = world.is_main and is_begun(folder)
+    if world.is_main and not is_begun_here:
+        say(f"{folder} has no run to resume yet, so one begins")
+    return world.any(is_begun_here)[0]
 
 
 def _trained(run: AbstractContextManager[Trainer], stop: StopRequest) -> Trained:

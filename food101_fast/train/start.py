@@ -143,12 +143,8 @@ def started(
             write_run(folder, run)
         trackers = Trackers(folder, run, options, step=progress.step, resumed=stored is not None)
         exits.enter_context(trackers)
-        context.say(_title(context, step, progress, len(loader)))
-        if stored is not None and not progress.is_finished(recipe):
-            _say_changes(context, stored.state.recipe, progress.step, len(loader))
+        _say_start(context, stored, step, progress, len(loader))
         auto = _measuring(context, step, progress.steps_left(recipe, len(loader))) if compiled is None else None
-        if recipe.image_size > context.stored_size:
-            context.warn(enlarged(context))
         preset = eval_preset(recipe.image_size, context.stored_size, inputs=context.inputs).to(context.device)
         validator = Validator(context, step, val_loader, preset, hooks.validate)
         yield Trainer(
@@ -295,6 +291,17 @@ def _title(context: TrainContext, step: TrainStep, progress: Progress, steps_per
     if not progress.step or progress.is_finished(recipe):
         return line
     return f"{line}; resumed after step {progress.step}, in epoch {progress.epoch + 1}"
+
+
+def _say_start(
+    context: TrainContext, stored: _Stored | None, step: TrainStep, progress: Progress, steps_per_epoch: int
+) -> None:
+    """Say what is trained from which step on, what changed since then, and whether images are enlarged."""
+    context.say(_title(context, step, progress, steps_per_epoch))
+    if stored is not None and not progress.is_finished(context.recipe):
+        _say_changes(context, stored.state.recipe, progress.step, steps_per_epoch)
+    if context.recipe.image_size > context.stored_size:
+        context.warn(enlarged(context))
 
 
 def _say_changes(context: TrainContext, before: Recipe, step: int, steps_per_epoch: int) -> None:

@@ -90,6 +90,8 @@ def replay(
         UserError: the folder has no run or its shards can't be opened, or the run has no such step.
     """
     run = read_run(folder)
+    if run.recipe.method == "probe":
+        raise UserError(f"{folder} is a probe, which has no training steps; give the run of another recipe to --replay")
     shard_set = run.open_shards(shards)
     start = choose_start(folder, run, number, device)
     recipe = start.recipe
@@ -115,16 +117,23 @@ def replay(
             watch.trainer = trainer
             with contextlib.suppress(_ReachedError):
                 trainer.run(StopRequest())
+    return _result(folder, number, start, watch, trainer.steps_per_epoch)
+
+
+def _result(
+    folder: Path, number: int, start: Start, watch: _Watch, steps_per_epoch: int
+) -> tuple[Replay, Batch, Tensor, TrainStep]:
+    """What `replay` returns, after the watch has seen the step."""
     assert watch.found is not None
     assert watch.step is not None
     measured, batch, images = watch.found
-    epoch, position = divmod(number, trainer.steps_per_epoch)
+    epoch, position = divmod(number, steps_per_epoch)
     found = Replay(
         run=str(folder),
         step=number,
         epoch=epoch + 1,
         step_of_epoch=position + 1,
-        steps_per_epoch=trainer.steps_per_epoch,
+        steps_per_epoch=steps_per_epoch,
         checkpoint=start.checkpoint,
         steps_before=number - start.step,
         learning_rate=watch.step.optimizer.param_groups[0]["lr"],
