@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from balance_blocks import BALANCE_BLOCKS
+from distillation_blocks import DISTILLATION_BLOCKS
 from finetune_blocks import FINETUNE_BLOCKS
 from gpu_blocks import GPU_BLOCKS
 from headline_blocks import HEADLINE_BLOCKS
@@ -11,5 +12,12 @@ from training_blocks import TRAINING_BLOCKS
 from transform_blocks import TRANSFORM_BLOCKS
 
 BLOCKS = (
-    PEER_BLOCKS | TRANSFORM_BLOCKS | TRAINING_BLOCKS | HEADLINE_BLOCKS | GPU_BLOCKS | BALANCE_BLOCKS | FINETUNE_BLOCKS
+    PEER_BLOCKS
+    | TRANSFORM_BLOCKS
+    | TRAINING_BLOCKS
+    | HEADLINE_BLOCKS
+    | GPU_BLOCKS
+    | BALANCE_BLOCKS
+    | FINETUNE_BLOCKS
+    | DISTILLATION_BLOCKS
 )
