@@ -28,7 +28,7 @@ def short(name: str, most: int = _LONGEST) -> str:
     head, tail = "", ""
     while columns(head + tail) < most - 2:
         head, rest = name[: len(head) + 1], name[len(head) + 1 :]
-        if columns(head) >= 2 * columns(tail):
+        if 2 * columns(tail) <= columns(head) < most - 2 - columns(tail):
             tail = rest[-len(tail) - 1 :]
     return f"{head}\u2026{tail}"
 

@@ -100,7 +100,7 @@ def kill_and_continue(source: Path, whole: dict[str, bytes], folder: Path, kills
     raise AssertionError
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(40, marks=pytest.mark.slow)])
 def test_killed_anywhere_it_continues_and_ends_the_same(
     source: Path, whole: dict[str, bytes], tmp_path: Path, kills: int
 ) -> None:

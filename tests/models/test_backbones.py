@@ -155,6 +155,7 @@ def pretrained_folder(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_needs_neither_hub_nor_weights_again(
     tiny_shards: ShardSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

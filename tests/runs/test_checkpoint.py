@@ -94,7 +94,13 @@ def epoch_of(run: Path, name: str) -> int:
     return int(load_checkpoint(run, name)[1]["progress"]["epoch"])
 
 
-@pytest.mark.parametrize("accuracies", [[0.2, 0.5, 0.4], [0.5, 0.2, 0.4]], ids=["improved", "not improved"])
+@pytest.mark.parametrize(
+    "accuracies",
+    [
+        pytest.param([0.2, 0.5, 0.4], id="improved"),
+        pytest.param([0.5, 0.2, 0.4], id="not improved", marks=pytest.mark.slow),
+    ],
+)
 def test_a_save_can_be_killed_before_any_file_operation(
     accuracies: list[float], tiny_path: Path, tmp_path: Path
 ) -> None:

@@ -46,6 +46,7 @@ def on_demo(demo: ShardSet) -> LrRange:
     return find_lr(demo, dataclasses.replace(TINY, batch_size=32), device="cpu", hooks=Hooks(build_model=small_model))
 
 
+@pytest.mark.slow
 def test_the_suggestion_on_drawn_pictures_is_sane(on_demo: LrRange) -> None:
     """Adam on a small network: between what changes nothing and what diverges."""
     assert 1e-4 < on_demo.learning_rate < 0.1

@@ -176,7 +176,8 @@ def test_auto_batch_is_for_the_beginning(
     assert len(found) == 1
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow  # test_resume kills runs in the suite
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_killed_at_random_steps_and_started_again_by_the_same_call(ranks: int, tiny_path: Path, tmp_path: Path) -> None:
     """Until it has ended, and once more."""
     recipe = dataclasses.replace(RECIPE, unfreeze_epochs=0, start_size=None, image_size=32)

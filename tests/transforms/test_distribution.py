@@ -201,7 +201,13 @@ def test_magnitudes_mean_the_same(mine: Any, other: Any) -> None:
             assert ranges[name] == pytest.approx((float(values[0]), float(values[-1])))
 
 
-@pytest.mark.parametrize("policy", list(T.AutoAugmentPolicy))
+@pytest.mark.parametrize(
+    "policy",
+    [
+        pytest.param(policy, marks=[pytest.mark.slow] * (policy is not T.AutoAugmentPolicy.IMAGENET))
+        for policy in T.AutoAugmentPolicy
+    ],
+)
 def test_policies_are_distributed_as_torchvisions(policy: T.AutoAugmentPolicy) -> None:
     """All that a sample gets, operations in their order with magnitudes and signs, as one choice of many."""
     mine = ours(T.AutoAugment(policy), 64, 200)
@@ -244,7 +250,7 @@ def test_chains_are_distributed_as_torchvisions(severity: int, depth: int, all_o
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 5])
-@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
+@pytest.mark.parametrize("alpha", [1.0, *(pytest.param(alpha, marks=pytest.mark.slow) for alpha in (0.2, 4.0))])
 def test_shares_of_chains_are_distributed_as_torchvisions(width: int, alpha: float) -> None:
     mine = ours(T.AugMix(mixture_width=width, alpha=alpha), 8, 8)["weights"]
     torch.manual_seed(2)

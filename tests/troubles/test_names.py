@@ -103,6 +103,7 @@ def test_other_readers_get_every_sample(shards: ShardSet) -> None:
         assert np.bincount(read, minlength=len(NAMES)).tolist() == list(entry.class_counts)
 
 
+@pytest.mark.slow
 def test_a_run_from_training_to_report(
     shards: ShardSet, tmp_path: Path, command: Callable[..., tuple[int, str, str]]
 ) -> None:

@@ -153,6 +153,7 @@ def test_an_unsupported_python_is_a_failed_compilation(monkeypatch: pytest.Monke
         assert Compiler(required=False)(Doubled())(torch.ones(1)) == 2
 
 
+@pytest.mark.slow
 def test_a_command_on_a_path_without_compilers(tiny_path: Path, tmp_path: Path) -> None:
     flags = "--recipe demo --model shufflenet_v2_x0_5 --image-size 32 --batch-size 16 --epochs 1 --device cpu"
     program = [sys.executable, "-m", "food101_fast.train", "--shards", str(tiny_path), "--run", str(tmp_path / "run")]
