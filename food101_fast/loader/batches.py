@@ -134,7 +134,7 @@ class ShardLoader:
         if not len(self):
             raise UserError(
                 f"split {self.split.name!r} of the shards in {self.shards.folder.url} has {len(self.split)} samples, "
-                f"fewer than one batch of {self.global_batch}; use a smaller batch size"
+                f"fewer than one batch of {self.global_batch}; use a smaller batch size (--batch-size)"
             )
 
     def _thread_counts(self) -> tuple[int, int]:

@@ -139,6 +139,8 @@ def compare(comparison: Comparison) -> None:
         return
     print(table({folder.name: result for folder, result in found}))
     if not comparison.output.quiet:
+        images = found[0][1].features[1].samples
+        print(f"top-1 on the {images:,} images of val; each backbone is a run in {found[0][0].parent}/NAME")
         print(f"next: python -m food101_fast.evaluate --run {found[0][0]}")
 
 

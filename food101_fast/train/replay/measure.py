@@ -142,10 +142,13 @@ def _watched(model: nn.Module) -> Iterator[_Watch]:
 
 def _layer(names: Sequence[str], gradients: dict[str, Tensor]) -> LayerNorm:
     trained = [gradients[name] for name in names if name in gradients]
-    columns = zip(*(name.split(".") for name in names), strict=False)
-    common = [column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns)]
+    modules = [name.split(".")[:-1] for name in names]
+    columns = zip(*modules, strict=False)
+    common = len(list(itertools.takewhile(lambda column: len(set(column)) == 1, columns)))
+    first, last = (".".join(path[: common + 1]) for path in (modules[0], modules[-1]))
+    first, last = first or names[0], last or names[-1]
     return LayerNorm(
-        name=".".join(common) or f"{names[0]} to {names[-1]}",
+        name=first if first == last else f"{first} to {last}",
         parameters=sum(gradient.numel() for gradient in trained),
         gradient_norm=_norm(trained),
     )
