@@ -167,7 +167,7 @@ def plot_lr_range(
         rates: rising.
         losses: one for each rate; those that are not finite are left out.
         smoothed: the same, smoothed; may end earlier.
-        marks: rates by their labels; the first is drawn as a solid line.
+        marks: rates by their labels; the first is drawn as a wide solid line.
     """
     figure = Figure(figsize=(8, 4.5), layout="constrained", dpi=_DPI)
     axes: Axes = _axes(figure)
@@ -176,7 +176,8 @@ def plot_lr_range(
     for number, (label, rate) in enumerate(marks.items()):
         style: Any = "--" if number else "-"
         color = _LANE_COLORS[number + 1]
-        axes.axvline(rate, color=color, linestyle=style, linewidth=1.2, label=label)
+        width = 1.2 if number else 3.6  # so that it shows beside the mark that it comes from
+        axes.axvline(rate, color=color, linestyle=style, linewidth=width, label=label)
     # A loss that has exploded would press all others into a line.
     lowest = int(np.argmin(smoothed))
     bottom, top = smoothed[lowest], max(smoothed[: lowest + 1])

@@ -172,7 +172,8 @@ class Recipe:
     @property
     def loss_name(self) -> str:
         """Title for an axis with the losses of training and of validation, which are always cross-entropies."""
-        plain = self.loss == "cross-entropy" and self.class_balance in ("none", "sampling") and not self.teacher
+        unweighted = self.class_balance in ("none", "sampling")
+        plain = self.loss == "cross-entropy" and unweighted and not self.teacher and not self.label_smoothing
         return "cross-entropy" if plain else "loss (of validation: cross-entropy)"
 
     def compiles_on(self, device_type: str) -> bool:
