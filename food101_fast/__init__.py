@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from food101_fast.openmp import set_up_command
+from food101_fast.startup import set_up_command
 
 if TYPE_CHECKING:
     from food101_fast.loader import ShardLoader

@@ -11,7 +11,6 @@ Source: OpenMP 5.2, sections 21.1.2 (OMP_NUM_THREADS) and 21.2.5 (OMP_WAIT_POLIC
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, MutableMapping, Sequence
 
 from food101_fast.processes import busiest_core, usable_cores
@@ -55,9 +54,3 @@ def runs_as_command(package: str, arguments: Sequence[str], original: Sequence[s
         return False
     module = original[-len(arguments)].removeprefix("-m")
     return module == package or module.startswith(f"{package}.")
-
-
-def set_up_command(package: str) -> None:
-    """Call `set_up_openmp` if this process is a command of the package."""
-    if runs_as_command(package, sys.argv, sys.orig_argv):
-        set_up_openmp()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -42,6 +44,15 @@ def test_the_script_lists_and_runs_commands() -> None:
     mistake = script("train", "--shards", "nowhere", "--run", "nowhere", "--recipe", "demo")
     assert (mistake.returncode, mistake.stderr.count("\n")) == (2, 1)
     assert "there is no shards folder nowhere" in mistake.stderr
+
+
+def test_ctrl_c_while_torch_is_imported_is_no_traceback(tmp_path: Path) -> None:
+    """In place of torch there is a module that interrupts the process as it is imported."""
+    (tmp_path / "torch.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parents[1]}"}
+    command = [sys.executable, "-m", "food101_fast.train", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
 def test_ctrl_c_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
