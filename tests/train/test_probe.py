@@ -379,7 +379,9 @@ def test_several_backbones_are_compared(
         assert line.split()[0] == result.model
         assert line.split()[4] == f"{result.best.val_top1:.4f}"
     assert same(run / MODELS[0], finished)
-    assert table[3] == f"next: python -m food101_fast.evaluate --run {run / best[0].model}"
+    images = best[0].features[1].samples
+    assert table[3] == f"top-1 on the {images} images of val; each backbone is a run in {run}/NAME"
+    assert table[4] == f"next: python -m food101_fast.evaluate --run {run / best[0].model}"
     assert (run / MODELS[1] / "report.html").is_file()
     # Again: refused, unless with --resume, which computes only what is missing.
     code, _, err = command(*arguments(tiny_path, run, "--model", *MODELS))
