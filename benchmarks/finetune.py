@@ -103,7 +103,14 @@ def probed(shards: ShardSet, run: Path, recipe: Recipe, device: Device) -> dict[
     begun = time.perf_counter()
     train(shards, run, recipe, device=device)
     seconds = time.perf_counter() - begun
-    return {"seconds": seconds, "probe": asdict(read_probe(run)), **accuracies(run, device)}
+    found = read_probe(run)
+    # A result names no folders of the machine.
+    found = replace(
+        found,
+        weights=Path(found.weights).name,
+        features=tuple(replace(file, path=Path(file.path).name) for file in found.features),
+    )
+    return {"seconds": seconds, "probe": asdict(found), **accuracies(run, device)}
 
 
 def line(name: str, found: dict[str, Any]) -> str:
