@@ -37,5 +37,6 @@ def test_it_measures_both_starts_and_the_cached_probe(
     assert "probe with features from the cache: val top-1" in capsys.readouterr().out
     blocks = importlib.import_module("finetune_blocks")
     monkeypatch.setattr(blocks, "result", lambda name: document)
+    monkeypatch.setattr(blocks, "RESULTS", tmp_path)
     assert blocks.training().count(f"`{model}`") == 2
     assert f"{probe['first']['test']['top1']:.3f} (" in blocks.probes()
