@@ -20,8 +20,8 @@ import xxhash
 from food101_fast.errors import UserError
 from food101_fast.progress import bar
 from food101_fast.resources import first_line
-from food101_fast.shards.cache import cache_settings
-from food101_fast.storage import TEMPORARY_SUFFIX, exact, writing
+from food101_fast.shards.cache import cache_settings, writing_to_cache
+from food101_fast.storage import TEMPORARY_SUFFIX, exact, file_hash
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
 """Names of files that are read; `.tar` ends those of old torch checkpoints, `.pth.tar`."""
@@ -35,7 +35,6 @@ FOREIGN_SUFFIXES = (
 _IN_FOLDERS = ("checkpoints/best/model.safetensors", "model.safetensors", "pytorch_model.bin")
 # Beside the files of a checkpoint: their XXH3-64 by name.
 _HASHES_NAME = "xxh3_64.json"
-_CHUNK_BYTES = 4 * 1024 * 1024
 _EXPLICIT_HASH = re.compile(r"(?P<location>.+)#sha256=(?P<hash>.*)", re.DOTALL)
 # As torch.hub names its files; its own check_hash takes the same for a hash.
 _HASH_IN_NAME = re.compile(r"-(?P<hash>[0-9a-f]{8,64})\.")
@@ -135,21 +134,14 @@ def _check_beside(path: Path, name: str) -> None:
         expected = dict(orjson.loads(hashes.read_bytes())).get(path.name)
     except ValueError:  # a file of another program
         return
-    if isinstance(expected, str) and expected != _digest(path, xxhash.xxh3_64()):
+    if isinstance(expected, str) and expected != file_hash(path):
         raise UserError(
             f"{name} is damaged: its bytes are not those that were written; give another checkpoint to --weights"
         )
 
 
 def _has_hash(path: Path, digest: str) -> bool:
-    return _digest(path, hashlib.sha256()).startswith(digest)
-
-
-def _digest(path: Path, hashed: hashlib._Hash | xxhash.xxh3_64) -> str:
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            hashed.update(chunk)
-    return hashed.hexdigest()
+    return file_hash(path, hashlib.sha256).startswith(digest)
 
 
 def _downloaded(url: str, digest: str) -> WeightsFile:
@@ -159,7 +151,7 @@ def _downloaded(url: str, digest: str) -> WeightsFile:
     folder = cache_settings(None, None).directory / "weights"
     path = folder / f"{xxhash.xxh3_64_hexdigest(url.encode())}-{re.sub(r'[^A-Za-z0-9._-]', '_', name)[-100:]}"
     if not path.is_file() or (expected and not _has_hash(path, expected)):
-        with writing(f"the cache folder {folder}", "or name another one (FOOD101_FAST_CACHE)"):
+        with writing_to_cache(folder):
             folder.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
             try:

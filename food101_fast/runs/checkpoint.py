@@ -12,12 +12,11 @@ from typing import Any, BinaryIO
 import orjson
 import safetensors.torch
 import torch
-import xxhash
 from torch import Tensor
 
 from food101_fast.errors import UserError
 from food101_fast.runs.folder import RunFolder
-from food101_fast.storage import writing
+from food101_fast.storage import file_hash, writing
 
 WEIGHTS_NAME = "model.safetensors"
 TRAINING_NAME = "training.safetensors"
@@ -114,7 +113,7 @@ def _write_files(folder: Path, weights: Weights, training: Weights | None, state
         if isinstance(error.__context__, OSError):  # torch replaces it by an error of its own
             raise error.__context__ from None
         raise
-    hashes = orjson.dumps({path.name: _hash(path) for path in folder.iterdir()}, option=orjson.OPT_INDENT_2)
+    hashes = orjson.dumps({path.name: file_hash(path) for path in folder.iterdir()}, option=orjson.OPT_INDENT_2)
     _write(folder / HASHES_NAME, lambda file: file.write(hashes))
 
 
@@ -226,7 +225,7 @@ def weights_hash(run: Path, name: str) -> str:
         UserError: there is no such checkpoint, or it is damaged.
     """
     folder = _existing(run, name)
-    return str(_read(folder / WEIGHTS_NAME, _hash))
+    return str(_read(folder / WEIGHTS_NAME, file_hash))
 
 
 def _existing(run: Path, name: str) -> Path:
@@ -246,7 +245,7 @@ def _existing(run: Path, name: str) -> Path:
 def _read(path: Path, read: Callable[[Path], Any]) -> Any:
     """Read a file of a checkpoint whose bytes match their hash."""
     try:
-        if orjson.loads((path.parent / HASHES_NAME).read_bytes())[path.name] != _hash(path):
+        if orjson.loads((path.parent / HASHES_NAME).read_bytes())[path.name] != file_hash(path):
             raise UserError(f"{path} is damaged: its bytes are not those that were written; {_ADVICE}")
         return read(path)
     except UserError:
@@ -257,11 +256,3 @@ def _read(path: Path, read: Callable[[Path], Any]) -> Any:
 
 def _unreadable(path: Path, error: Exception) -> UserError:
     return UserError(f"{path} cannot be read ({type(error).__name__}); {_ADVICE}")
-
-
-def _hash(path: Path) -> str:
-    hashed = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            hashed.update(block)
-    return hashed.hexdigest()

@@ -21,9 +21,8 @@ from food101_fast.errors import UserError
 from food101_fast.runs.checkpoint import weights_hash
 from food101_fast.runs.folder import RunFolder
 from food101_fast.runs.metrics import CalibratedScores, EnsembleMember, EnsembleMetrics, Scores, SplitMetrics, as_member
-from food101_fast.storage import Content, write_atomically, writing
+from food101_fast.storage import Content, file_hash, write_atomically, writing
 
-_CHUNK = 2**24  # bytes
 _BLOCK = 2**20  # scores that are computed with at a time
 
 _Metrics = TypeVar("_Metrics", SplitMetrics, EnsembleMetrics)
@@ -165,7 +164,7 @@ def read_evaluation(folder: Path, split: str) -> SplitMetrics | None:
     if metrics is None or metrics.weights != weights_hash(folder, "best"):
         return None
     path = RunFolder(folder).predictions(split)
-    return metrics if path.is_file() and metrics.predictions == _hash_of_file(path) else None
+    return metrics if path.is_file() and metrics.predictions == file_hash(path) else None
 
 
 def read_ensemble(folder: Path, split: str, metrics: SplitMetrics) -> EnsembleMetrics | None:
@@ -207,14 +206,6 @@ def _packed(predictions: Predictions) -> Content:
 
 def _hash(content: Content) -> str:
     return xxhash.xxh3_64_hexdigest(content)
-
-
-def _hash_of_file(path: Path) -> str:
-    digest = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _write(folder: Path, predictions: Path, content: Content, metrics: Path, document: dict[str, object]) -> None:

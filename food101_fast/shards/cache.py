@@ -26,14 +26,13 @@ from food101_fast.errors import DamagedDataError, UserError
 from food101_fast.progress import bar
 from food101_fast.shards.layout import index_bytes
 from food101_fast.shards.manifest import ShardEntry
-from food101_fast.storage import TEMPORARY_SUFFIX, Folder, RemoteFolder, writing
+from food101_fast.storage import TEMPORARY_SUFFIX, Folder, RemoteFolder, file_hash, writing
 from food101_fast.storage.locks import waiting_lock
 
 _DOWNLOADS_AT_A_TIME = 4
 _ATTEMPTS = 5
 _FIRST_DELAY = 0.5  # seconds before a failed download is tried again; they double each time
 _DEFAULT_GB = 100.0
-_CHUNK_BYTES = 4 * 1024 * 1024
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -44,6 +43,15 @@ class CacheSettings:
     directory: Path
     limit: int
     """Maximum size of all its files in bytes."""
+
+
+def writing_to_cache(folder: Path) -> AbstractContextManager[None]:
+    """A context that turns an error of the disk into one sentence for the user; see `storage.writing`.
+
+    Args:
+        folder: that is written to.
+    """
+    return writing(f"the cache folder {folder}", "or name another one (FOOD101_FAST_CACHE)")
 
 
 def cache_settings(directory: str | Path | None, gigabytes: float | None) -> CacheSettings:
@@ -190,7 +198,7 @@ class ShardCache:
 
     def _fetch_file(self, name: str, size: int, digest: str) -> Path:
         path = self.directory / name
-        with writing(f"the cache folder {self.settings.directory}", "or name another one (FOOD101_FAST_CACHE)"):
+        with writing_to_cache(self.settings.directory):
             if self._is_good(path, size, digest):
                 return path
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -213,7 +221,7 @@ class ShardCache:
         try:
             status = path.stat()
             if self._good.get(path) != _identity(status):
-                if status.st_size != size or _digest_of(path) != digest:
+                if status.st_size != size or file_hash(path) != digest:
                     return False
                 self._good[path] = _identity(status)
             os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))  # eviction goes by the time of access
@@ -317,11 +325,3 @@ class ShardCache:
 
 def _identity(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _digest_of(path: Path) -> str:
-    hashed = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            hashed.update(chunk)
-    return hashed.hexdigest()

@@ -7,10 +7,10 @@ a bucket shows an object only when its upload is complete.
   or URL.
 - names.py: file names that are not UTF-8.
 - locks.py: locks between processes, with and without help of the operating system.
-- atomic.py: one file on a disk, and the error when it can't be written.
+- atomic.py: one file on a disk, the error when it can't be written, and the hash of its bytes.
 """
 
-from food101_fast.storage.atomic import TEMPORARY_SUFFIX, replacing, write_atomically, writing
+from food101_fast.storage.atomic import TEMPORARY_SUFFIX, file_hash, replacing, write_atomically, writing
 from food101_fast.storage.folder import Content, Folder
 from food101_fast.storage.local import LocalFolder
 from food101_fast.storage.location import open_folder
@@ -24,6 +24,7 @@ __all__ = [
     "LocalFolder",
     "RemoteFolder",
     "exact",
+    "file_hash",
     "open_folder",
     "readable",
     "replacing",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import xxhash
 
 from food101_fast.errors import UserError
 from food101_fast.resources import machine_advice
@@ -58,6 +61,20 @@ def replacing(path: Path, *, keep_in_memory: bool = True) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def file_hash(path: Path, kind: Callable[[], Any] = xxhash.xxh3_64) -> str:
+    """The hash of a file's bytes, in hexadecimal digits.
+
+    Args:
+        path: of the file.
+        kind: makes the hash, such as `hashlib.sha256`.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, kind).hexdigest()
 
 
 @contextmanager

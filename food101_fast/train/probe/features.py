@@ -28,8 +28,8 @@ from food101_fast.errors import UserError
 from food101_fast.loader import ShardLoader
 from food101_fast.progress import bar
 from food101_fast.runs.probe import FeatureFile
-from food101_fast.shards.cache import cache_settings
-from food101_fast.storage import replacing, write_atomically, writing
+from food101_fast.shards.cache import cache_settings, writing_to_cache
+from food101_fast.storage import replacing, write_atomically
 from food101_fast.train.probe.extractor import FeatureExtractor
 from food101_fast.transforms import EvalSpec
 
@@ -140,7 +140,7 @@ def _computed(
 ) -> _Note:
     """Compute the features and write them, block by block, so that memory does not limit them."""
     path, samples, start = key.path, len(loader.split), time.perf_counter()
-    with writing(f"the cache folder {path.parent}", "or name another one (FOOD101_FAST_CACHE)"):
+    with writing_to_cache(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         _note_path(path).unlink(missing_ok=True)
         hashed = xxhash.xxh3_64()

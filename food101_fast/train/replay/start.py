@@ -69,7 +69,9 @@ def choose_start(folder: Path, run: Run, step: int, device: torch.device) -> Sta
         changed = [name for name in _CHANGES if getattr(first.recipe, name) != getattr(trained, name)]
         if changed and after:
             flags = " and ".join(f"--{name}" for name in changed)
-            differences.append(f"{flags} changed when the run was resumed, at a step that is no longer known")
+            differences.append(
+                f"{flags} changed when the run was resumed; the run does not say at which step, so numbers may differ"
+            )
     return Start(
         checkpoint=None if first is None else first.name,
         step=0 if first is None else first.progress.step,
