@@ -5,7 +5,7 @@
 #   benchmarks/gpu.sh [PART...]        all parts, or those named; shards are prepared if a part needs them
 #
 #   prepare       a data set of 101,000 files, beside the tests
-#   tests         the CUDA tests (where pytest and hypothesis are installed; on 6 processes where pytest-xdist is)
+#   tests         the CUDA tests (where pytest and hypothesis are installed; on half of the cores where pytest-xdist is)
 #   job           the notebook's job with `train`, from the command to the last checkpoint
 #   steps         MobileNetV2's training step: eager and as a CUDA graph; bare, timm's, torchvision's
 #   device        shards to the device against the bus; nvJPEG where torchcodec is installed
@@ -61,7 +61,7 @@ if [ "$device" = cuda ] && ! "$python" -c 'import sys, torch; sys.exit(not torch
 fi
 
 cores=$(getconf _NPROCESSORS_ONLN)
-testers=$((cores >= 12 ? 6 : (cores + 1) / 2))
+testers=$(((cores + 1) / 2))
 if [ "$device" = cpu ]; then
   need=2
   data=(--pictures 100 --files 600 --few 200 --classes 10 --size 64)
@@ -75,12 +75,13 @@ if [ "$device" = cpu ]; then
   run=(--weights none --model shufflenet_v2_x0_5 --image-size 32 --start-size None --batch-size 8 --epochs 1 --seeds 2)
   learn=(--model shufflenet_v2_x0_5 --image-size 32 --batch-size 8 --epochs 1 --seeds 2 --workers 1)
   variants=(--variants eager cuda-graph)
+  tests=(tests/*/test_cuda*.py)
   repetitions=${REPETITIONS:-1}
 else
   need=24
   data=(--pictures 1000 --files 101000 --few 12000 --classes 101 --size 192)
   step=(--models mobilenet_v2:160 --batch-sizes 512 128 --modes eager cuda-graph --amps fp16 --steps 10)
-  compiled=(--models mobilenet_v2:160 --batch-sizes 512 128 --modes compiled compiled-graph reduce-overhead)
+  compiled=(--models mobilenet_v2:160 --batch-sizes 128 512 --modes compiled-graph compiled reduce-overhead)
   compiled+=(--others compiled --amps fp16 --steps 10)
   resnet=(--models resnet50:224 --batch-sizes 256 --modes eager cuda-graph --amps fp16 --steps 10)
   job=(--model mobilenet_v2 --image-size 160 --batch-size 128 --epochs 7)
@@ -90,6 +91,8 @@ else
   run=(--weights none)
   learn=(--image-size 64 --batch-size 256 --epochs 8 --seeds 2 --workers "$((cores - 2))")
   variants=(--variants no-search compiled-graph)
+  mapfile -t tests < <(grep -l "cuda_device\|test_cuda_graph import" tests/*/test_*.py)
+  tests+=(-m "cuda and not slow")
   repetitions=${REPETITIONS:-5}
 fi
 
@@ -209,12 +212,12 @@ if ! "$python" -c 'import pytest, hypothesis' 2>/dev/null; then
   [[ " ${wanted[*]} " != *" tests "* ]] || leave_out tests "pytest or hypothesis is not installed"
 else
   spread=()
-  ! "$python" -c 'import xdist' 2>/dev/null || spread=(-p xdist -n "$testers")
+  ! "$python" -c 'import xdist' 2>/dev/null || spread=(-p xdist -n "$testers" --dist worksteal)
   # Such machines have plugins of all kinds, and what one of them warns of would be an error.
   # What they compile is small: to start processes for it would take longer.
   export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1
   testing=("$python" -m pytest -q --tb=short -p outcomes -p no:cacheprovider "${spread[@]}")
-  start tests 120 env TORCHINDUCTOR_COMPILE_THREADS=1 "${testing[@]}" tests/*/test_cuda*.py
+  start tests 170 env TORCHINDUCTOR_COMPILE_THREADS=1 "${testing[@]}" "${tests[@]}"
 fi
 if [ -n "${FOOD101_64PX:-}" ] && [ ! -e "$work/64px/manifest.json" ]; then
   start prepare-64px 90 "$python" -m food101_fast.prepare --source "hub:$FOOD101_64PX" --size 64 --out "$work/64px"

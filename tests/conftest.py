@@ -44,9 +44,13 @@ LONGEST = ("train", "export", "runs", "report", "prepare", "faults", "evaluate",
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start with the tests that take longest."""
+    """Start with the tests that take longest; skip those that need a CUDA device where there is none."""
     rank = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.parent.name, len(rank)))
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
 def picture(seed: int, width: int, height: int) -> Image.Image:

@@ -11,7 +11,7 @@ import torch
 
 from food101_fast.compute.device import set_up_device
 
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+needs_cuda = pytest.mark.cuda
 
 DEVICES = ["cpu", pytest.param("cuda", marks=needs_cuda)]
 

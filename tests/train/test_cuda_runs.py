@@ -1,0 +1,110 @@
+"""Whole runs on a CUDA device, with what recipes can add to the plain step: they find what runs on the CPU find."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from food101_fast.runs.probe import read_probe
+from food101_fast.runs.results import EpochRow
+from food101_fast.shards import ShardSet
+from food101_fast.train import Recipe, train
+from food101_fast.train.lr_range import find_lr
+from food101_fast.train.replay.job import replay
+from tests.cuda_device import chosen, harmless_warnings, needs_cuda
+
+pytestmark = [needs_cuda, *harmless_warnings]
+
+# In float32, since fp16 would hide differences.
+TINY = Recipe(
+    model="shufflenet_v2_x0_5", weights="none", image_size=32, epochs=2, batch_size=8, learning_rate=1e-3, amp="off",
+    tf32=False, compile="off", patience=None,
+)  # fmt: skip
+
+ADDED: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "class weights": {"class_balance": "weights"},
+    "sampling": {"class_balance": "sampling"},
+    "logit adjustment": {"class_balance": "logit-adjust"},
+    "bce and mixed images": {"loss": "bce", "mixup_alpha": 0.2, "cutmix_alpha": 1.0, "erasing": 0.25},
+    "focal": {"loss": "focal"},
+    "augmix": {"preset": "augmix"},
+    "autoaugment": {"preset": "autoaugment"},
+    "a frozen backbone": {"freeze": 2, "layer_decay": 0.8, "optimizer": "adamw"},
+    "a transformer of timm": {"model": "timm/test_vit", "optimizer": "adamw", "drop_path": 0.1},
+}
+
+
+def rows_of(shards: ShardSet, folder: Path, recipe: Recipe, device: Any) -> list[EpochRow]:
+    return train(shards, folder, recipe, device=device).metrics
+
+
+def check_same(found: list[EpochRow], expected: list[EpochRow]) -> None:
+    """The same samples in both; losses as far as other kernels round otherwise."""
+    for one, other in zip(found, expected, strict=True):
+        assert one.step == other.step
+        assert one.skipped_steps == 0
+        assert one.train_loss == pytest.approx(other.train_loss, rel=0.02)
+        assert math.isfinite(one.val_loss)
+
+
+@pytest.mark.parametrize("added", ADDED)
+def test_a_run_trains_as_on_the_cpu(
+    added: str, tiny_shards: ShardSet, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """And its step is a CUDA graph, which is the default there."""
+    chosen("cuda")
+    recipe = dataclasses.replace(TINY, **ADDED[added])
+    expected = rows_of(tiny_shards, tmp_path / "cpu", recipe, "cpu")
+    capfd.readouterr()
+    found = rows_of(tiny_shards, tmp_path / "cuda", recipe, "cuda")
+    assert "cuda graph: off" not in "".join(capfd.readouterr())
+    if added == "a transformer of timm":  # each draws layers to drop on its own device
+        assert [row.step for row in found] == [row.step for row in expected]
+        assert all(math.isfinite(row.train_loss) for row in found)
+    else:
+        check_same(found, expected)
+
+
+def test_a_teacher_teaches_on_its_students_device(tiny_shards: ShardSet, tiny_run: Path, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(TINY, teacher=(str(tiny_run),), teacher_weight=0.7)
+    expected = rows_of(tiny_shards, tmp_path / "cpu", recipe, "cpu")
+    check_same(rows_of(tiny_shards, tmp_path / "cuda", recipe, "cuda"), expected)
+
+
+def test_a_probe_finds_the_classifier_of_the_cpu(
+    tiny_shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = Recipe(method="probe", model="shufflenet_v2_x0_5", weights="none", image_size=32, batch_size=16, amp="off")
+    found = {}
+    for device in ("cpu", "cuda"):
+        monkeypatch.setenv("FOOD101_FAST_CACHE", str(tmp_path / f"cache {device}"))
+        (row,) = rows_of(tiny_shards, tmp_path / device, dataclasses.replace(recipe, tf32=False), device)
+        found[device] = (row, read_probe(tmp_path / device))
+    assert found["cuda"][0].train_loss == pytest.approx(found["cpu"][0].train_loss, rel=0.02)
+    assert found["cuda"][0].val_loss == pytest.approx(found["cpu"][0].val_loss, rel=0.02)
+    assert found["cuda"][1].best.weight_decay == found["cpu"][1].best.weight_decay
+
+
+def test_the_range_test_sees_the_losses_of_the_cpu(tiny_shards: ShardSet) -> None:
+    """Up to where the rate begins to matter."""
+    found = [find_lr(tiny_shards, TINY, device=device) for device in ("cpu", "cuda")]
+    assert found[1].rates[:40] == pytest.approx(found[0].rates[:40])
+    assert found[1].losses[:40] == pytest.approx(found[0].losses[:40], rel=0.02)
+
+
+def test_a_step_of_a_run_is_replayed(tiny_shards: ShardSet, tmp_path: Path) -> None:
+    """On both devices, with nearly the same loss: the run's checkpoint was written on CUDA."""
+    rows_of(tiny_shards, tmp_path / "run", TINY, "cuda")
+    step = len(tiny_shards.split("train")) // TINY.batch_size + 1  # the second of the second epoch
+    on_cuda, batch, images, _ = replay(tmp_path / "run", step, device=chosen("cuda"))
+    on_cpu, same_batch, _, _ = replay(tmp_path / "run", step, device=torch.device("cpu"))
+    assert images.device.type == "cuda"
+    assert batch.ids.tolist() == same_batch.ids.tolist()
+    assert on_cuda.measured.loss == pytest.approx(on_cpu.measured.loss, rel=0.02)
+    assert on_cuda.measured.gradient_norm == pytest.approx(on_cpu.measured.gradient_norm, rel=0.05)
