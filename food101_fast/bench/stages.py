@@ -76,7 +76,7 @@ class Subject:
     def __init__(self, settings: BenchSettings, deadline: float | None = None) -> None:
         self.device = choose_device(settings.device)
         url, self.recipe = settings.chosen()
-        set_up_device(self.device, tf32=self.recipe.tf32, cudnn_benchmark=self.recipe.cudnn_benchmark)
+        set_up_device(self.device, tf32=self.recipe.tf32, cudnn_benchmark=self.recipe.cudnn_benchmark is not False)
         shards = ShardSet.open(url)
         classes = len(shards.classes)
         self.watch = Watch(self.device)

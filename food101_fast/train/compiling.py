@@ -42,8 +42,13 @@ _CACHED_SHARE = 0.2
 # Speedup of a compiled step. Source: PyTorch's measurement of 163 models on an A100,
 # https://pytorch.org/get-started/pytorch-2.x/: 51 % faster with mixed precision, 21 % in float32.
 _SPEEDUP_MIXED, _SPEEDUP_FLOAT32 = 1.51, 1.21
-# The same in a CUDA graph, where compiling saves no launches: an estimate, not measured on any GPU.
-_SPEEDUP_GRAPHED = 1.3
+# The same in a CUDA graph, where compiling saves no launches: a MobileNetV2 at 160 px with batches of 128 and of 512
+# on an H200 (benchmarks/results/gpu-h200-2.json and -3.json).
+_SPEEDUP_GRAPHED = 1.2
+# Steps from which on cuDNN's search pays. For a MobileNetV2 at 160 px and batch 128, as a CUDA graph on an H200, it
+# took 9 s and made steps of 9.7 ms 1.05 times as fast, which is 20,000 steps (benchmarks/results/gpu-h200-3.json).
+# Slower steps need fewer.
+_SEARCH_STEPS = 10_000
 # The first steps choose algorithms and fill caches, so the steps after them are measured.
 _WARM_UP_STEPS, _MEASURED_STEPS = 10, 30
 
@@ -70,6 +75,20 @@ def chosen_at_once(recipe: Recipe, device: torch.device) -> bool | None:
     if recipe.compile == "auto":
         return None if device.type == "cuda" else False
     return recipe.compile == "on"
+
+
+def cudnn_searches(recipe: Recipe, samples: int | None) -> bool:
+    """Whether cuDNN searches for its fastest algorithms. It keeps a shape's first one, so this can't change later.
+
+    Args:
+        recipe: of the run.
+        samples: training images, or None where the batch size is not known yet.
+    """
+    if recipe.cudnn_benchmark is not None:
+        return recipe.cudnn_benchmark
+    if recipe.method == "probe":  # which sees each image once
+        return False
+    return samples is None or samples // recipe.batch_size * recipe.epochs >= _SEARCH_STEPS
 
 
 def worth_compiling(*, steps_left: int, step_seconds: float, compile_seconds: float, speedup: float) -> bool:

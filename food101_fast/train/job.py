@@ -19,7 +19,7 @@ from food101_fast.runs.recipe import Recipe
 from food101_fast.runs.results import EpochRow
 from food101_fast.runs.run import is_begun, read_run
 from food101_fast.shards import ShardSet
-from food101_fast.train.compiling import use_cache_folder
+from food101_fast.train.compiling import cudnn_searches, use_cache_folder
 from food101_fast.train.context import Hooks, TrainContext, train_context
 from food101_fast.train.loop import Trainer
 from food101_fast.train.memory import capacity_of, fit_batch, out_of_memory, out_of_memory_ends, trial_steps
@@ -80,7 +80,8 @@ def train(
     """
     refuse_import("train()")
     where = choose_device(device)
-    set_up_device(where, tf32=recipe.tf32, cudnn_benchmark=recipe.cudnn_benchmark)
+    samples = len(shards.split("train"))
+    set_up_device(where, tf32=recipe.tf32, cudnn_benchmark=cudnn_searches(recipe, None if auto_batch else samples))
     loading, options, hooks = loading or LoaderOptions(), options or RunOptions(), hooks or Hooks()
     if recipe.method == "probe" and auto_batch:
         raise UserError("--auto-batch does nothing in a probe, whose batches change no result; leave it out")

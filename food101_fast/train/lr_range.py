@@ -17,13 +17,11 @@ from pathlib import Path
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 
 from food101_fast.compute.device import Device, choose_device, set_up_device
 from food101_fast.compute.distributed import World
 from food101_fast.errors import UserError
 from food101_fast.loader import LoaderOptions
-from food101_fast.plots import plot_lr_range, png
 from food101_fast.progress import bar
 from food101_fast.runs.recipe import Recipe
 from food101_fast.shards import ShardSet
@@ -88,7 +86,7 @@ def find_lr(
         UserError: the recipe can't be trained, or the loss was not finite from the start or never fell.
     """
     where = choose_device(device)
-    set_up_device(where, tf32=recipe.tf32, cudnn_benchmark=recipe.cudnn_benchmark)
+    set_up_device(where, tf32=recipe.tf32, cudnn_benchmark=recipe.cudnn_benchmark is True)
     if recipe.method == "probe":
         raise UserError("--find-lr: a probe has no learning rate; leave one of them out")
     eager = replace(recipe, compile="off", compile_mode="default", cuda_graph="off", ema_decay=None)
@@ -147,6 +145,8 @@ def read_curve(rates: Sequence[float], losses: Sequence[float]) -> LrRange:
             f"the loss was NaN or Inf after {len(finite)} steps, at a learning rate of {rates[0]:.0e}; look at the "
             "images with `python -m food101_fast.transforms`, or use --amp off"
         )
+    from scipy.ndimage import gaussian_filter1d  # here, since every training imports this module
+
     smoothed: NDArray[np.float64] = gaussian_filter1d(np.array(finite), _SMOOTHING, mode="nearest")
     lowest = int(smoothed.argmin())
     if lowest == 0:
@@ -198,6 +198,8 @@ def show_range_test(found: LrRange, path: Path, *, as_json: bool) -> None:
         f"steepest descent: {short_rate(found.steepest)}": found.steepest,
         f"a tenth of the lowest point's: {short_rate(found.tenth_of_minimum)}": found.tenth_of_minimum,
     }
+    from food101_fast.plots import plot_lr_range, png  # here, since every training imports this module
+
     picture = png(plot_lr_range(found.rates, found.losses, found.smoothed, marks))
     with writing(path, "or give another --find-lr"):
         write_atomically(path, picture)

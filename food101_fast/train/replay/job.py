@@ -95,7 +95,7 @@ def replay(
     shard_set = run.open_shards(shards)
     start = choose_start(folder, run, number, device)
     recipe = start.recipe
-    set_up_device(device, tf32=recipe.tf32, cudnn_benchmark=recipe.cudnn_benchmark)
+    set_up_device(device, tf32=recipe.tf32, cudnn_benchmark=recipe.cudnn_benchmark is True)
     context = train_context(shard_set, recipe, device, World(), inputs=run.inputs)
     with (
         bar(total=number - start.step + 1, desc=f"train to step {number}", unit=" steps") as progress,
