@@ -12,7 +12,7 @@
 #   speedrun      seconds to a target accuracy, where FOOD101_64PX is set
 #   presets       crop + flip and the presets, eager and compiled, against others
 #   bench         each stage of a step, and what bounds it
-#   job-variants  the notebook's job without cuDNN's search, and compiled
+#   job-variants  the notebook's job with cuDNN's search, and compiled
 #   compiled      MobileNetV2's training step, compiled: ours and the others'
 #   resnet50      ResNet-50's training step
 #   accuracy      learning curves against a plain loop, where FOOD101_64PX is set
@@ -90,7 +90,7 @@ else
   whole=(--model mobilenet_v2 --image-size 160 --batch-size 128 --budget 40)
   run=(--weights none)
   learn=(--image-size 64 --batch-size 256 --epochs 8 --seeds 2 --workers "$((cores - 2))")
-  variants=(--variants no-search compiled-graph)
+  variants=(--variants search compiled-graph)
   mapfile -t tests < <(grep -l "cuda_device\|test_cuda_graph import" tests/*/test_*.py)
   tests+=(-m "cuda and not slow")
   repetitions=${REPETITIONS:-5}

@@ -71,7 +71,7 @@ def tests(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str]]:
     yield "tests", ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in sorted(set(outcomes)))
     for row in rows:
         if row["outcome"] == "failed":
-            yield row["name"], (row["message"].splitlines() or [""])[-1]
+            yield row["name"], (row.get("message", "").splitlines() or [""])[-1]
 
 
 def table(document: dict[str, Any]) -> str:

@@ -18,7 +18,6 @@ from food101_fast.errors import Notice, UserError
 from food101_fast.openmp import set_up_openmp
 from food101_fast.resources import first_line, machine_advice
 from food101_fast.terminal import wrapped
-from food101_fast.warm_up import warm_up_cuda
 
 COMMANDS = {
     "prepare": "decode every image once and write shards",
@@ -141,6 +140,5 @@ def main() -> None:
         print(f"error: no command {arguments[0]!r}; choose from {', '.join(COMMANDS)}", file=sys.stderr)
         sys.exit(USER_ERROR_CODE)
     set_up_openmp()
-    warm_up_cuda(arguments[0], arguments[1:])
     module = importlib.import_module(f"food101_fast.{arguments[0]}.__main__")
     exit_with(module.main, arguments[1:])

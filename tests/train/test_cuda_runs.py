@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from pathlib import Path
@@ -9,7 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from food101_fast.compute.device import set_up_device
 from food101_fast.runs.probe import read_probe
 from food101_fast.runs.results import EpochRow
 from food101_fast.shards import ShardSet
@@ -21,7 +24,7 @@ from tests.train.launch import plain_model
 
 pytestmark = [needs_cuda, *harmless_warnings]
 
-# In float32 and without BatchNorm, which over 8 images of one pixel turns a rounding into hundreds of them.
+# In float32 and without BatchNorm: that of a ShuffleNet, over 8 images of one pixel, gave other losses on an H200.
 TINY = Recipe(
     model="shufflenet_v2_x0_5", weights="none", image_size=32, epochs=2, batch_size=8, learning_rate=1e-3, amp="off",
     tf32=False, compile="off", patience=None,
@@ -111,3 +114,24 @@ def test_a_step_of_a_run_is_replayed(tiny_shards: ShardSet, tmp_path: Path) -> N
     assert batch.ids.tolist() == same_batch.ids.tolist()
     assert on_cuda.measured.loss == pytest.approx(on_cpu.measured.loss, rel=1e-3)
     assert on_cuda.measured.gradient_norm == pytest.approx(on_cpu.measured.gradient_norm, rel=1e-3)
+
+
+def test_float32_without_tf32_is_float32() -> None:
+    """The kinds of layers that networks are made of, in training, compared with float64."""
+    where = torch.device("cuda", 0)
+    set_up_device(where, tf32=False)
+    torch.manual_seed(0)
+    images = torch.randn(8, 32, 16, 16)
+    layers = {
+        "wide": nn.Conv2d(32, 32, 3, padding=1),
+        "point": nn.Conv2d(32, 64, 1),
+        "depth": nn.Conv2d(32, 32, 3, padding=1, groups=32),
+        "norm": nn.BatchNorm2d(32),
+        "norm of one pixel": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(32)),
+        "linear": nn.Sequential(nn.Flatten(), nn.Linear(32 * 16 * 16, 7)),
+    }
+    for name, layer in layers.items():
+        expected = copy.deepcopy(layer).double()(images.double())
+        moved = layer.to(where, memory_format=torch.channels_last)
+        found = moved(images.to(where, memory_format=torch.channels_last)).cpu().double()
+        assert float((found - expected).norm() / expected.norm()) < 1e-5, name
