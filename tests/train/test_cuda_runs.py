@@ -132,6 +132,6 @@ def test_float32_without_tf32_is_float32() -> None:
     }
     for name, layer in layers.items():
         expected = copy.deepcopy(layer).double()(images.double())
-        moved = layer.to(where, memory_format=torch.channels_last)
+        moved = layer.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload]
         found = moved(images.to(where, memory_format=torch.channels_last)).cpu().double()
         assert float((found - expected).norm() / expected.norm()) < 1e-5, name
