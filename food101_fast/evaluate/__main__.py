@@ -109,6 +109,8 @@ def format_table(metrics: SplitMetrics | EnsembleMetrics) -> str:
         f"  balanced accuracy {metrics.balanced_accuracy:.4f}, cross-entropy {metrics.loss:.4f}, "
         f"expected calibration error {metrics.calibration.ece:.4f}",
     ]
+    if metrics.only_answer is not None:
+        lines.append(f"  every image was taken for {metrics.only_answer}: the model has learned no other class")
     if isinstance(metrics, SplitMetrics) and (better := metrics.calibrated) is not None:
         lines.append(
             f"  with temperature {better.temperature:.3f}, fitted on {better.fitted_on}: cross-entropy "

@@ -93,6 +93,12 @@ class Scores:
         return max(self.per_class, key=lambda name: self.per_class[name].support)
 
     @property
+    def only_answer(self) -> str | None:
+        """The class that the model named for every sample; None if it named several classes."""
+        named = [name for name, entry in self.per_class.items() if entry.precision is not None]
+        return named[0] if len(named) == 1 < len(self.per_class) else None
+
+    @property
     def baseline(self) -> float:
         """The top-1 of a model that always answers `most_frequent`."""
         return self.per_class[self.most_frequent].support / self.samples

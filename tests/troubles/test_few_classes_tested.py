@@ -88,6 +88,15 @@ def test_a_run_below_one_fixed_answer_is_told(tiny_run: Path, predicted: list[in
     assert ("of always answering" in text) == told
 
 
+@pytest.mark.parametrize(("predicted", "told"), [([1, 1, 1], True), ([0, 1, 1], False)])
+def test_a_model_that_always_says_the_same_is_told(tiny_run: Path, predicted: list[int], told: bool) -> None:
+    found = found_with(tiny_run, 3, [0, 1, 2], predicted)
+    assert found.evaluated is not None
+    sentence = "every image was taken for class 1: the model has learned no other class"
+    for text in (shown(found), format_table(found.evaluated.metrics)):
+        assert (sentence in text.replace("Every", "every")) == told
+
+
 def test_the_splits_are_named_beside_the_number(tiny_run: Path) -> None:
     found = read_findings(tiny_run, "test")
     header = shown(found).partition("<nav>")[0]
