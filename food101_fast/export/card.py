@@ -147,4 +147,5 @@ def _validation(folder: Path) -> EpochRow | None:
 
 def _weakest(result: SplitMetrics) -> str:
     known = [(entry.recall, name) for name, entry in result.per_class.items() if entry.recall is not None]
-    return ", ".join(f"{name} ({recall:.0%} found)" for recall, name in sorted(known)[:_WEAKEST] if recall < 1)
+    shown = sorted(known)[: min(_WEAKEST, len(known) // 2)]
+    return ", ".join(f"{name} ({recall:.0%} found)" for recall, name in shown if recall < 1)

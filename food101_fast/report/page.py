@@ -93,8 +93,16 @@ def _render(template: str, page: RunPage | ComparisonPage) -> str:
     )
     environment.filters["words"] = _words
     environment.filters["fields"] = lambda settings: asdict(settings).items()
+    environment.filters["setting"] = _setting
     here = Path(__file__).parent
     inlined = {name: Markup((here / name).read_text()) for name in ("style.css", "script.js")}
     return environment.get_template(template).render(
         style=inlined["style.css"], script=inlined["script.js"], **vars(page)
     )
+
+
+def _setting(value: object) -> str:
+    """A field of a recipe as text: what is not set is a dash, several values are a list."""
+    if isinstance(value, tuple | list):
+        return ", ".join(map(str, value)) or "-"
+    return "-" if value is None else str(value)

@@ -130,7 +130,7 @@ class Preset(nn.Module):
         if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.shape != images.shape[:1]:
             raise ValueError(
                 f"ids should be an int64 tensor with a number for each of the {images.shape[0]} images; pass "
-                "ids=batch.ids"
+                "ids=batch.draws"
             )
         if not 0 <= seed < 1 << 64:
             raise ValueError(f"seed should be at least 0 and below 2**64 and is {seed}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from food101_fast.evaluate import evaluate
 from food101_fast.evaluate.metrics import ConfusionCells
-from food101_fast.report import write_comparison, write_report
+from food101_fast.report import page, run_page, write_comparison, write_report
 from food101_fast.report.comparison import Cell, comparison_page
 from food101_fast.report.findings import Evaluated, read_findings
 from food101_fast.report.matrix import MOST_CLASSES, matrix
@@ -82,6 +83,17 @@ def test_an_average_with_other_weights_is_left_out(moved_run: Path) -> None:
 def diagonal(classes: int) -> ConfusionCells:
     every = np.arange(classes)
     return ConfusionCells(true=every, predicted=every, count=np.ones(classes, np.int64))
+
+
+def test_a_recipe_lists_what_is_set(tiny_run: Path) -> None:
+    found = read_findings(tiny_run, "test")
+    taught = replace(found.run.recipe, teacher=("runs/a", "runs/b"))
+    other = replace(found, run=replace(found.run, recipe=taught), folder=tiny_run.parent)
+    plain, of_two = (page._render("report.html.jinja", run_page.run_page(one)) for one in (found, other))
+    assert "<dt>teacher</dt>" not in plain
+    assert "<div><dt>teacher</dt><dd>runs/a, runs/b</dd></div>" in of_two
+    compared = page._render("comparison.html.jinja", comparison_page([found, other]))
+    assert "<tr><td>teacher</td><td>-</td><td>runs/a, runs/b</td></tr>" in compared
 
 
 def test_too_many_classes_have_no_matrix() -> None:
