@@ -3,7 +3,7 @@
     python benchmarks/finetune.py --source PHOTOS --weights DIR [--json FILE]
 
 PHOTOS has a folder of photographs for each class; DIR has the files of weights. Each backbone is trained from its
-weights and from random ones, with the same settings and seed. Then each is probed twice: the second probe finds the
+weights, with BatchNorm's statistics frozen and not, and from random ones, with the same settings and seed. Then each is probed twice: the second probe finds the
 features in the cache, which is a folder of this run alone. Every result is evaluated on val and test.
 """
 
@@ -83,6 +83,13 @@ def accuracies(run: Path, device: Device) -> dict[str, Any]:
     }
 
 
+def _start(recipe: Recipe) -> str:
+    """Where a run's weights start, and what becomes of BatchNorm's statistics."""
+    if recipe.weights == "none":
+        return "random"
+    return "ImageNet, statistics frozen" if recipe.freeze_batchnorm else "ImageNet"
+
+
 def trained(shards: ShardSet, run: Path, recipe: Recipe, device: Device) -> dict[str, Any]:
     """A run to its end: curve, time, and accuracies of its best epoch."""
     begun = time.perf_counter()
@@ -90,7 +97,7 @@ def trained(shards: ShardSet, run: Path, recipe: Recipe, device: Device) -> dict
     seconds = time.perf_counter() - begun
     return {
         "model": recipe.model,
-        "start": "random" if recipe.weights == "none" else "ImageNet",
+        "start": _start(recipe),
         "seconds": seconds,
         "best_epoch": best_epoch(rows).epoch,
         "curve": [{"train_loss": row.train_loss, "val_loss": row.val_loss, "val_top1": row.val_top1} for row in rows],
@@ -151,8 +158,8 @@ def main(argv: Sequence[str]) -> None:
         shards = ShardSet.open(folder / "shards")
         for number, (model, file) in enumerate(backbones):
             weights = str(settings.weights / file)
-            for start in (weights, "none"):
-                recipe = replace(tuning, model=model, weights=start)
+            for start, frozen in ((weights, True), (weights, False), ("none", False)):
+                recipe = replace(tuning, model=model, weights=start, freeze_batchnorm=frozen)
                 found = trained(shards, folder / f"{number}-{len(runs)}", recipe, settings.device)
                 name = f"{model}, {found['start']}"
                 runs.append(found)

@@ -127,6 +127,9 @@ class Recipe:
     freeze: Freeze = None
     """Layers that are never trained: backbone (all layer groups but the head), or a number of layer groups from the
     input on. They need no gradients and no optimizer state, and their BatchNorm keeps its statistics."""
+    freeze_batchnorm: bool = False
+    """Whether all BatchNorm layers normalize with the statistics of their pretrained weights and keep them, as in
+    evaluation; their weights and biases still train. For data sets of few images or few classes."""
     unfreeze_epochs: Annotated[int, Ge(0)] = 0
     """Epochs of gradual unfreezing: the first trains only the head, the next ones more layer groups from the top down.
     After these epochs all layers train. BatchNorm in frozen layers keeps its statistics."""
@@ -252,6 +255,10 @@ class Recipe:
             raise UserError(
                 f"--freeze {self.freeze} keeps layers frozen and --unfreeze-epochs {self.unfreeze_epochs} trains all "
                 "in the end; leave --freeze out, or give --unfreeze-epochs 0"
+            )
+        if self.freeze_batchnorm and self.weights == "none":
+            raise UserError(
+                "--freeze-batchnorm keeps the statistics of pretrained weights; give --weights, or leave it out"
             )
         if self.accumulate > 1 and self.compile_mode in ("reduce-overhead", "max-autotune"):
             # Such graphs overwrite the gradients of the chunk before: pytorch/pytorch#169545.

@@ -43,7 +43,7 @@ GROUPS = {
     "distillation": ("teacher", "teacher_temperature", "teacher_weight"),
     "optimization": (
         "optimizer", "schedule", "lr_gamma", "warmup_epochs", "weight_decay", "momentum", "clip_norm", "accumulate",
-        "patience", "layer_decay", "freeze", "unfreeze_epochs", "most_skipped", "find_lr",
+        "patience", "layer_decay", "freeze", "freeze_batchnorm", "unfreeze_epochs", "most_skipped", "find_lr",
     ),
     "speed": (
         "auto_batch", "amp", "compile", "compile_mode", "cuda_graph", "tf32", "cudnn_benchmark", "residence", "threads",

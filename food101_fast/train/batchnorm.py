@@ -27,7 +27,7 @@ def refuse_single_images(model: nn.Module, recipe: Recipe, world_size: int) -> N
         UserError: a forward pass in training has one image, and the model has BatchNorm layers.
     """
     images = recipe.chunk_size(world_size) * (world_size if recipe.sync_batchnorm else 1)
-    if images > 1 or not any(isinstance(layer, _BatchNorm) for layer in model.modules()):
+    if images > 1 or recipe.freeze_batchnorm or not any(isinstance(layer, _BatchNorm) for layer in model.modules()):
         return
     divisors = {f"{world_size} ranks": world_size, f"--accumulate {recipe.accumulate}": recipe.accumulate}
     divided = " and ".join(name for name, divisor in divisors.items() if divisor > 1)

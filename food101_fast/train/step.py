@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from food101_fast.compute.distributed import World
@@ -188,11 +189,12 @@ class TrainStep:
         return self.model if self.average is None else self.average.model
 
     def train_mode(self) -> None:
-        """Put the model into training mode, except layers whose own parameters are all frozen."""
+        """Put the model into training mode, except frozen layers: their own parameters, or their statistics are."""
         self.model.train()
         for module in self.model.modules():
             own = list(module.parameters(recurse=False))
-            if own and not any(parameter.requires_grad for parameter in own):
+            is_frozen = own and not any(parameter.requires_grad for parameter in own)
+            if is_frozen or (self.recipe.freeze_batchnorm and isinstance(module, _BatchNorm)):
                 module.eval()
         self._counters.read_modes()
 

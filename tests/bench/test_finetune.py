@@ -28,7 +28,7 @@ def test_it_measures_both_starts_and_the_cached_probe(
     path = tmp_path / "finetune-cpu.json"
     importlib.import_module("finetune").main([*words, "--json", str(path)])
     document = orjson.loads(path.read_bytes())
-    assert [run["start"] for run in document["runs"]] == ["ImageNet", "random"]
+    assert [run["start"] for run in document["runs"]] == ["ImageNet, statistics frozen", "ImageNet", "random"]
     assert all(len(run["curve"]) == 1 for run in document["runs"])
     (probe,) = document["probes"]
     assert [file["reused"] for file in probe["first"]["probe"]["features"]] == [False, False]

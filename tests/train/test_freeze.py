@@ -20,6 +20,7 @@ from food101_fast.runs.checkpoint import load_checkpoint
 from food101_fast.runs.recipe import Freeze, Optimizer
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, train
+from food101_fast.train.batchnorm import refuse_single_images
 from food101_fast.train.schedule import frozen_at, phase_at
 from food101_fast.train.step import TrainStep
 from tests.train.launch import Job, start
@@ -64,6 +65,36 @@ def test_frozen_layers_keep_all_they_have_and_cost_nothing(freeze: Freeze, optim
     assert all(parameters[name].grad is None for name in frozen)
     norms = [module for module in step.model.modules() if isinstance(module, nn.BatchNorm2d)]
     assert any(module.training for module in norms) == (freeze != "backbone")
+
+
+def test_frozen_statistics_are_those_of_evaluation() -> None:
+    """A step's loss is that of the model in evaluation mode; weights and biases of BatchNorm still train."""
+    recipe = dataclasses.replace(
+        RECIPE, freeze=None, freeze_batchnorm=True, weights="elsewhere", preset="baseline", ema_decay=None,
+        batch_size=2, accumulate=2, optimizer="adam", weight_decay=0.0,
+    )  # fmt: skip
+    model = build_model("mnasnet0_5", "none", 3)
+    model.train()(torch.randn(16, 3, 64, 64))  # statistics of its own
+    dropout, _ = model.get_submodule("classifier").children()
+    dropout.p = 0.0  # type: ignore[assignment]
+    refuse_single_images(model, recipe, 1)  # images one by one are no problem then
+    step = TrainStep(dataclasses.replace(recipe, accumulate=1), model, CPU)
+    step.train_mode()
+    images, labels = step.augment(batch(), epoch=0)
+    expected = nn.functional.cross_entropy(copy.deepcopy(step.model).eval()(images), labels)
+    before = weights(step)
+    step.prepare(0, 1.0)
+    loss, _ = step.update(images, labels)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    kept = set(before) - changed(before, weights(step))
+    assert kept == {name for name in before if name.endswith(("running_mean", "running_var", "num_batches_tracked"))}
+
+
+def test_frozen_statistics_need_weights() -> None:
+    with pytest.raises(
+        UserError, match="--freeze-batchnorm keeps the statistics of pretrained weights; give --weights"
+    ):
+        Recipe(weights="none", freeze_batchnorm=True)
 
 
 def test_frozen_layers_keep_no_activations_for_the_backward_pass() -> None:
