@@ -3,8 +3,9 @@
     python benchmarks/finetune.py --source PHOTOS --weights DIR [--json FILE]
 
 PHOTOS has a folder of photographs for each class; DIR has the files of weights. Each backbone is trained from its
-weights, with BatchNorm's statistics frozen and not, and from random ones, with the same settings and seed. Then each is probed twice: the second probe finds the
-features in the cache, which is a folder of this run alone. Every result is evaluated on val and test.
+weights, with BatchNorm's statistics frozen and not, and from random ones, with the same settings and seed. Then each is
+probed twice: the second probe finds the features in the cache, which is a folder of this run alone. Every result is
+evaluated on val and test.
 """
 
 from __future__ import annotations

@@ -38,5 +38,5 @@ def test_it_measures_both_starts_and_the_cached_probe(
     blocks = importlib.import_module("finetune_blocks")
     monkeypatch.setattr(blocks, "result", lambda name: document)
     monkeypatch.setattr(blocks, "RESULTS", tmp_path)
-    assert blocks.training().count(f"`{model}`") == 2
+    assert blocks.training().count(f"`{model}`") == 3
     assert f"{probe['first']['test']['top1']:.3f} (" in blocks.probes()
