@@ -46,10 +46,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "train": ("forward", *PARTS, LOADER, FIXED, NO_TRANSFORMS, NO_MODEL, WHOLE),
 }
 """Stages of each command that measures only some of them."""
-
+_LOADING = {LOADER, NO_MODEL, WHOLE}
 
 _COLD_SHARE = 0.07
 """Share of the budget for reading from the disk."""
+_FILL_SHARE = 0.25
+"""Share of the budget for the epoch after which the loader has its images in memory."""
 
 
 class Subject:
@@ -143,6 +145,7 @@ def run_bench(
     device = subject.device
     chosen = _chosen_stages(subject, settings, stages)
     limits = ceilings(device, subject.step.precision.dtype)
+    filled = _fill(subject.loader, begun + _FILL_SHARE * settings.budget) if chosen.keys() & _LOADING else None
 
     def first_answer(rates: Mapping[str, list[float]]) -> str | None:
         if stages is not None:
@@ -171,8 +174,26 @@ def run_bench(
             all=time.perf_counter() - begun,
             repetition=measured.seconds,
         ),
-        remarks=[*filter(None, (subject.reduced, _shortened(measured, settings)))],
+        remarks=[*filter(None, (subject.reduced, filled, _shortened(measured, settings)))],
     )
+
+
+def _fill(loader: ShardLoader, until: float) -> str | None:
+    """Read an epoch where the loader keeps images in memory, so that all repetitions are as in the epochs after it.
+
+    Args:
+        loader: that is measured.
+        until: reading of `time.perf_counter` at which it is given up.
+
+    Returns:
+        A sentence about it; None if the loader keeps no images.
+    """
+    if loader.residence == "stream":
+        return None
+    for _ in loader:
+        if time.perf_counter() > until:
+            return "not all images were in memory when the measurement began; a larger --budget reads them all before"
+    return "images were in memory, as after a first epoch; --residence stream measures the first one"
 
 
 def _chosen_stages(subject: Subject, settings: BenchSettings, names: tuple[str, ...] | None) -> dict[str, Stage]:

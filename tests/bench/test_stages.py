@@ -10,6 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from food101_fast.bench import stages
+from food101_fast.loader import ShardLoader
+from food101_fast.shards import ShardSet
+
 Command = Callable[..., tuple[int, str, str]]
 FLAGS = ["--model", "shufflenet_v2_x0_5", "--image-size", "32", "--batch-size", "8", "--seconds", "0.01"]
 STAGES = [
@@ -120,3 +124,19 @@ def test_there_must_be_something_to_measure(command: Command) -> None:
     code, _, err = command("bench", "--device", "cpu")
     assert (code, err.count("\n")) == (2, 1)
     assert "bench needs --shards, or --run" in err
+
+
+def test_images_are_in_memory_before_anything_is_measured(tiny_path: Path, tmp_path: Path, command: Command) -> None:
+    path = tmp_path / "bench.json"
+    code, out, _ = command(
+        "bench", "loader", "--shards", str(tiny_path), "--json", str(path), "--device", "cpu", "--repetitions", "3",
+        "--residence", "host", *FLAGS,
+    )  # fmt: skip
+    assert code == 0
+    (remark,) = orjson.loads(path.read_bytes())["remarks"]
+    assert remark in out
+    loaders = [ShardLoader(ShardSet.open(tiny_path), split="train", batch_size=8, residence="host") for _ in range(2)]
+    assert remark == stages._fill(loaders[0], float("inf"))
+    assert loaders[0].counters.images == 8 * len(loaders[0])
+    assert "not all images" in str(stages._fill(loaders[1], 0.0))
+    assert stages._fill(ShardLoader(ShardSet.open(tiny_path), split="train", batch_size=8), 0.0) is None

@@ -229,7 +229,8 @@ def test_a_teacher_is_compiled_where_the_student_is_and_once_for_each_size(monke
             losses[choice] += [step(batch(), epoch)[0].item() for epoch in (0, 1)]
         assert counts["teacher"] == (0 if choice == "off" else 2)
     torch.compiler.reset()
-    assert counts["student"] == 3
+    # A graph for each size, and in newer versions than torch 2.11 another one where other layers train.
+    assert counts["student"] in (2, 3)
     assert losses["on"] == pytest.approx(losses["off"], rel=1e-5)
 
 
