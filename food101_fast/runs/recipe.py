@@ -158,7 +158,7 @@ class Recipe:
     cudnn_benchmark: bool | None = None
     """Whether cuDNN times several algorithms for each convolution in the first step of each image size, and uses the
     fastest. Without it training starts seconds sooner, with the algorithms that cuDNN estimates to be best. None
-    does it in runs of at least 10,000 steps, where it saves more time than it takes."""
+    does it in runs of at least 10,000 steps, where it can save more time than it takes."""
     sync_batchnorm: bool = False
     """With several ranks: compute BatchNorm statistics over the batch of all ranks instead of each rank's own (CUDA
     only)."""

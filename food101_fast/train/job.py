@@ -80,8 +80,9 @@ def train(
     """
     refuse_import("train()")
     where = choose_device(device)
-    samples = len(shards.split("train"))
-    set_up_device(where, tf32=recipe.tf32, cudnn_benchmark=cudnn_searches(recipe, None if auto_batch else samples))
+    split = shards.manifest.splits.get("train")
+    samples = None if auto_batch or split is None else split.samples
+    set_up_device(where, tf32=recipe.tf32, cudnn_benchmark=cudnn_searches(recipe, samples))
     loading, options, hooks = loading or LoaderOptions(), options or RunOptions(), hooks or Hooks()
     if recipe.method == "probe" and auto_batch:
         raise UserError("--auto-batch does nothing in a probe, whose batches change no result; leave it out")

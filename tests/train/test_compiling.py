@@ -25,6 +25,7 @@ from food101_fast.train.compiling import (
     AutoCompile,
     CompileTimes,
     chosen_at_once,
+    cudnn_searches,
     graph_name,
     use_cache_folder,
     worth_compiling,
@@ -159,6 +160,24 @@ print(counters["aot_autograd"]["autograd_cache_hit"] + counters["inductor"]["fxg
         hits.append(int(done.stdout))
     assert hits[0] == 0
     assert hits[1] > 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "samples", "searches"),
+    [
+        ({}, 79_999, False),
+        ({}, 80_000, True),
+        ({"epochs": 4}, 79_999, True),
+        ({}, None, True),  # the batch size is not known yet
+        ({"cudnn_benchmark": True}, 80, True),
+        ({"cudnn_benchmark": False}, 1_000_000, False),
+        ({"method": "probe", "epochs": 7, "learning_rate": 5e-5}, 1_000_000, False),
+    ],
+)
+def test_cudnn_searches_in_long_runs(changed: dict[str, Any], samples: int | None, searches: bool) -> None:
+    """10,000 steps and more."""
+    recipe = Recipe(**{"weights": "none", "batch_size": 16, "epochs": 2, **changed})
+    assert cudnn_searches(recipe, samples) == searches
 
 
 def test_waiting_for_data_is_no_time_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
