@@ -53,6 +53,12 @@ def augmix_cost(threads: str = "1") -> str:
     return f"{median_of_ratios(rates['TrivialAugmentWide']['ours'], rates['AugMix']['ours']):.1f}"
 
 
+def augmix_over_loop(threads: str) -> str:
+    """How many times as fast AugMix is as torchvision's image by image."""
+    rates = result("automatic-cpu")["by_threads"][threads]["AugMix"]
+    return f"{median_of_ratios(rates['ours'], rates['torchvision, loop']):.2f}"
+
+
 def preset_rates() -> str:
     """What whole presets do."""
     rates = [
@@ -89,6 +95,8 @@ TRANSFORM_BLOCKS: dict[str, Callable[[], str]] = {
     "kornia-lead": kornia_lead,
     "thread-gains": thread_gains,
     "augmix-cost": augmix_cost,
+    "augmix-over-loop": lambda: augmix_over_loop("1"),
+    "augmix-over-loop-2": lambda: augmix_over_loop("2"),
     "exactness": exactness,
     "float16-error": lambda: f"{result('exactness-cpu')['errors']['RandomResizedCrop']['float16']['largest']:.2f}",
     "resizing": resizing,
