@@ -11,10 +11,8 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-# One of them in the suite: training three times takes a while.
-@pytest.mark.parametrize(
-    ("target", "reached"), [pytest.param("0", True, marks=pytest.mark.slow), pytest.param("1.1", False)]
-)
+@pytest.mark.slow  # training three times takes a while, and test_gpu_script runs the script
+@pytest.mark.parametrize(("target", "reached"), [("0", True), ("1.1", False)])
 def test_the_mean_over_the_seeds_decides(
     target: str, reached: bool, tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

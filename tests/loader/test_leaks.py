@@ -29,7 +29,14 @@ def used() -> dict[str, int]:
 
 
 @pytest.mark.skipif(not MAPS.exists(), reason="needs /proc")
-@pytest.mark.parametrize("options", [{}, {"window": 20}, {"residence": "host"}], ids=["stream", "window", "host"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="stream"),
+        pytest.param({"window": 20}, id="window", marks=pytest.mark.slow),
+        pytest.param({"residence": "host"}, id="host", marks=pytest.mark.slow),
+    ],
+)
 def test_a_thousand_epochs_and_early_exits_keep_nothing(tiny_shards: ShardSet, options: dict[str, Any]) -> None:
     loader = ShardLoader(tiny_shards, split="val", batch_size=2, threads=2, **options)
 

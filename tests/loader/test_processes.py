@@ -27,7 +27,7 @@ CONTEXTS: list[Context] = [get_context("fork"), get_context("spawn"), get_contex
 RANKS = Path(__file__).parent / "ranks.py"
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_real_ranks_together_count_every_sample_once(tiny_path: Path, world: int) -> None:
     """With torchrun and gloo; shards of 9 samples, the last ones shorter, and splits that no world size divides."""
     process = subprocess.run(

@@ -274,7 +274,7 @@ def test_magnitudes_are_torchvisions() -> None:
             torch.testing.assert_close(got[INDEX[name]], expected, rtol=rtol, atol=0)
 
 
-@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
+@pytest.mark.parametrize("alpha", [0.2, *(pytest.param(alpha, marks=pytest.mark.slow) for alpha in (1.0, 4.0))])
 def test_shares_and_boxes_are_distributed_as_torchvisions(alpha: float) -> None:
     mixup = ours(T.MixUp(alpha=alpha, num_classes=3), 40, 60)
     assert_same(mixup["lam"], theirs(v2.MixUp(alpha=alpha, num_classes=3), 40, 60)["lam"], "lam")

@@ -190,8 +190,8 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"food101_fast.transforms.{module}.goes_one_by_one", lambda images: False)
 
 
-# Their operations are those of trivial, and tracing them takes seconds.
-SIMILAR = ("randaugment", "autoaugment", "augmix")
+# Their operations are those of strong, and tracing them takes seconds.
+SIMILAR = ("trivial", "randaugment", "autoaugment", "augmix")
 
 
 @pytest.mark.usefixtures("at_once")

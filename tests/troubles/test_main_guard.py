@@ -43,8 +43,15 @@ def run(script: str, *arguments: str, piped: bool = False, folder: Path) -> subp
     )
 
 
-@pytest.mark.parametrize("first", ["", SPAWN], ids=["forkserver", "spawn"])
-@pytest.mark.parametrize("piped", [False, True], ids=["file", "standard input"])
+@pytest.mark.parametrize(
+    ("first", "piped"),
+    [
+        pytest.param("", False, id="forkserver, file"),
+        pytest.param("", True, id="forkserver, standard input", marks=pytest.mark.slow),
+        pytest.param(SPAWN, False, id="spawn, file", marks=pytest.mark.slow),
+        pytest.param(SPAWN, True, id="spawn, standard input"),
+    ],
+)
 def test_prepare_needs_no_guard(tiny_folder: Path, tiny_path: Path, tmp_path: Path, first: str, piped: bool) -> None:
     out = tmp_path / "out"
     done = run(SCRIPT.format(first, ""), f"folder:{tiny_folder}", str(out), piped=piped, folder=tmp_path)

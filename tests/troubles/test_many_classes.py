@@ -32,7 +32,15 @@ def scored(samples: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.standard_normal((samples, classes), np.float32), rng.integers(0, classes, samples)
 
 
-@pytest.mark.parametrize("classes", [MOST_NAMED, MOST_NAMED + 1, 1000, 10_000])
+@pytest.mark.parametrize(
+    "classes",
+    [
+        pytest.param(MOST_NAMED, marks=pytest.mark.slow),
+        MOST_NAMED + 1,
+        pytest.param(1000, marks=pytest.mark.slow),
+        10_000,
+    ],
+)
 def test_pictures_have_a_largest_size(classes: int) -> None:
     names = ["n" * 200 + str(number) for number in range(classes)]
     groups = min(classes, 1000)

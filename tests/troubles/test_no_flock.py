@@ -47,7 +47,10 @@ def without_flock_in_process(number: int, code: str) -> subprocess.CompletedProc
     return subprocess.run(program, check=False, env=environment, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("number", sorted(set(ERRORS)))
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(number, marks=[pytest.mark.slow] * (number != min(ERRORS))) for number in sorted(set(ERRORS))],
+)
 def test_prepare_says_so_once_and_goes_on(tiny_folder: Path, tiny_path: Path, tmp_path: Path, number: int) -> None:
     out = tmp_path / "out"
     flags = ["--size", "32", "--samples-per-shard", "9", "--workers", "1"]
