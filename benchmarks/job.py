@@ -3,9 +3,9 @@
     python benchmarks/job.py --shards DIR --work DIR [--device cuda] [--variants default cuda-graph] [--rows FILE]
 
 Runs `train --recipe baseline --weights none --patience None` as a command of its own; imports, compilation, validation
-and checkpoints are in the time. A row is kept for every epoch as soon as it is in the run's log. What other variants
-change: `search` lets cuDNN search for algorithms,
-`compiled` has no CUDA graph, `cuda-graph` compiles nothing, `compiled-graph` has both, `eager` neither.
+and checkpoints are in the time. A row is kept for every epoch as soon as it is in the run's log.
+What other variants change: `search` lets cuDNN search for algorithms, `compiled` has no CUDA graph, `cuda-graph`
+compiles nothing, `compiled-graph` has both, `eager` neither.
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from food101_fast.compute.precision import Precision
 from food101_fast.documents import parse
 from food101_fast.errors import UserError
 from food101_fast.runs.recipe import Recipe
+from food101_fast.shards import ShardSet
 from food101_fast.shards.cache import cache_settings
 from food101_fast.storage import write_atomically
 from food101_fast.train.schedule import Phase
@@ -77,18 +78,19 @@ def chosen_at_once(recipe: Recipe, device: torch.device) -> bool | None:
     return recipe.compile == "on"
 
 
-def cudnn_searches(recipe: Recipe, samples: int | None) -> bool:
+def cudnn_searches(recipe: Recipe, shards: ShardSet | None) -> bool:
     """Whether cuDNN searches for its fastest algorithms. It keeps a shape's first one, so this can't change later.
 
     Args:
         recipe: of the run.
-        samples: training images, or None where the batch size is not known yet.
+        shards: of the run, or None where the batch size is not known yet.
     """
     if recipe.cudnn_benchmark is not None:
         return recipe.cudnn_benchmark
     if recipe.method == "probe":  # which sees each image once
         return False
-    return samples is None or samples // recipe.batch_size * recipe.epochs >= _SEARCH_STEPS
+    split = None if shards is None else shards.manifest.splits.get("train")
+    return split is None or split.samples // recipe.batch_size * recipe.epochs >= _SEARCH_STEPS
 
 
 def worth_compiling(*, steps_left: int, step_seconds: float, compile_seconds: float, speedup: float) -> bool:

@@ -80,9 +80,8 @@ def train(
     """
     refuse_import("train()")
     where = choose_device(device)
-    split = shards.manifest.splits.get("train")
-    samples = None if auto_batch or split is None else split.samples
-    set_up_device(where, tf32=recipe.tf32, cudnn_benchmark=cudnn_searches(recipe, samples))
+    searches = cudnn_searches(recipe, None if auto_batch else shards)
+    set_up_device(where, tf32=recipe.tf32, cudnn_benchmark=searches)
     loading, options, hooks = loading or LoaderOptions(), options or RunOptions(), hooks or Hooks()
     if recipe.method == "probe" and auto_batch:
         raise UserError("--auto-batch does nothing in a probe, whose batches change no result; leave it out")

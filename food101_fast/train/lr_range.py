@@ -86,6 +86,7 @@ def find_lr(
         UserError: the recipe can't be trained, or the loss was not finite from the start or never fell.
     """
     where = choose_device(device)
+    # Its steps are too few for cuDNN's search, unless the recipe asks for it.
     set_up_device(where, tf32=recipe.tf32, cudnn_benchmark=recipe.cudnn_benchmark is True)
     if recipe.method == "probe":
         raise UserError("--find-lr: a probe has no learning rate; leave one of them out")

@@ -23,6 +23,7 @@ from food101_fast.progress import Output, bar, shown
 from food101_fast.runs.checkpoint import copy_checkpoint
 from food101_fast.runs.run import Run, read_run, write_run
 from food101_fast.shards import ShardSet
+from food101_fast.train.compiling import cudnn_searches
 from food101_fast.train.context import Hooks, train_context
 from food101_fast.train.loop import Trainer
 from food101_fast.train.options import RunOptions
@@ -95,7 +96,7 @@ def replay(
     shard_set = run.open_shards(shards)
     start = choose_start(folder, run, number, device)
     recipe = start.recipe
-    set_up_device(device, tf32=recipe.tf32, cudnn_benchmark=recipe.cudnn_benchmark is True)
+    set_up_device(device, tf32=recipe.tf32, cudnn_benchmark=cudnn_searches(recipe, shard_set))
     context = train_context(shard_set, recipe, device, World(), inputs=run.inputs)
     with (
         bar(total=number - start.step + 1, desc=f"train to step {number}", unit=" steps") as progress,
