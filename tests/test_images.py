@@ -75,6 +75,16 @@ def test_squash_keeps_everything() -> None:
     assert largest_difference(clean(encoded(image, "PNG"), 32, "squash"), expected) == 0
 
 
+@pytest.mark.parametrize("colors", ["RGB", "L", "CMYK"])
+def test_full_decoding_resizes_all_pixels(colors: str) -> None:
+    """By default a JPEG of four times the stored size is decoded at a quarter of it, which gives other pixels."""
+    data = encoded(picture(1, 240, 200).convert(colors), "JPEG", quality=90)
+    whole = encoded(Image.open(BytesIO(data)).convert("RGB"), "PNG")
+    full = clean_with(data, Rules(size=48, decode="full")).pixels
+    assert largest_difference(full, clean(whole, 48, "crop")) <= 1
+    assert largest_difference(clean(data, 48, "crop"), full) > 1
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_exif_orientation_is_applied(orientation: int, kind: str) -> None:

@@ -3,8 +3,8 @@
 A file is accepted, accepted with a note, or dropped with a reason: damaged pixels drop it, damage elsewhere in the file
 is noted.
 
-JPEG is decoded by simplejpeg in strict mode, which reports damaged pixel data that Pillow ignores, at the smallest DCT
-scale that is not below the stored size. Pillow decodes everything else.
+JPEG is decoded by simplejpeg in strict mode, which reports damaged pixel data that Pillow ignores, by default at the
+smallest DCT scale that is not below the stored size. Pillow decodes everything else.
 
 - rules.py: which files are accepted; clean.py: `clean`, which all others call.
 - jpeg.py and pillow.py decode; plugins.py finds Pillow's plugins for HEIC and JPEG XL.
@@ -19,6 +19,7 @@ from food101_fast.images.rules import (
     SUFFIXES,
     Check,
     Cleaned,
+    Decode,
     Fit,
     Note,
     NoteKind,
@@ -33,6 +34,7 @@ __all__ = [
     "SUFFIXES",
     "Check",
     "Cleaned",
+    "Decode",
     "Fit",
     "Note",
     "NoteKind",

@@ -26,11 +26,11 @@ _START_OF_SCAN = 0xDA
 def decode_jpeg(
     data: bytes, rules: Rules, colorspace: Literal["RGB", "CMYK"], memory: NDArray[np.uint8]
 ) -> tuple[Image.Image | NDArray[np.uint8], Note | None]:
-    """Decode a JPEG: the picture, upright, at the smallest DCT scale that is not below the stored size.
+    """Decode a JPEG: the picture, upright, at the scale that the rules say.
 
     Args:
         data: the file.
-        rules: with the stored size.
+        rules: with the stored size, and whether a smaller DCT scale may be used.
         colorspace: to decode to; the result is RGB.
         memory: uint8, at least as large as the decoded picture; the result may be a view of it.
 
@@ -38,11 +38,12 @@ def decode_jpeg(
         RejectedError: the file is dropped.
     """
     note = None
+    least = rules.size if rules.decode == "scaled" else 0
     decode = functools.partial(
         simplejpeg.decode_jpeg,
         colorspace=colorspace,
-        min_height=rules.size,
-        min_width=rules.size,
+        min_height=least,
+        min_width=least,
         buffer=memory,
         strict=True,
     )

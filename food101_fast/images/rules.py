@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Fit = Literal["crop", "squash"]
+Decode = Literal["scaled", "full"]
 Check = Literal["strict", "default", "tolerant"]
 Reason = Literal[
     "empty", "not-an-image", "truncated", "damaged-pixels", "too-small", "too-large", "unsupported", "missing-file"
@@ -35,6 +36,8 @@ class Rules:
     """Height and width of the stored image in pixels."""
     fit: Fit = "crop"
     """`crop` keeps the aspect ratio and cuts both ends of the longer side; `squash` keeps the whole picture."""
+    decode: Decode = "scaled"
+    """`scaled` decodes a JPEG at the smallest DCT scale that is not below `size`; `full` decodes all its pixels."""
     check: Check = "default"
     """`strict` drops images that would have a note; `tolerant` keeps damaged pixels, with a note."""
     min_side: int = 1

@@ -22,7 +22,7 @@ from food101_fast.errors import UserError
 from food101_fast.prepare.cut import Cut
 from food101_fast.prepare.duplicates import DUPLICATE, LABEL_CONFLICT, drop_duplicates
 from food101_fast.prepare.executors import Executor
-from food101_fast.prepare.given import groups_of, keep_splits
+from food101_fast.prepare.given import groups_of, keep_splits, mixed_splits
 from food101_fast.prepare.plan import Contents, Plan, fingerprint_of, hash_files, in_no_split
 from food101_fast.prepare.selection import listed
 from food101_fast.prepare.settings import PrepareSettings
@@ -135,6 +135,7 @@ def plan_append(source: Source, settings: PrepareSettings, executor: Executor, s
         left_out=stored.manifest.left_out,
         given_splits=stored.manifest.given_splits,
         groups=groups,
+        mixed=mixed_splits(source, settings),
     )
 
 
@@ -275,8 +276,18 @@ def joined(before: Manifest, added: Manifest) -> Manifest:
         rejects=dict(sorted((Counter(before.rejects) + Counter(added.rejects)).items())),
         notes=dict(sorted((Counter(before.notes) + Counter(added.notes)).items())),
         splits=splits,
+        mixed_splits=_joined_counts(before.mixed_splits, added.mixed_splits),
         lineage=(*before.lineage, Earlier(digest=before.digest, samples=samples)),
     )
+
+
+def _joined_counts(
+    before: Mapping[str, Mapping[str, int]], added: Mapping[str, Mapping[str, int]]
+) -> dict[str, dict[str, int]]:
+    return {
+        name: dict(Counter(before.get(name, {})) + Counter(added.get(name, {})))
+        for name in dict.fromkeys([*before, *added])
+    }
 
 
 def _joined_split(before: SplitEntry | None, added: SplitEntry | None, classes: int) -> SplitEntry:

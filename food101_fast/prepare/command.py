@@ -14,7 +14,7 @@ from food101_fast.shards.protocol import protocol, remarks
 # Titles in the help, and their fields. The others are the commonest, and come first.
 GROUPS = {
     "source": ("columns", "config", "revision", "image_column", "label_column"),
-    "images": ("duplicates", "strict", "tolerant", "min_side", "max_pixels"),
+    "images": ("decode", "duplicates", "strict", "tolerant", "min_side", "max_pixels"),
     "splits": ("seed", "val_fraction", "test_fraction", "map_splits", "group_by"),
     "classes": ("classes", "exclude_classes", "min_images", "rare"),
     "speed": ("workers", "executor", "ray_address"),

@@ -93,6 +93,12 @@ def _becomes(splits: GivenSplits, settings: PrepareSettings) -> dict[str, str]:
     return clear
 
 
+def mixed_splits(source: Source, settings: PrepareSettings) -> GivenSplits | None:
+    """The source's own splits, if `settings` join several of them and split all images anew."""
+    own = source.splits
+    return own if settings.splits != "source" and own is not None and len(own.names) > 1 else None
+
+
 def groups_of(source: Source, group_by: str | None) -> NDArray[np.int64] | None:
     """(N,) number of the group of each file; None without `--group-by`.
 

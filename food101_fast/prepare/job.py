@@ -11,6 +11,7 @@ from food101_fast.errors import UserError
 from food101_fast.images import plugin_versions
 from food101_fast.prepare import append, unfinished
 from food101_fast.prepare.executors import Executor, InProcess, LocalPool, RayCluster
+from food101_fast.prepare.given import mixed_splits
 from food101_fast.prepare.plan import Plan, plan
 from food101_fast.prepare.progress import advance, progress_bar
 from food101_fast.prepare.records import UNFINISHED, ShardResult, ShardTask
@@ -160,8 +161,8 @@ class PrepareRun:
             unfinished.refuse_other_settings(self.folder, before.settings, self.settings.stored)
         unfinished.remove_temporary(self.folder, files)
         planned: Plan | None = None
-        if self.settings.splits != "source" and self.source.splits is not None and len(self.source.splits.names) > 1:
-            names = ", ".join(self.source.splits.names)
+        if (mixed := mixed_splits(self.source, self.settings)) is not None:
+            names = ", ".join(mixed.names)
             note(f"the splits of the source ({names}) are joined and split again; --splits source keeps them")
         try:
             planned = plan(self.source, self.settings, self.executor)

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from food101_fast.prepare.cut import Cut
 from food101_fast.prepare.duplicates import FileHasher, drop_duplicates
 from food101_fast.prepare.executors import Executor
-from food101_fast.prepare.given import NO_SPLIT, KeptSplits, groups_of, keep_splits
+from food101_fast.prepare.given import NO_SPLIT, KeptSplits, groups_of, keep_splits, mixed_splits
 from food101_fast.prepare.progress import advance, progress_bar
 from food101_fast.prepare.records import ShardTask
 from food101_fast.prepare.selection import choose_classes, left_out
 from food101_fast.prepare.settings import PrepareSettings
-from food101_fast.prepare.sources import Source
+from food101_fast.prepare.sources import GivenSplits, Source
 from food101_fast.prepare.split import stratified_subset
 from food101_fast.progress import note
 from food101_fast.shards.layout import SPLITS, sample_keys, shard_name
@@ -48,6 +48,8 @@ class Plan:
     """What each split of the source becomes, by its name there."""
     groups: NDArray[np.int64] | None
     """(N,) group of each file of the source."""
+    mixed: GivenSplits | None = None
+    """The source's own splits where they were joined and split anew; None where it has none, or they are kept."""
 
 
 def plan(source: Source, settings: PrepareSettings, executor: Executor) -> Plan:
@@ -100,6 +102,7 @@ def plan(source: Source, settings: PrepareSettings, executor: Executor) -> Plan:
         left_out=left_out(source.classes, counts, used),
         given_splits={} if given is None else given.becomes,
         groups=cut.groups,
+        mixed=mixed_splits(source, settings),
     )
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le, Lt
 
 from food101_fast.errors import UserError
-from food101_fast.images import MAX_PIXELS, Check, Fit, Rules
+from food101_fast.images import MAX_PIXELS, Check, Decode, Fit, Rules
 from food101_fast.limits import check_limits
 from food101_fast.prepare.sources import SourceOptions
 from food101_fast.prepare.split import check_fractions
@@ -56,6 +56,9 @@ class PrepareSettings:
     """JPEG quality from 1 to 100, for --encoding jpeg."""
     fit: Fit = "crop"
     """How an image becomes square: crop cuts both ends of the longer side, squash changes the aspect ratio."""
+    decode: Decode = "scaled"
+    """scaled decodes a JPEG at the smallest size of 1/8, 2/8, ... 8/8 that is not below --size; full decodes all its
+    pixels, which takes longer and gives slightly other pixels."""
     splits: SplitBy = "stratified"
     """stratified joins all images and splits them by --fractions, with every class in proportion. source keeps the
     splits that the source has; if it has only one besides train, that one is test, and val is cut from train."""
@@ -122,7 +125,10 @@ class PrepareSettings:
     def rules(self) -> Rules:
         """Which files are accepted, and how they are stored."""
         check: Check = "strict" if self.strict else "tolerant" if self.tolerant else "default"
-        return Rules(size=self.size, fit=self.fit, check=check, min_side=self.min_side, max_pixels=self.max_pixels)
+        return Rules(
+            size=self.size, fit=self.fit, decode=self.decode, check=check, min_side=self.min_side,
+            max_pixels=self.max_pixels,
+        )  # fmt: skip
 
     @property
     def source_options(self) -> SourceOptions:
@@ -144,6 +150,7 @@ class PrepareSettings:
             encoding=self.encoding,
             quality=self.quality if self.encoding == "jpeg" else None,
             fit=self.fit,
+            decode=self.decode,
             check=self.rules.check,
             min_side=self.min_side,
             max_pixels=self.max_pixels,

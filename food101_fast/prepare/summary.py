@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Sequence, Set
 from dataclasses import asdict
 
 import numpy as np
@@ -54,8 +55,22 @@ def make_manifest(
         notes=count(note.note for note in notes),
         splits=splits,
         given_splits=planned.given_splits,
+        mixed_splits=_mixed(planned, {reject.key for result in results for reject in result.rejects}),
         left_out=planned.left_out,
     )
+
+
+def _mixed(planned: Plan, dropped: Set[str]) -> dict[str, dict[str, int]]:
+    """Images of each split of the source that were written to each split; empty where they were not mixed."""
+    if planned.mixed is None:
+        return {}
+    found: dict[str, Counter[str]] = {name: Counter() for name in planned.mixed.names}
+    for task in planned.tasks:
+        numbers = planned.mixed.numbers[list(task.positions)].tolist()
+        for number, key in zip(numbers, task.keys, strict=True):
+            if number >= 0 and key not in dropped:
+                found[planned.mixed.names[number]][task.split] += 1
+    return {name: {split: counts[split] for split in SPLITS if counts[split]} for name, counts in found.items()}
 
 
 def written(split: str, planned: Plan, results: Sequence[ShardResult]) -> NDArray[np.int64]:

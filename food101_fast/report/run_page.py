@@ -10,6 +10,7 @@ import numpy as np
 from markupsafe import Markup
 
 from food101_fast.report.charts import line_chart, reliability_chart
+from food101_fast.report.comparable import Comparable, comparable
 from food101_fast.report.findings import Evaluated, Findings
 from food101_fast.report.matrix import Matrix, matrix
 from food101_fast.report.pictures import thumbnail
@@ -144,6 +145,7 @@ class RunPage:
     totals: Totals
     curves: tuple[Markup, ...]
     """Charts of the section "Training"."""
+    comparable: Comparable
     balance: Balance
     evaluation: EvaluationSections | None
     """None if the split was not evaluated."""
@@ -164,6 +166,7 @@ def run_page(found: Findings) -> RunPage:
         best=best_epoch(found.epochs),
         totals=totals(found.epochs),
         curves=_curves(found.epochs, tells_top5(len(found.run.classes)), found.run.recipe.loss_name),
+        comparable=comparable(found.run),
         balance=_balance(found.run),
         evaluation=None if evaluated is None else _evaluation(found, evaluated),
         tells_top5=tells_top5(len(found.run.classes)),

@@ -17,14 +17,14 @@ from food101_fast import __version__
 from food101_fast.compute.device import Machine, machine
 from food101_fast.documents import parse
 from food101_fast.errors import UserError
-from food101_fast.images import Fit, Rules
+from food101_fast.images import Decode, Fit, Rules
 from food101_fast.models import Backbone, build_model, load_weights
 from food101_fast.models.libraries import library_of
 from food101_fast.runs.checkpoint import has_any_checkpoint, load_checkpoint
 from food101_fast.runs.folder import RunFolder
 from food101_fast.runs.recipe import CHANGEABLE, Recipe
 from food101_fast.shards import ShardSet
-from food101_fast.shards.protocol import protocol
+from food101_fast.shards.protocol import SplitOrigin, protocol, split_origin
 from food101_fast.storage import LocalFolder, write_atomically, writing
 from food101_fast.storage.locks import FileLock
 from food101_fast.transforms import EvalSpec, InputSpec
@@ -59,6 +59,8 @@ class Run:
     """Height and width of the images in the shards, in pixels."""
     fit: Fit
     """How images were made square: crop or squash."""
+    decode: Decode = "scaled"
+    """Whether JPEGs were decoded at a reduced DCT scale for the shards."""
     inputs: InputSpec = IMAGENET
     """The images that the backbone expects: mean, standard deviation, interpolation and native size."""
     architecture: str = ""
@@ -71,6 +73,8 @@ class Run:
     """Source of the images, as given to `prepare --source`."""
     protocol: str = ""
     """Where the splits come from, in words; empty in runs from before it was kept."""
+    origin: SplitOrigin | None = None
+    """Where the images of the splits come from; None in runs from before it was kept."""
     class_counts: dict[str, tuple[int, ...]]
     """Images of each class in each split."""
     versions: dict[str, str]
@@ -82,7 +86,7 @@ class Run:
     @property
     def rules(self) -> Rules:
         """How an image file becomes an image as in the shards."""
-        return Rules(size=self.stored_size, fit=self.fit)
+        return Rules(size=self.stored_size, fit=self.fit, decode=self.decode)
 
     def open_shards(self, override: str | Path | None = None) -> ShardSet:
         """The shards that the run was trained on.
@@ -163,12 +167,14 @@ def new_run(
         classes=shards.classes,
         stored_size=shards.manifest.image_size,
         fit=shards.manifest.fit,
+        decode=shards.manifest.decode,
         inputs=inputs,
         architecture="" if architecture == recipe.model else architecture,
         shards=shards.location,
         data=shards.manifest.digest,
         source=shards.manifest.source,
         protocol=protocol(shards.manifest),
+        origin=split_origin(shards.manifest),
         class_counts={name: split.class_counts for name, split in shards.manifest.splits.items()},
         versions=versions(),
         machine=RunMachine(**vars(machine(device)), ranks=ranks),

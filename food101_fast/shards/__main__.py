@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from food101_fast.cli import exit_with, parse
 from food101_fast.errors import UserError
-from food101_fast.images import MAX_PIXELS, Fit, Rules
+from food101_fast.images import MAX_PIXELS, Decode, Fit, Rules
 from food101_fast.processes import usable_cores
 from food101_fast.shards.foreign import IndexOptions, write_index
 from food101_fast.shards.foreign.members import printable
@@ -54,6 +54,9 @@ class Index(IndexOptions):
     """Height and width in pixels that images are resized to when they are read."""
     fit: Fit = "crop"
     """How an image becomes square: crop cuts both ends of the longer side, squash changes the aspect ratio."""
+    decode: Decode = "scaled"
+    """scaled decodes a JPEG at the smallest size of 1/8, 2/8, ... 8/8 that is not below --size; full decodes all its
+    pixels."""
     classes: Path | None = None
     """Text file with one class name a line, in the order of the class numbers."""
     min_side: Annotated[int, Ge(1)] = 8
@@ -114,7 +117,10 @@ def _counted(number: int, noun: str) -> str:
 
 
 def _index(command: Index) -> None:
-    rules = Rules(size=command.size, fit=command.fit, min_side=command.min_side, max_pixels=command.max_pixels)
+    rules = Rules(
+        size=command.size, fit=command.fit, decode=command.decode, min_side=command.min_side,
+        max_pixels=command.max_pixels,
+    )  # fmt: skip
     # Not the command itself: worker processes do not import this module, which is __main__ here.
     options = IndexOptions(**{option.name: getattr(command, option.name) for option in fields(IndexOptions)})
     with tqdm(desc="index", unit="images") as bar:

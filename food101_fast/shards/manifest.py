@@ -13,7 +13,7 @@ import xxhash
 
 from food101_fast.documents import parse
 from food101_fast.errors import UserError
-from food101_fast.images import MAX_PIXELS, Check, Fit
+from food101_fast.images import MAX_PIXELS, Check, Decode, Fit
 from food101_fast.resources import machine_advice
 from food101_fast.shards.layout import FORMAT_VERSION, MANIFEST_NAME, SOURCE_PREFIX, SPLITS, index_name
 from food101_fast.storage import Folder
@@ -101,6 +101,8 @@ class StoredSettings:
     source: str
     """`--source` as it was given."""
     # Settings below have a default, which the file leaves out: manifests from before they existed stay the same.
+    decode: Decode = "scaled"
+    """Whether JPEGs were decoded at a reduced DCT scale."""
     split_by: SplitBy = "stratified"
     """Whether all images were split anew, or the splits of the source were kept."""
     val_fraction: float = 0.1
@@ -148,6 +150,8 @@ class Manifest(StoredSettings):
     splits: Mapping[str, SplitEntry]
     given_splits: Mapping[str, str] = field(default_factory=dict)
     """What each split of the source became, by its name there; empty where all images were split anew."""
+    mixed_splits: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Images of each split of the source in each split here, where the source's splits were joined and split anew."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Classes that were left out, and the images of each, which were not read."""
     lineage: tuple[Earlier, ...] = ()

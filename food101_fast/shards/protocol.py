@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
 
 from food101_fast.shards.layout import SOURCE_PREFIX
-from food101_fast.shards.manifest import Manifest
+from food101_fast.shards.manifest import Duplicates, Manifest
 
 _MOST_NAMED = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitOrigin:
+    """Where the images of the splits come from: it decides which results may be compared."""
+
+    given: Mapping[str, str]
+    """What each split of the source became, by its name there; empty where all images were split anew."""
+    mixed: Mapping[str, Mapping[str, int]]
+    """Images of each split of the source in each split, where the source's splits were joined and split anew."""
+    duplicates: Duplicates
+    """What became of identical files."""
+    dropped: int
+    """Identical files that were dropped."""
+
+
+def split_origin(manifest: Manifest) -> SplitOrigin:
+    """Where the images of the splits come from."""
+    copies = (manifest.rejects.get(reason, 0) for reason in ("duplicate", "label-conflict"))
+    return SplitOrigin(
+        given=manifest.given_splits,
+        mixed=manifest.mixed_splits,
+        duplicates=manifest.duplicates,
+        dropped=sum(copies),
+    )
 
 
 def protocol(manifest: Manifest) -> str:

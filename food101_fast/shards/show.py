@@ -19,9 +19,10 @@ def describe(manifest: Manifest, location: str) -> str:
     """
     written = sum(split.samples for split in manifest.splits.values())
     stored = manifest.encoding + (f" (quality {manifest.quality})" if manifest.quality is not None else "")
+    full = ", JPEGs decoded in full" if manifest.decode == "full" else ""
     lines = [
         f"{location}: {written:,} images of {len(manifest.classes)} classes",
-        f"{manifest.image_size} px, {stored}, {manifest.fit}, from {manifest.source}",
+        f"{manifest.image_size} px, {stored}, {manifest.fit}{full}, from {manifest.source}",
         protocol(manifest),
         *remarks(manifest),
         "",

@@ -89,6 +89,7 @@ class Split:
         self._rules = Rules(
             size=manifest.image_size,
             fit=manifest.fit,
+            decode=manifest.decode,
             check=manifest.check,
             max_pixels=manifest.max_pixels,
             in_threads=True,

@@ -15,8 +15,12 @@ from PIL import Image
 
 from food101_fast.images import RejectedError
 from food101_fast.predict import Classifier
+from food101_fast.predict.given import cleaned
+from food101_fast.prepare.__main__ import main as prepare_command
+from food101_fast.runs.run import new_run
 from food101_fast.shards import ShardSet
-from tests.conftest import encoded, picture
+from food101_fast.train import Recipe
+from tests.conftest import encoded, picture, write_folder
 
 
 def test_predictions_are_those_of_evaluation(moved_run: Path, tiny_folder: Path, tiny_shards: ShardSet) -> None:
@@ -58,6 +62,22 @@ def test_every_kind_of_picture_gives_the_same(moved_run: Path, tmp_path: Path) -
     torch.testing.assert_close(together.sum(dim=1), torch.ones(4))
     with pytest.raises(RejectedError, match="not-an-image"):
         classifier(b"noise")
+
+
+def test_pictures_are_decoded_as_for_the_shards(tmp_path: Path) -> None:
+    """`prepare --decode full` is in the manifest and in the run, and predict's pixels are those of the shards."""
+    photos = write_folder(tmp_path / "photos", {"a": 10, "b": 10}, width=150, height=130)
+    rows = {}
+    for decode in ("full", "scaled"):
+        shards = tmp_path / f"shards-{decode}"
+        arguments = ["--source", f"folder:{photos}", "--size", "32", "--workers", "1", "--out", str(shards)]
+        prepare_command([*arguments, "--decode", decode])
+        run = new_run(tmp_path / "run", Recipe(image_size=32), ShardSet.open(shards), torch.device("cpu"), ranks=1)
+        split = ShardSet.open(shards).split("train")
+        rows[decode] = [split[number].tobytes() for number in range(len(split))]
+        files = [photos / f"{split.key(number)}.jpg" for number in range(len(split))]
+        assert [cleaned(path, run.rules).pixels.tobytes() for path in files] == rows[decode]
+    assert rows["full"] != rows["scaled"]
 
 
 def test_equal_probabilities_are_ordered_by_class(moved_run: Path) -> None:

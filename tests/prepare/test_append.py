@@ -166,3 +166,25 @@ def test_groups_stay_in_their_split(tmp_path: Path) -> None:
     (root / "c" / "g01_9.jpg").write_bytes(encoded(picture(999, 20, 20)))
     with pytest.raises(UserError, match="no longer has 1 images of the folder"):
         prepare(dataclasses.replace(settings, append=True))
+
+
+def test_the_splits_of_the_source_that_are_mixed_are_counted(tmp_path: Path) -> None:
+    """Where a source has its own splits and all images are split anew: what was in its test, and is trained on now."""
+    for name, count in (("train", 30), ("test", 10)):
+        write_folder(tmp_path / "images" / name, dict.fromkeys(CLASSES, count), width=20, height=20 + len(name))
+    (tmp_path / "images" / "test" / "c" / "broken.jpg").write_bytes(encoded(picture(1, 20, 20))[:300])
+    settings = PrepareSettings(source=f"folder:{tmp_path / 'images'}", out=tmp_path / "out", size=16, workers=1)
+
+    def check_counts(manifest: Manifest, added: int) -> None:
+        assert {name: sum(of.values()) for name, of in manifest.mixed_splits.items()} == {
+            "train": 60,
+            "test": 20 + added,
+        }
+        for split, entry in manifest.splits.items():
+            assert sum(of.get(split, 0) for of in manifest.mixed_splits.values()) == entry.samples
+
+    check_counts(prepare(settings), 0)
+    add(tmp_path / "images" / "test", "c", 100, 5)
+    check_counts(prepare(dataclasses.replace(settings, append=True)), 5)
+    kept = prepare(dataclasses.replace(settings, splits="source", out=tmp_path / "kept"))
+    assert kept.mixed_splits == {}

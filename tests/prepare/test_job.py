@@ -111,6 +111,7 @@ def test_a_finished_folder_is_left_as_it_is(tiny_folder: Path, tmp_path: Path) -
     [
         ({"size": 24}, "--size was 16 and is 24 now"),
         ({"fit": "squash"}, "--fit was crop and is squash now"),
+        ({"decode": "full"}, "--decode was scaled and is full now"),
         ({"encoding": "jpeg"}, "--encoding was raw and is jpeg now; --quality was not given and is 90 now"),
         ({"seed": 1}, "--seed was 0 and is 1 now"),
         ({"fractions": (0.5, 0.25, 0.25)}, "--fractions was 0.8 0.1 0.1 and is 0.5 0.25 0.25 now"),

@@ -233,6 +233,7 @@ def _manifest(
         encoding="raw" if all(of_tar.raw for of_tar in found) else FOREIGN,
         quality=None,
         fit=rules.fit,
+        decode=rules.decode,
         check=rules.check,
         min_side=rules.min_side,
         max_pixels=rules.max_pixels,
