@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from accuracy_blocks import ACCURACY_BLOCKS
 from balance_blocks import BALANCE_BLOCKS
 from distillation_blocks import DISTILLATION_BLOCKS
 from finetune_blocks import FINETUNE_BLOCKS
@@ -20,4 +21,5 @@ BLOCKS = (
     | BALANCE_BLOCKS
     | FINETUNE_BLOCKS
     | DISTILLATION_BLOCKS
+    | ACCURACY_BLOCKS
 )

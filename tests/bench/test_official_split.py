@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -54,3 +55,19 @@ def test_photographs_get_their_split(
     assert f"do not name them: 1 ({photos}/waffles/9.jpg)" in said
     with pytest.raises(UserError, match=r"has no train-\*\.parquet"):
         script.main(["--photos", str(photos), "--names", str(photos), "--out", str(out)])
+
+
+def test_val_is_the_same_share_of_each_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    script = importlib.import_module("official_split")
+    sizes = {"a": 40, "b": 20}
+    files = [(label, number) for label, size in sizes.items() for number in range(size)]
+    rows = [(f"{label}/{number}.jpg", label, "train" if number % 2 else "test") for label, number in files]
+    changed = script.with_val(rows, 0.2, seed=0)
+    counts = Counter((label, split) for _, label, split in changed)
+    assert counts == {
+        ("a", "train"): 16, ("a", "val"): 4, ("a", "test"): 20, ("b", "train"): 8, ("b", "val"): 2, ("b", "test"): 10
+    }  # fmt: skip
+    assert [(file, label) for file, label, _ in changed] == [(file, label) for file, label, _ in rows]
+    assert changed == script.with_val(rows, 0.2, seed=0)
+    assert changed != script.with_val(rows, 0.2, seed=1)

@@ -149,10 +149,11 @@ def prepare_until(bucket: Bucket, moment: int | str, command: list[str]) -> str:
     "moments",
     [
         (9, "manifest.json"),
-        pytest.param((2, 5, 7, 9, 13, "overview/samples.png", "manifest.json"), marks=pytest.mark.slow),
+        (2, 5, 7, 9, 13, "overview/samples.png", "manifest.json"),
     ],
     ids=len,
 )
+@pytest.mark.slow
 def test_a_bucket_is_prepared_interrupted_and_completed(
     bucket: Bucket,
     source: Path,

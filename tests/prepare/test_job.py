@@ -300,6 +300,7 @@ def test_real_photographs_are_split_exactly(photographs: Path, tmp_path: Path) -
     }
 
 
+@pytest.mark.slow
 def test_the_hub_data_set_keeps_its_classes(photographs: Path, tmp_path: Path) -> None:
     manifest = prepare(
         PrepareSettings(source=f"hub:{photographs / 'food101-64px'}", out=tmp_path / "out", size=64, limit=2020)

@@ -56,6 +56,7 @@ def test_the_suggestion_on_drawn_pictures_is_sane(on_demo: LrRange) -> None:
     assert on_demo.losses[0] == pytest.approx(math.log(10), rel=0.2)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_curve(demo: ShardSet, on_demo: LrRange) -> None:
     recipe = dataclasses.replace(TINY, batch_size=32, learning_rate=7.0, schedule="cosine", warmup_epochs=1)
     again = find_lr(demo, recipe, device="cpu", hooks=Hooks(build_model=small_model))

@@ -74,7 +74,7 @@ def test_the_recipe_has_all_that_could_go_wrong(whole: dict[int, Path]) -> None:
     assert [row["step"] for row in metrics_of(whole[1])] == [STEPS, 2 * STEPS]
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_at_random_steps_and_resumed_is_the_same_to_the_bit(
     ranks: int, whole: dict[int, Path], tiny_path: Path, tmp_path: Path
 ) -> None:

@@ -61,7 +61,7 @@ def test_prepare_needs_no_guard(tiny_folder: Path, tiny_path: Path, tmp_path: Pa
     assert contents(out) == contents(tiny_path)
 
 
-@pytest.mark.parametrize("function", ["prepare", "train"])
+@pytest.mark.parametrize("function", ["prepare", pytest.param("train", marks=pytest.mark.slow)])
 def test_a_process_that_runs_the_script_again_is_told_why(tiny_path: Path, tmp_path: Path, function: str) -> None:
     """The script starts processes by itself, or through a library: it is they that come to our function again."""
     calls = {

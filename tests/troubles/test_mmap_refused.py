@@ -78,6 +78,7 @@ def opened(folder: Path, limit: str) -> subprocess.CompletedProcess[str]:
             "Cannot allocate memory",
             "vm.max_map_count",
             id="max_map_count",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
