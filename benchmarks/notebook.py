@@ -218,7 +218,7 @@ def tested(run: Path, table: Path, decode: Decode) -> float:
 
 def run_folder(settings: Settings, way: str, seed: int) -> Path:
     """Folder of a run of ours."""
-    return settings.work / "runs" / f"{OURS[way]}-{seed}"
+    return settings.work / "runs" / f"baseline{'' if OURS[way] == 'scaled' else '-full'}-{seed}"
 
 
 def measured(settings: Settings, way: str, seed: int, device: torch.device) -> Outcome:

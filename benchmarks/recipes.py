@@ -119,28 +119,25 @@ def changes_of(weights: Path) -> dict[str, dict[str, Any]]:
     return {
         BASELINE: {},
         "224 px": {"image_size": _LARGE},
-        "twice the epochs": {"epochs": 2 * RECIPES[BASELINE].epochs},
         "rotation": {"preset": "rotation"},
         "color jitter": {"preset": "color"},
         "affine": {"preset": "affine"},
-        "preset strong": {"preset": "strong"},
         "preset trivial": {"preset": "trivial"},
         "MixUp 0.2": {"mixup_alpha": 0.2},
         "label smoothing 0.1": {"label_smoothing": 0.1},
         "gradual unfreezing, 3 epochs": {"unfreeze_epochs": 3},
         "layer decay 0.8": {"layer_decay": 0.8},
-        "cosine, warm-up": {"schedule": "cosine", "warmup_epochs": 0.5},
         "moving average of the weights": {"ema_decay": 0.99},
         "frozen BatchNorm statistics": {"freeze_batchnorm": True},
         "EfficientNet-Lite0": lite0,
-        "EfficientNet-Lite0, frozen statistics": {**lite0, "freeze_batchnorm": True},
+        "twice the epochs": {"epochs": 2 * RECIPES[BASELINE].epochs},
     }
 
 
 def folder_of(settings: Settings, name: str, seed: int) -> Path:
-    """Folder of a run."""
+    """Folder of a run; the table with the recipes and the one with single changes share those of `baseline`."""
     words = "".join(letter if letter.isalnum() else "-" for letter in name)
-    return settings.work / "runs" / f"{settings.table}-{words}-{seed}"
+    return settings.work / "runs" / f"{words}-{seed}"
 
 
 def ensemble(settings: Settings, name: str) -> dict[str, float]:
