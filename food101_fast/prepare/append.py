@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from food101_fast.documents import parse
 from food101_fast.errors import UserError
 from food101_fast.prepare.cut import Cut
-from food101_fast.prepare.duplicates import DUPLICATE, LABEL_CONFLICT, drop_duplicates
+from food101_fast.prepare.duplicates import drop_duplicates
 from food101_fast.prepare.executors import Executor
 from food101_fast.prepare.given import groups_of, keep_splits, mixed_splits
 from food101_fast.prepare.plan import Contents, Plan, fingerprint_of, hash_files, in_no_split
@@ -29,7 +29,7 @@ from food101_fast.prepare.settings import PrepareSettings
 from food101_fast.prepare.sources import Source
 from food101_fast.shards.layout import NOTES_NAME, REJECTS_NAME, SPLITS, base_keys, unique_key
 from food101_fast.shards.manifest import Earlier, Manifest, SplitEntry
-from food101_fast.shards.rejects import NotedImage, Reject
+from food101_fast.shards.rejects import DUPLICATE, LABEL_CONFLICT, NotedImage, Reject
 from food101_fast.storage import Folder, LocalFolder
 
 _LABEL_SUFFIX = ".cls"

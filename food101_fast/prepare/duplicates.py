@@ -16,10 +16,7 @@ from numpy.typing import NDArray
 from food101_fast.images import RejectedError, Rules, clean
 from food101_fast.prepare.sources import Source
 from food101_fast.shards.layout import SPLITS
-from food101_fast.shards.rejects import NotedImage, Reject
-
-DUPLICATE = "duplicate"
-LABEL_CONFLICT = "label-conflict"
+from food101_fast.shards.rejects import DUPLICATE, LABEL_CONFLICT, NotedImage, Reject
 
 _NO_BYTES = xxhash.xxh3_128_intdigest(b"")
 

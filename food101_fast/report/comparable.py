@@ -11,8 +11,8 @@ from food101_fast.runs.recipe import Recipe
 from food101_fast.runs.run import Run
 from food101_fast.shards.protocol import SplitOrigin
 
-OFFICIAL_TRAIN, OFFICIAL_TEST = 750, 250
-"""Images of each class in Food-101's official split (Bossard et al., "Food-101", ECCV 2014)."""
+OFFICIAL_TEST = 250
+"""Test images of each class in Food-101's official split (Bossard et al., "Food-101", ECCV 2014)."""
 _OFFICIAL = "Food-101's official split"
 _ALMOST = 0.99  # share of the official test images that a test split has, where some were damaged or copies
 
@@ -125,11 +125,14 @@ def _given(run: Run, origin: SplitOrigin) -> tuple[str, str]:
     named = ", ".join(name for name, split in origin.given.items() if split == "test")
     whole = OFFICIAL_TEST * len(food101_classes())
     tested = _tested(run)
-    kept = f"The splits are those of the source: test is its {named}." if named else "The splits are the source's."
-    nothing = " No image of it was trained on." if named else ""
+    nothing = ""
+    if named:
+        kept, nothing = f"The splits are those of the source: test is its {named}.", " No image of it was trained on."
+    else:
+        kept = f"The source has no test split{', so prepare cut one from its train' if tested else ''}."
     if not _is_food101(run):
         return "The source's own split", f"{kept}{nothing} Compare with results on the same test images."
-    if len(run.classes) == len(food101_classes()) and _ALMOST * whole <= tested <= whole:
+    if named and len(run.classes) == len(food101_classes()) and _ALMOST * whole <= tested <= whole:
         return _OFFICIAL, (
             f"{kept} These are {tested:,} of the {whole:,} official test images.{nothing} Published results on "
             "Food-101 have the same test images."
@@ -171,7 +174,7 @@ def _own(run: Run) -> str:
 
 def _duplicates(origin: SplitOrigin) -> str:
     if origin.duplicates == "keep":
-        return "Identical files were kept, so a file of test may be in train, too (prepare --duplicates keep)."
+        return "Identical files were kept, so a file of test may be in train, too."
     return (
         f"No file of test is in train or val: {origin.dropped:,} identical files were left out. Photographs that were "
         "only resized or compressed again are not found."

@@ -9,6 +9,7 @@ import numpy as np
 
 from food101_fast.shards.layout import SOURCE_PREFIX
 from food101_fast.shards.manifest import Duplicates, Manifest
+from food101_fast.shards.rejects import DUPLICATE, LABEL_CONFLICT
 
 _MOST_NAMED = 10
 
@@ -29,9 +30,10 @@ class SplitOrigin:
 
 def split_origin(manifest: Manifest) -> SplitOrigin:
     """Where the images of the splits come from."""
-    copies = (manifest.rejects.get(reason, 0) for reason in ("duplicate", "label-conflict"))
+    copies = (manifest.rejects.get(reason, 0) for reason in (DUPLICATE, LABEL_CONFLICT))
+    is_indexed = manifest.source.startswith(SOURCE_PREFIX)
     return SplitOrigin(
-        given=manifest.given_splits,
+        given={name: name for name in manifest.splits} if is_indexed else manifest.given_splits,
         mixed=manifest.mixed_splits,
         duplicates=manifest.duplicates,
         dropped=sum(copies),

@@ -13,6 +13,11 @@ NO_LABEL = "no-label"
 NO_IMAGE = "no-image"
 """Reason of a label, or a row, without an image."""
 
+DUPLICATE = "duplicate"
+"""Reason of a copy of another file."""
+LABEL_CONFLICT = "label-conflict"
+"""Reason of identical files whose labels differ."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reject:

@@ -126,7 +126,7 @@ def whole(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return Whole(run(OUT=folder / "out", **shared), folder / "out", shared)
 
 
-@pytest.mark.slow  # all of these take five minutes; the gate runs them after the suite
+@pytest.mark.slow  # all of these take five minutes: run them after a change of gpu.sh or of what it calls
 def test_it_runs_to_its_end_and_sums_up(whole: Whole) -> None:
     assert whole.done.returncode == 0, whole.done.stdout + whole.done.stderr
     files = {"gpu-cpu.json", "gpu-cpu.jsonl", "gpu-cpu.log", "tests-cpu.log"}

@@ -12,11 +12,17 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from food101_fast.evaluate import evaluate
+from food101_fast.prepare import PrepareSettings, prepare
+from food101_fast.prepare.sources.demo import DemoSource
+from food101_fast.shards import ShardSet
+from food101_fast.train import RECIPES, train
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "shards" / "README.md"]
@@ -65,8 +71,6 @@ def test_most_blocks_run() -> None:
 @pytest.fixture(scope="session")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the pages take for granted: photos, shards/food101, and two trained runs."""
-    from food101_fast.prepare.sources.demo import DemoSource
-
     folder = tmp_path_factory.mktemp("reader")
     source = DemoSource()
     for label, name in enumerate(source.classes):
@@ -74,10 +78,13 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for position in np.flatnonzero(source.labels == label)[:20].tolist():
             (folder / "photos" / name / f"{position}.jpg").write_bytes(source.read(position))
     (folder / "photo.jpg").write_bytes(source.read(305))
-    run(folder, "python -m food101_fast.prepare --source demo: --size 64 --limit 400 --out shards/food101")
+    shards = folder / "shards" / "food101"
+    prepare(PrepareSettings(source="demo:", size=64, limit=400, out=shards))
     for name, seed in (("baseline", 0), ("other", 1)):
-        train = f"python -m food101_fast.train --shards shards/food101 --run runs/{name} --recipe demo"
-        run(folder, f"{train} --epochs 1 --seed {seed} && python -m food101_fast.evaluate --run runs/{name}")
+        train(
+            ShardSet.open(shards), folder / "runs" / name, replace(RECIPES["demo"], epochs=1, seed=seed), device="cpu"
+        )
+        evaluate(folder / "runs" / name, device="cpu")
     return folder
 
 

@@ -13,7 +13,8 @@ from food101_fast.prepare import PrepareSettings, prepare
 from food101_fast.report.comparable import PUBLISHED, comparable, food101_classes
 from food101_fast.runs.run import Run, new_run, read_run, write_run
 from food101_fast.shards import ShardSet
-from food101_fast.shards.protocol import SplitOrigin
+from food101_fast.shards.layout import SOURCE_PREFIX
+from food101_fast.shards.protocol import SplitOrigin, split_origin
 from food101_fast.train import Recipe
 from tests.conftest import write_folder
 
@@ -106,6 +107,19 @@ def test_pretraining(run: Run, recipe: Recipe, said: str) -> None:
 def test_a_run_from_before_says_so(run: Run) -> None:
     box = comparable(replace(run, origin=None))
     assert "from a version that did not keep" in box.sentences[0]
+    assert box.published == ()
+
+
+def test_indexed_tars_have_splits_of_their_own(run: Run, tiny_shards: ShardSet) -> None:
+    manifest = replace(tiny_shards.manifest, source=f"{SOURCE_PREFIX}train-{{000..009}}.tar", duplicates="keep")
+    box = comparable(replace(run, origin=split_origin(manifest)))
+    assert box.title == "The source's own split"
+    assert "test is its test" in box.sentences[0]
+
+
+def test_a_test_split_that_was_cut_from_train_is_no_published_one(run: Run) -> None:
+    box = comparable(food101(run, given={"train": "train"}))
+    assert "so prepare cut one from its train" in box.sentences[0]
     assert box.published == ()
 
 
