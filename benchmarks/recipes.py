@@ -118,19 +118,18 @@ def changes_of(weights: Path) -> dict[str, dict[str, Any]]:
     lite0 = {"model": "timm/tf_efficientnet_lite0", "weights": str(weights / _LITE0)}
     return {
         BASELINE: {},
+        "EfficientNet-Lite0": lite0,
         "224 px": {"image_size": _LARGE},
-        "rotation": {"preset": "rotation"},
-        "color jitter": {"preset": "color"},
-        "affine": {"preset": "affine"},
-        "preset trivial": {"preset": "trivial"},
-        "MixUp 0.2": {"mixup_alpha": 0.2},
+        "frozen BatchNorm statistics": {"freeze_batchnorm": True},
+        "moving average of the weights": {"ema_decay": 0.99},
         "label smoothing 0.1": {"label_smoothing": 0.1},
         "gradual unfreezing, 3 epochs": {"unfreeze_epochs": 3},
         "layer decay 0.8": {"layer_decay": 0.8},
-        "moving average of the weights": {"ema_decay": 0.99},
-        "frozen BatchNorm statistics": {"freeze_batchnorm": True},
-        "EfficientNet-Lite0": lite0,
-        "twice the epochs": {"epochs": 2 * RECIPES[BASELINE].epochs},
+        "rotation": {"preset": "rotation"},
+        "color jitter": {"preset": "color"},
+        "affine": {"preset": "affine"},
+        "MixUp 0.2": {"mixup_alpha": 0.2},
+        "cosine instead of exponential": {"schedule": "cosine"},
     }
 
 

@@ -127,7 +127,8 @@ def _given(run: Run, origin: SplitOrigin) -> tuple[str, str]:
     tested = _tested(run)
     nothing = ""
     if named:
-        kept, nothing = f"The splits are those of the source: test is its {named}.", " No image of it was trained on."
+        kept = f"The splits are those of the source{'' if named == 'test' else f'; its {named} is test'}."
+        nothing = " No test image was trained on."
     else:
         kept = f"The source has no test split{', so prepare cut one from its train' if tested else ''}."
     if not _is_food101(run):
@@ -138,7 +139,7 @@ def _given(run: Run, origin: SplitOrigin) -> tuple[str, str]:
             "Food-101 have the same test images."
         )
     return "A part of Food-101, split by the source", (
-        f"{kept}{nothing} It has {tested:,} images of {len(run.classes)} classes, and the official test set has "
+        f"{kept}{nothing} Test has {tested:,} images of {len(run.classes)} classes, and the official test set has "
         f"{whole:,} of {len(food101_classes())}, so published results on Food-101 do not compare."
     )
 
@@ -187,8 +188,7 @@ def _pretraining(recipe: Recipe) -> str:
     known = recipe.weights == "DEFAULT" or recipe.weights.isidentifier()
     if known and not recipe.model.startswith("timm/"):
         return f"It starts from torchvision's weights {recipe.weights} of {recipe.model}, trained on ImageNet."
-    name = recipe.model if known else recipe.weights
-    return (
-        f"It starts from pretrained weights ({name}). What these were trained on is not known here; their model card "
-        "says it."
-    )
+    unknown = "What these were trained on is not known here"
+    if known:
+        return f"It starts from pretrained weights ({recipe.model}). {unknown}; their model card says it."
+    return f"It starts from pretrained weights ({recipe.weights}). {unknown}."
