@@ -76,6 +76,11 @@ def differences(name: str) -> str:
     )
 
 
+def baseline_top1(name: str) -> str:
+    """Test top-1 of `baseline`, in a sentence."""
+    return _percent(result(name)["ways"]["food101_fast"]["test_top1"])
+
+
 def decoding(name: str) -> str:
     """Four cells: how the JPEGs of train and of test were decoded."""
     if not _is_there(name) or not result(name)["decoding"]:
@@ -159,6 +164,7 @@ ACCURACY_BLOCKS: dict[str, Callable[[], str]] = {
     **{f"{name}-differences": partial(differences, f"{name}-cpu") for name in ("notebook-10", "notebook-101")},
     **{f"{name}-data": partial(_conditions, f"{name}-cpu") for name in ("notebook-10", "notebook-101", "ablation")},
     **{f"{name}-data": partial(_conditions, f"{name}-cpu") for name in ("recipes-10", "recipes-101")},
+    "baseline-10": partial(baseline_top1, "notebook-10-cpu"),
     "decoding": partial(decoding, "notebook-10-cpu"),
     "ablation": partial(rows_of, "ablation-cpu"),
     "recipes-10": partial(rows_of, "recipes-10-cpu", work=True),
