@@ -15,6 +15,7 @@ from food101_fast.loader import LoaderOptions
 from food101_fast.models import inputs_of
 from food101_fast.runs.recipe import Recipe
 from food101_fast.runs.run import read_run
+from food101_fast.shards import ShardSet
 from food101_fast.transforms import InputSpec
 
 
@@ -36,6 +37,8 @@ class BenchSettings:
 
     shards: str | None = None
     """Folder or URL of shards that prepare wrote or `shards index` indexed; with --run, the run's shards by default."""
+    overlay: tuple[str, ...] = ()
+    """Overlays of the shards, in the order in which they apply; with --run, the run's by default."""
     run: Path | None = None
     """Folder of a run: measure its recipe on its shards. --model and other fields of a recipe override it."""
     json: Path | None = None
@@ -78,22 +81,30 @@ class BenchSettings:
         check_limits(self)
         check_folder(self.json, "--json")
 
-    def chosen(self) -> tuple[str, Recipe]:
-        """Folder or URL of the shards, and the recipe that is measured.
+    def opened(self) -> ShardSet:
+        """The shards that are read.
+
+        Raises:
+            UserError: they or the run can't be read.
+        """
+        if self.run is None:
+            assert self.shards is not None
+            return ShardSet.open(self.shards, overlay=self.overlay)
+        run = read_run(self.run)
+        own = run.overlays if self.shards is None else ()
+        return ShardSet.open(self.shards or run.shards, overlay=self.overlay or own)
+
+    def chosen(self) -> Recipe:
+        """The recipe that is measured.
 
         Raises:
             UserError: the run can't be read, or the recipe is impossible.
         """
-        if self.run is None:
-            assert self.shards is not None
-            url, recipe = self.shards, Recipe(batch_size=64)
-        else:
-            run = read_run(self.run)
-            url, recipe = self.shards or run.shards, run.recipe
+        recipe = Recipe(batch_size=64) if self.run is None else read_run(self.run).recipe
         augmentation = ("preset", "mixup_alpha", "cutmix_alpha", "erasing")
         names = ("model", "image_size", "batch_size", *augmentation, "amp", "compile", "window")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return url, replace(recipe, weights="none", **given)
+        return replace(recipe, weights="none", **given)
 
     def inputs(self, recipe: Recipe) -> InputSpec:
         """The images that the measured recipe's backbone expects; those of the run, if it is the run's backbone.

@@ -35,7 +35,6 @@ from food101_fast.compute.device import choose_device, machine, set_up_device
 from food101_fast.loader import ShardLoader
 from food101_fast.loader.residence import free_host_memory
 from food101_fast.models import build_model
-from food101_fast.shards import ShardSet
 from food101_fast.train.compiling import use_cache_folder
 from food101_fast.train.distillation import Teacher, load_teacher
 from food101_fast.train.step import TrainStep
@@ -77,9 +76,9 @@ class Subject:
 
     def __init__(self, settings: BenchSettings, deadline: float | None = None) -> None:
         self.device = choose_device(settings.device)
-        url, self.recipe = settings.chosen()
+        self.recipe = settings.chosen()
         set_up_device(self.device, tf32=self.recipe.tf32, cudnn_benchmark=self.recipe.cudnn_benchmark is not False)
-        shards = ShardSet.open(url)
+        shards = settings.opened()
         classes = len(shards.classes)
         self.watch = Watch(self.device)
         self.cold = cold_read(shards, _COLD_SHARE * settings.budget)  # before anything maps the files

@@ -37,6 +37,8 @@ class EvaluateSettings:
     """Split to measure on."""
     shards: str | None = None
     """Folder or URL of the shards, if they moved since the run was trained."""
+    overlay: tuple[str, ...] = ()
+    """Overlays that the run was trained with, if they moved since."""
     device: Device = "auto"
     """Device to compute on; auto is CUDA if available."""
     batch_size: Annotated[int, Ge(1)] = 256
@@ -67,12 +69,13 @@ def main(argv: Sequence[str]) -> None:
                 run,
                 split=settings.split,
                 shards=settings.shards,
+                overlays=settings.overlay,
                 device=settings.device,
                 batch_size=settings.batch_size,
                 tta=settings.tta,
                 calibration=settings.calibration,
             )
-        report = write_report(run, split=settings.split, shards=settings.shards)
+        report = write_report(run, split=settings.split, shards=settings.shards, overlays=settings.overlay)
         _show(str(run), result, report, json=settings.output.json)
     if len(settings.run) > 1:
         average = evaluate_ensemble(settings.run, split=settings.split)

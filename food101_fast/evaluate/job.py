@@ -59,6 +59,7 @@ def evaluate(
     *,
     split: str = "test",
     shards: str | Path | None = None,
+    overlays: Sequence[str] = (),
     device: Device = "auto",
     batch_size: int = 256,
     tta: Tta = "none",
@@ -78,6 +79,7 @@ def evaluate(
         folder: of the run.
         split: train, val or test.
         shards: folder or URL of the shards, if they moved since the run was trained.
+        overlays: of the shards, if they moved since.
         device: to compute on.
         batch_size: images in each batch.
         tta: test-time augmentation; the logits are then logarithms of averaged probabilities.
@@ -90,7 +92,7 @@ def evaluate(
     run = read_run(folder)
     try:
         run.check_split(split)
-        shard_set = run.open_shards(shards)
+        shard_set = run.open_shards(shards, overlays)
     except UserError as error:
         raise UserError(f"{folder} can't be evaluated: {error}") from error
     where, weights = choose_device(device), weights_hash(folder, "best")

@@ -33,11 +33,14 @@ class ReportSettings:
     shards: str | None = None
     """With --run, folder or URL of the shards, if they moved since the run was trained; for pictures."""
 
+    overlay: tuple[str, ...] = ()
+    """With --run, overlays that it was trained with, if they moved since."""
+
     def __post_init__(self) -> None:
         if (self.run is None) == (not self.compare):
             raise UserError("report needs one of --run, and --compare with the folders of two runs or more")
-        if self.compare and self.shards is not None:
-            raise UserError("--shards needs --run; a comparison has no pictures")
+        if self.compare and (self.shards is not None or self.overlay):
+            raise UserError("--shards and --overlay need --run; a comparison has no pictures")
         if self.run is not None and self.out is not None:
             raise UserError("--out needs --compare; the report of a run is in its folder")
 
@@ -46,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(ReportSettings, "report", argv)
     if settings.run is not None:
-        page = write_report(settings.run, split=settings.split, shards=settings.shards)
+        page = write_report(settings.run, split=settings.split, shards=settings.shards, overlays=settings.overlay)
     else:
         out = settings.out or RunFolder(settings.compare[0]).comparison
         page = write_comparison(settings.compare, out, split=settings.split)

@@ -56,13 +56,14 @@ class Findings:
         return self.folder.absolute().name
 
 
-def read_findings(folder: Path, split: str, shards: str | None = None) -> Findings:
+def read_findings(folder: Path, split: str, shards: str | None = None, overlays: Sequence[str] = ()) -> Findings:
     """Read a run's folder.
 
     Args:
         folder: of the run.
         split: the split to show.
         shards: folder or URL of the shards, if they moved since the run was trained.
+        overlays: of the shards, if they moved since.
 
     Raises:
         UserError: the folder has no run with a finished epoch, or `shards` can't be opened or is another data set.
@@ -73,7 +74,7 @@ def read_findings(folder: Path, split: str, shards: str | None = None) -> Findin
         what = RunFolder(folder).epochs.name if not epochs else "checkpoint 'best'"
         raise UserError(f"{folder} has no {what} of a finished epoch, so there is nothing to report; train it first")
     evaluated = _read_evaluated(folder, split)
-    opened, missing = _open_shards(run, shards)
+    opened, missing = _open_shards(run, shards, overlays)
     return Findings(
         folder=folder,
         run=run,
@@ -127,11 +128,11 @@ def _read_evaluated(folder: Path, split: str) -> Evaluated | None:
     )
 
 
-def _open_shards(run: Run, override: str | None) -> tuple[ShardSet | None, str | None]:
+def _open_shards(run: Run, override: str | None, overlays: Sequence[str]) -> tuple[ShardSet | None, str | None]:
     """The shards, or why there are none."""
     try:
-        return run.open_shards(override), None
+        return run.open_shards(override, overlays), None
     except UserError as error:
-        if override is not None:
+        if override is not None or overlays:
             raise
         return None, str(error)

@@ -21,7 +21,9 @@ from food101_fast.runs.folder import RunFolder
 from food101_fast.storage import write_atomically, writing
 
 
-def write_report(folder: Path, *, split: str | None = None, shards: str | None = None) -> Path:
+def write_report(
+    folder: Path, *, split: str | None = None, shards: str | None = None, overlays: Sequence[str] = ()
+) -> Path:
     """Write `report.html` into a run's folder; for a split other than the default the file is `{split}_report.html`.
 
     The file needs no network. It shows a summary, curves, throughput and class counts. If the split was evaluated since
@@ -32,6 +34,7 @@ def write_report(folder: Path, *, split: str | None = None, shards: str | None =
         folder: of the run.
         split: the split to show; default: test, or val if the run's shards have no test.
         shards: folder or URL of the shards, if they moved since the run was trained.
+        overlays: of the shards, if they moved since.
 
     Returns:
         The file.
@@ -42,7 +45,7 @@ def write_report(folder: Path, *, split: str | None = None, shards: str | None =
     """
     usual = main_split([folder])
     shown = split or usual
-    page = run_page(read_findings(folder, shown, shards))
+    page = run_page(read_findings(folder, shown, shards, overlays))
     return _write(RunFolder(folder).report(shown, usual), _render("report.html.jinja", page))
 
 

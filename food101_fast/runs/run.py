@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from food101_fast.models import Backbone, build_model, load_weights
 from food101_fast.models.libraries import library_of
 from food101_fast.runs.checkpoint import has_any_checkpoint, load_checkpoint
 from food101_fast.runs.folder import RunFolder
-from food101_fast.runs.recipe import CHANGEABLE, Recipe
+from food101_fast.runs.recipe import Recipe
 from food101_fast.shards import ShardSet
 from food101_fast.shards.protocol import SplitOrigin, protocol, split_origin
 from food101_fast.storage import LocalFolder, write_atomically, writing
@@ -67,8 +67,10 @@ class Run:
     """Name of the backbone that needs no network connection, where the recipe's is one on a hub; else empty."""
     shards: str
     """Folder of the shards, an absolute path or a URL."""
+    overlays: tuple[str, ...] = ()
+    """Overlays of the shards that were applied, absolute paths or URLs, in their order."""
     data: str
-    """Digest of the shards' manifest."""
+    """Digest of the shards' manifest, with the overlays applied."""
     source: str
     """Source of the images, as given to `prepare --source`."""
     protocol: str = ""
@@ -88,29 +90,36 @@ class Run:
         """How an image file becomes an image as in the shards."""
         return Rules(size=self.stored_size, fit=self.fit, decode=self.decode)
 
-    def open_shards(self, override: str | Path | None = None) -> ShardSet:
+    def open_shards(self, override: str | Path | None = None, overlays: Sequence[str] = ()) -> ShardSet:
         """The shards that the run was trained on.
 
         Args:
             override: their folder or URL, if they moved since.
+            overlays: locations of the run's overlays, if they moved since.
 
         Raises:
             UserError: they can't be opened, or another data set is there.
         """
         try:
-            shards = ShardSet.open(self.shards if override is None else override)
+            shards = ShardSet.open(self.shards if override is None else override, overlay=overlays or self.overlays)
         except UserError as error:
-            if override is not None:
+            if override is not None or overlays:
                 raise
             moved = "the shards are not where the run was trained from"
-            raise UserError(f"{moved} ({error}); give their folder or URL to --shards") from error
+            raise UserError(f"{moved} ({error}); give their folder or URL to {self._flags}") from error
         if shards.manifest.digest == self.data:
             return shards
         if (appended := self.appended_since(shards)) is not None:
             raise UserError(appended)
         if override is not None:
-            raise UserError(f"the run was trained on other shards than {override}; give the right ones to --shards")
-        raise UserError(f"{self.shards} now has other shards; give the folder or URL of the run's own to --shards")
+            raise UserError(
+                f"the run was trained on other shards than {override}; give the right ones to {self._flags}"
+            )
+        raise UserError(f"{self.shards} now has other shards; give the folder or URL of the run's own to {self._flags}")
+
+    @property
+    def _flags(self) -> str:
+        return f"--shards, and its overlays ({', '.join(self.overlays)}) to --overlay" if self.overlays else "--shards"
 
     def appended_since(self, shards: ShardSet) -> str | None:
         """What to do if images were appended to the run's shards after it was trained; None if these are others."""
@@ -171,6 +180,7 @@ def new_run(
         inputs=inputs,
         architecture="" if architecture == recipe.model else architecture,
         shards=shards.location,
+        overlays=shards.overlays,
         data=shards.manifest.digest,
         source=shards.manifest.source,
         protocol=protocol(shards.manifest),
@@ -304,38 +314,3 @@ def load_model(folder: Path, run: Run, checkpoint: str = "best") -> nn.Module:
     model = build_model(run.backbone, "none", len(run.classes))
     load_weights(model, weights)
     return model.eval()
-
-
-def check_resumable(folder: Path, run: Run, recipe: Recipe, shards: ShardSet) -> None:
-    """Refuse to resume with other data or another recipe; only the fields in `CHANGEABLE` may change.
-
-    Raises:
-        UserError: the data or a field of the recipe differs.
-    """
-    check_same_recipe(folder, run, recipe)
-    if run.data != shards.manifest.digest:
-        if (appended := run.appended_since(shards)) is not None:
-            raise UserError(f"{folder} can't be resumed: {appended}")
-        if run.shards == shards.location:
-            raise UserError(
-                f"{folder} was trained on other shards than {shards.location} has now; give a copy of its own to "
-                "--shards, or train a new run"
-            )
-        raise UserError(
-            f"{folder} was trained on other shards ({run.shards}) than {shards.location}; give those to --shards"
-        )
-
-
-def check_same_recipe(folder: Path, run: Run, recipe: Recipe) -> None:
-    """Refuse to resume with another recipe; only the fields in `CHANGEABLE` may change.
-
-    Raises:
-        UserError: a field differs; the sentence has all of them.
-    """
-    different = [
-        f"--{name.replace('_', '-')} {given} (it was trained with {stored})"
-        for name, stored, given in run.recipe.differences(recipe)
-        if name not in CHANGEABLE
-    ]
-    if different:
-        raise UserError(f"{folder} can't be resumed with {', '.join(different)}; give the same, or another --run")

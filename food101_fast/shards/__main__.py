@@ -40,6 +40,8 @@ class Show:
 
     folder: tyro.conf.Positional[str]
     """Folder of shards, a path or a URL."""
+    overlay: tuple[str, ...] = ()
+    """Overlays to apply, in this order: the counts are then those of the images that are left."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +95,11 @@ def main(argv: Sequence[str]) -> None:
     if isinstance(command, Index):
         _index(command)
         return
+    if isinstance(command, Show):
+        print(_shown(command))
+        return
     folder = open_folder(command.folder)
     manifest = read_manifest(folder)
-    if isinstance(command, Show):
-        print(describe(manifest, printable(command.folder)))
-        return
     samples = sum(split.samples for split in manifest.splits.values())
     with tqdm(total=samples, desc="verify", unit="images") as bar:
         problems = list(verify(folder, bar.update))
@@ -110,6 +112,17 @@ def main(argv: Sequence[str]) -> None:
     )
     if problems:
         sys.exit(_DAMAGED_CODE)
+
+
+def _shown(command: Show) -> str:
+    """What `shards show` prints."""
+    location = printable(command.folder)
+    if not command.overlay:
+        return describe(read_manifest(open_folder(command.folder)), location)
+    from food101_fast.shards.reader import ShardSet  # here, since it imports torch
+
+    shards = ShardSet.open(command.folder, overlay=command.overlay)
+    return describe(shards.manifest, location, stored=shards.stored, overlays=shards.overlays)
 
 
 def _counted(number: int, noun: str) -> str:

@@ -154,6 +154,8 @@ class Manifest(StoredSettings):
     """Images of each split of the source in each split here, where the source's splits were joined and split anew."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Classes that were left out, and the images of each, which were not read."""
+    overlays: tuple[str, ...] = ()
+    """Digests of the overlays that are applied; only in memory, since shards on a disk have none."""
     lineage: tuple[Earlier, ...] = ()
     """What the folder was before images were appended, the oldest first. Its shards are the first of each split."""
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from food101_fast.errors import UserError
 from food101_fast.shards.cache import CacheSettings, cache_settings
 from food101_fast.shards.manifest import Manifest, read_manifest
+from food101_fast.shards.overlay import Changes, as_locations, changed_manifest, changes_of, read_overlay
 from food101_fast.shards.split import Split, Verify
 from food101_fast.shards.webdataset import Decode, as_webdataset
 from food101_fast.storage import Folder, LocalFolder, open_folder, readable
+
+
+def _absolute(location: str) -> str:
+    return location if "://" in location else str(Path(location).expanduser().absolute())
 
 
 class ShardSet:
@@ -21,33 +27,57 @@ class ShardSet:
 
     Attributes:
         folder: with the shards.
-        manifest: of the folder.
+        manifest: of the data set, with overlays applied.
+        stored: the manifest of the folder.
+        overlays: locations of the overlays that are applied, in their order.
+        changes: what they make of each split that they decide about.
         cache: where shards are stored when the folder is behind a URL.
     """
 
     def __init__(self, folder: Folder, manifest: Manifest, cache: CacheSettings) -> None:
         self.folder = folder
-        self.manifest = manifest
+        self.manifest = self.stored = manifest
+        self.overlays: tuple[str, ...] = ()
+        self.changes: dict[str, Changes] = {}
         self.cache = cache
 
     @classmethod
     def open(
-        cls, location: str | os.PathLike[str], *, cache_dir: str | Path | None = None, cache_gb: float | None = None
+        cls,
+        location: str | os.PathLike[str],
+        *,
+        overlay: str | Path | Sequence[str | Path] | None = None,
+        cache_dir: str | Path | None = None,
+        cache_gb: float | None = None,
     ) -> ShardSet:
         """Open a folder.
 
         Args:
             location: a path, or a URL that fsspec knows, from where shards are downloaded when they are needed.
+            overlay: path or URL of an overlay, or of several that apply in this order: samples are left out or get
+                another label, and the shards stay as they are.
             cache_dir: folder for downloaded shards; default: the environment variable FOOD101_FAST_CACHE, or
                 `food101_fast` in the user's cache folder.
             cache_gb: maximum size of the cache in GB (1e9 bytes); default: the environment variable
                 FOOD101_FAST_CACHE_GB, or 100.
 
         Raises:
-            UserError: the folder is missing, unfinished, damaged or of another format version.
+            UserError: the folder is missing, unfinished, damaged or of another format version; or an overlay is no
+                overlay of these shards.
         """
         folder = open_folder(location)
-        return cls(folder, read_manifest(folder), cache_settings(cache_dir, cache_gb))
+        opened = cls(folder, read_manifest(folder), cache_settings(cache_dir, cache_gb))
+        opened._apply(as_locations(overlay))
+        return opened
+
+    def _apply(self, locations: tuple[str, ...]) -> None:
+        """Apply overlays to the shards as they are in the folder."""
+        if not locations:
+            return
+        found = {location: read_overlay(location) for location in locations}
+        changes = changes_of(found, self.stored, lambda name: self.split(name).labels)
+        self.manifest = changed_manifest(self.stored, found.values(), changes)
+        self.overlays, self.changes = tuple(map(_absolute, locations)), changes
 
     @property
     def classes(self) -> tuple[str, ...]:

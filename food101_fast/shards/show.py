@@ -10,25 +10,29 @@ from food101_fast.shards.protocol import protocol, remarks
 _CLASS_WIDTH = 32
 
 
-def describe(manifest: Manifest, location: str) -> str:
+def describe(manifest: Manifest, location: str, *, stored: Manifest | None = None, overlays: Sequence[str] = ()) -> str:
     """Splits, classes, counts, sizes and rejects, as lines of text.
 
     Args:
-        manifest: of the folder.
+        manifest: of the data set.
         location: path or URL of the folder, as the user gave it.
+        stored: the manifest of the folder, if overlays are applied.
+        overlays: their locations.
     """
-    written = sum(split.samples for split in manifest.splits.values())
-    stored = manifest.encoding + (f" (quality {manifest.quality})" if manifest.quality is not None else "")
+    folder = manifest if stored is None else stored
+    shown, written = (sum(split.samples for split in of.splits.values()) for of in (manifest, folder))
+    encoding = manifest.encoding + (f" (quality {manifest.quality})" if manifest.quality is not None else "")
     full = ", JPEGs decoded in full" if manifest.decode == "full" else ""
     lines = [
-        f"{location}: {written:,} images of {len(manifest.classes)} classes",
-        f"{manifest.image_size} px, {stored}, {manifest.fit}{full}, from {manifest.source}",
+        f"{location}: {shown:,} images of {len(manifest.classes)} classes",
+        f"{manifest.image_size} px, {encoding}, {manifest.fit}{full}, from {manifest.source}",
         protocol(manifest),
+        *([f"overlays: {', '.join(overlays)}; they leave out {written - shown:,} images"] if overlays else []),
         *remarks(manifest),
         "",
         *_table(
             ("split", "images", "share", "shards", "size", "bytes/image", "per class"),
-            [_split_row(manifest, name, written) for name in manifest.splits],
+            [_split_row(manifest, name, shown) for name in manifest.splits],
         ),
         *_shared(manifest),
         "",
@@ -61,7 +65,7 @@ def _split_row(manifest: Manifest, name: str, written: int) -> tuple[str, ...]:
         f"{split.samples / written:.1%}",
         _number(len(split.shards)),
         f"{size / 1e6:,.1f} MB",
-        "-" if is_shared else _number(round(size / split.samples)),
+        "-" if is_shared or manifest.overlays else _number(round(size / split.samples)),
         str(low) if low == high else f"{low} to {high}",
     )
 

@@ -32,6 +32,7 @@ from food101_fast.shards.mapped import (
     read_records,
     sample_key,
 )
+from food101_fast.shards.overlay import view
 from food101_fast.storage import LocalFolder
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Split:
     """
 
     def __init__(self, shard_set: ShardSet, name: str, verify: Verify) -> None:
-        manifest = shard_set.manifest
+        manifest = shard_set.stored
         self._set = shard_set
         self._verify = verify
         self.name = name
@@ -77,10 +78,15 @@ class Split:
         self.encoding = manifest.encoding
         self.most_open: int | None = None
         # A shard whose images were all dropped has no rows to map.
-        self.entries = [entry for entry in manifest.splits[name].shards if entry.samples]
+        shards = manifest.splits[name].shards
+        changes = shard_set.changes.get(name)
+        shown = view(np.array([entry.samples for entry in shards], np.int64), changes)
+        self.entries = [shards[shard] for shard in shown.used]
         check_files(shard_set.folder, self.entries, manifest.advice)
-        self.shard_samples = np.array([entry.samples for entry in self.entries], np.int64)
-        self._first_ids = np.cumsum(self.shard_samples) - self.shard_samples
+        self.shard_samples = shown.samples
+        self._rows, self._labels = shown.rows, None if changes is None else changes.labels
+        sizes = np.array([entry.samples for entry in self.entries], np.int64)
+        self._first_rows = np.cumsum(sizes) - sizes
         self.files: ShardFiles = (
             LocalFiles(shard_set.folder.path)
             if isinstance(shard_set.folder, LocalFolder)
@@ -99,7 +105,7 @@ class Split:
         self._contents = np.zeros(len(self.entries), np.int64)  # addresses
         self._indexes = np.zeros(len(self.entries), np.int64)
         self._all_open: tuple[dict[int, OpenShard], NDArray[np.int64], NDArray[np.int64]] | None = None
-        self._checked = np.zeros(self._length, np.bool_)
+        self._checked = np.zeros(int(sizes.sum()), np.bool_)
         self._last_use = np.zeros(len(self.entries), np.int64)
         self._uses = 0
         self._lock, self._process = threading.Lock(), os.getpid()
@@ -118,11 +124,13 @@ class Split:
     @property
     def labels(self) -> NDArray[np.int64]:
         """(N,) int64, the label of each sample. Reads all indexes; of remote shards only they are downloaded."""
+        if self._labels is not None:
+            return self._labels.copy()
         return np.concatenate([self._labels_of(entry) for entry in self.entries])
 
     def _labels_of(self, entry: ShardEntry) -> NDArray[np.int64]:
         with self.files.hold_index(entry) as path:
-            return read_index(path, entry, self._set.manifest)["label"].astype(np.int64)
+            return read_index(path, entry, self._set.stored)["label"].astype(np.int64)
 
     def __getitem__(self, sample: int) -> NDArray[np.uint8]:
         """A copy of one image, uint8 (H, W, 3), RGB."""
@@ -134,7 +142,7 @@ class Split:
 
     def key(self, sample: int) -> str:
         """The key of one sample in its tar, such as `apple_pie/1005649`; from prepare it is `{class}/{file name}`."""
-        shards, records, opened, _ = self._find(np.array([sample]))
+        shards, records, opened, _ = self._find(self._rows_of(np.array([sample])))
         return sample_key(opened[int(shards[0])].view, int(records["offset"][0]))
 
     @property
@@ -143,7 +151,8 @@ class Split:
         if self._verify == "always":
             return len(self)
         verified = self._verify == "never" or self.files.verified
-        return 0 if verified else len(self) - int(np.count_nonzero(self._checked))
+        checked = self._checked if self._rows is None else self._checked[self._rows]
+        return 0 if verified else len(self) - int(np.count_nonzero(checked))
 
     @property
     def is_local(self) -> bool:
@@ -188,21 +197,22 @@ class Split:
             DamagedDataError: the bytes of a sample, or of its shard, are not those that were written.
             UserError: a shard can't be read or downloaded.
         """
-        shards, records, opened, contents = self._find(ids)
+        rows = self._rows_of(ids)
+        shards, records, opened, contents = self._find(rows)
         if self.encoding == "raw":
             addresses = contents + records["offset"].astype(np.int64) + len(npy_header(self.image_size))
-            at_a_time = _CHECKED_AT_A_TIME if self._due(ids).size else ids.size
-            for first in range(0, ids.size, at_a_time or 1):
+            at_a_time = _CHECKED_AT_A_TIME if self._due(rows).size else rows.size
+            for first in range(0, rows.size, at_a_time or 1):
                 some = slice(first, first + at_a_time)
                 copy_rows(addresses[some], out[some])
                 # After the copy: before it, this would be the first to touch every page, while it keeps the GIL.
-                self._check(ids[some], shards[some], records[some], opened)
+                self._check(rows[some], shards[some], records[some], opened)
         else:
-            self._check(ids, shards, records, opened)
+            self._check(rows, shards, records, opened)
             spans = zip(shards.tolist(), records["offset"].tolist(), records["length"].tolist(), strict=True)
             for (shard, offset, length), row in zip(spans, out.numpy(), strict=True):
                 self._decode(opened[shard], offset, length, row)
-        return records["label"].astype(np.int64)
+        return self._labels_at(ids, records)
 
     def payloads(self, ids: NDArray[np.int64]) -> tuple[list[torch.Tensor], NDArray[np.int64]]:
         """The samples' files, uint8 (length,) views into the shards on the CPU; and their labels, int64 (n,).
@@ -210,22 +220,31 @@ class Split:
         Raises:
             As `gather`.
         """
-        shards, records, opened, _ = self._find(ids)
-        self._check(ids, shards, records, opened)
+        rows = self._rows_of(ids)
+        shards, records, opened, _ = self._find(rows)
+        self._check(rows, shards, records, opened)
         spans = zip(shards.tolist(), records["offset"].tolist(), records["length"].tolist(), strict=True)
         files = [opened[shard].content[offset : offset + length] for shard, offset, length in spans]
-        return files, records["label"].astype(np.int64)
+        return files, self._labels_at(ids, records)
 
-    def _find(
-        self, ids: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.void], dict[int, OpenShard], NDArray[np.int64]]:
-        """For each id its shard and index record; the open shards by number; for each id its shard's address."""
+    def _labels_at(self, ids: NDArray[np.int64], records: NDArray[np.void]) -> NDArray[np.int64]:
+        """Labels of samples, whose index records these are."""
+        return records["label"].astype(np.int64) if self._labels is None else self._labels[ids]
+
+    def _rows_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The rows of samples, counted through the shards."""
         if ids.size and not 0 <= ids.min() <= ids.max() < len(self):
             raise IndexError(f"ids from {ids.min()} to {ids.max()} of split {self.name!r}, which has {len(self)}")
-        shards = np.searchsorted(self._first_ids, ids, side="right") - 1
+        return ids if self._rows is None else self._rows[ids]
+
+    def _find(
+        self, rows: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.void], dict[int, OpenShard], NDArray[np.int64]]:
+        """For each row its shard and index record; the open shards by number; for each row its shard's address."""
+        shards = np.searchsorted(self._first_rows, rows, side="right") - 1
         opened, contents, indexes = self._open_shards(shards)
-        rows = ids - self._first_ids[shards]
-        records = read_records(indexes + rows * INDEX_DTYPE.itemsize, INDEX_DTYPE)
+        in_shard = rows - self._first_rows[shards]
+        records = read_records(indexes + in_shard * INDEX_DTYPE.itemsize, INDEX_DTYPE)
         return shards, records, opened, contents
 
     def _open_shards(
@@ -258,7 +277,7 @@ class Split:
         for attempt in range(_ATTEMPTS):
             with files.hold(entry) as path:
                 try:
-                    opened = open_shard(path, entry, self._set.manifest)
+                    opened = open_shard(path, entry, self._set.stored)
                     break
                 except DamagedDataError:
                     gone = not path.exists() or not index_beside(path, entry).exists()
@@ -268,7 +287,7 @@ class Split:
         self._contents[shard] = opened.content.data_ptr()
         self._indexes[shard] = opened.index.ctypes.data
         if files.verified:
-            first = self._first_ids[shard]
+            first = self._first_rows[shard]
             self._checked[first : first + entry.samples] = True
         if len(self._open) == len(self.entries):
             # Copies, so that all three agree, and a batch that uses them keeps shards that are closed meanwhile.
@@ -284,17 +303,17 @@ class Split:
 
     def _check(
         self,
-        ids: NDArray[np.int64],
+        rows: NDArray[np.int64],
         shards: NDArray[np.int64],
         records: NDArray[np.void],
         opened: dict[int, OpenShard],
     ) -> None:
-        """Compare the bytes of samples with their checksums, where that is due.
+        """Compare the bytes of rows with their checksums, where that is due.
 
         Raises:
             DamagedDataError: those of a sample differ.
         """
-        due = self._due(ids)
+        due = self._due(rows)
         if not due.size:
             return
         where, records = shards[due].tolist(), records[due]
@@ -306,13 +325,13 @@ class Split:
             wrong = int(np.argmax(differs))
             changed = "its bytes were changed after they were written"
             raise damaged_sample(opened[where[wrong]], int(records["offset"][wrong]), changed)
-        self._checked[ids[due]] = True
+        self._checked[rows[due]] = True
 
-    def _due(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Positions in `ids` of the samples to compare with their checksums now."""
+    def _due(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Positions in `rows` of those to compare with their checksums now."""
         if self._verify == "never":
             return np.empty(0, np.int64)
-        return np.arange(ids.size) if self._verify == "always" else np.flatnonzero(~self._checked[ids])
+        return np.arange(rows.size) if self._verify == "always" else np.flatnonzero(~self._checked[rows])
 
     def _decode(self, shard: OpenShard, offset: int, length: int, row: NDArray[np.uint8]) -> None:
         payload = shard.view[offset : offset + length]

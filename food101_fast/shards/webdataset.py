@@ -27,6 +27,11 @@ def as_webdataset(shards: ShardSet, split: str, *, shuffle: bool, decode: Decode
             f"{shards.folder.url} was made by `shards index`, and its tars may name their images in any way; give "
             "the tars to webdataset.WebDataset directly"
         )
+    if shards.overlays:
+        raise UserError(
+            f"webdataset reads the tars of {shards.folder.url} as they are, without overlays; use ShardLoader, or open "
+            "the shards without them"
+        )
     urls = [f"{shards.location}/{entry.name}" for entry in shards.split(split).entries]
     dataset = webdataset.WebDataset(
         urls,

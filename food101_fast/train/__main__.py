@@ -33,7 +33,7 @@ from food101_fast.train.start import check_without_shards
 
 # Titles in the help, and their fields. The others are the commonest, and come first.
 GROUPS = {
-    "data": ("window", "seed"),
+    "data": ("overlay", "window", "seed"),
     "augmentation": ("preset", "mixup_alpha", "cutmix_alpha", "erasing", "start_size"),
     "model": ("method", "weights", "drop_path", "ema_decay", "sync_batchnorm"),
     "loss": (
@@ -62,6 +62,8 @@ class TrainSettings:
 
     shards: str
     """Folder of shards, written by prepare or indexed by `shards index`: a path or a URL."""
+    overlay: tuple[str, ...] = ()
+    """Overlays of the shards: files that leave images out or give them another label. They apply in this order."""
     run: Path
     """Folder of the run, for its recipe, metrics and checkpoints. Created if it does not exist."""
     recipe: str = "baseline"
@@ -113,6 +115,7 @@ def main(argv: Sequence[str]) -> None:
         compare(
             Comparison(
                 shards=settings.shards,
+                overlay=settings.overlay,
                 runs=tuple((one.run, one.training) for one in each),
                 resume="--resume" in argv,
                 device=settings.device,
@@ -135,7 +138,7 @@ def main(argv: Sequence[str]) -> None:
         ranks=ranks,
         is_main=rank == 0,
     )
-    shards = ShardSet.open(settings.shards)
+    shards = ShardSet.open(settings.shards, overlay=settings.overlay)
     with shown(settings.output):
         result = train(
             shards,
@@ -156,7 +159,7 @@ def _find_lr(settings: TrainSettings, picture: Path, ranks: int) -> None:
     check_range_test(picture, resume=settings.resume, ranks=ranks)
     with shown(settings.output):
         found = find_lr(
-            ShardSet.open(settings.shards),
+            ShardSet.open(settings.shards, overlay=settings.overlay),
             settings.training,
             device=settings.device,
             auto_batch=settings.auto_batch,

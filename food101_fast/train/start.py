@@ -19,11 +19,10 @@ from food101_fast.models.libraries import library_of
 from food101_fast.runs.checkpoint import Weights, load_checkpoint, load_training_weights
 from food101_fast.runs.folder import RunFolder
 from food101_fast.runs.recipe import Recipe
+from food101_fast.runs.resumable import check_resumable, check_same_recipe
 from food101_fast.runs.run import (
     Run,
     check_new,
-    check_resumable,
-    check_same_recipe,
     is_begun,
     locked_run,
     new_run,

@@ -95,6 +95,8 @@ class Comparison:
 
     shards: str
     """Folder or URL of the shards."""
+    overlay: tuple[str, ...] = ()
+    """Overlays of the shards."""
     runs: tuple[tuple[Path, Recipe], ...]
     """Folder and recipe of each probe."""
     resume: bool
@@ -125,7 +127,7 @@ def compare(comparison: Comparison) -> None:
     for (folder, _), is_kept in zip(comparison.runs, kept, strict=True):
         if not is_kept:
             check_new(folder)
-    shards = ShardSet.open(comparison.shards)
+    shards = ShardSet.open(comparison.shards, overlay=comparison.overlay)
     found: list[tuple[Path, ProbeResult]] = []
     with shown(comparison.output):
         for (folder, recipe), is_kept in zip(comparison.runs, kept, strict=True):

@@ -20,7 +20,8 @@ from food101_fast.models import check_sizes
 from food101_fast.runs.checkpoint import load_checkpoint, save_checkpoint
 from food101_fast.runs.probe import FeatureFile, ProbeResult, TriedDecay, read_probe, write_probe
 from food101_fast.runs.results import EpochRow, Timing, read_metrics
-from food101_fast.runs.run import Run, check_resumable, locked_run, new_run, read_run, write_run
+from food101_fast.runs.resumable import check_resumable
+from food101_fast.runs.run import Run, locked_run, new_run, read_run, write_run
 from food101_fast.shards import ShardSet
 from food101_fast.train.context import Hooks, TrainContext
 from food101_fast.train.logs import MetricsLog, peak_memory
