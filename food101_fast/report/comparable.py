@@ -109,7 +109,13 @@ def comparable(run: Run) -> Comparable:
     sentences = [first, *([] if origin is None else [_duplicates(origin)]), _pretraining(run.recipe)]
     if run.recipe.method != "probe":
         sentences.append("The best epoch was chosen on val, which makes the accuracy on val a little too high.")
-    return Comparable(title=title, sentences=tuple(sentences), published=PUBLISHED if title == _OFFICIAL else ())
+    if run.overlays:
+        sentences.append(
+            f"Overlays ({', '.join(run.overlays)}) leave images out or give them another label. Where they concern test, "
+            "no other result has the same test images, so none are shown."
+        )
+    published = PUBLISHED if title == _OFFICIAL and not run.overlays else ()
+    return Comparable(title=title, sentences=tuple(sentences), published=published)
 
 
 def _is_food101(run: Run) -> bool:

@@ -41,7 +41,13 @@ def split_origin(manifest: Manifest) -> SplitOrigin:
 
 
 def protocol(manifest: Manifest) -> str:
-    """Where the splits come from, such as `stratified 0.8 / 0.1 / 0.1, seed 0`."""
+    """Where the splits come from, such as `stratified 0.8 / 0.1 / 0.1, seed 0`, and whether overlays change them."""
+    overlays = len(manifest.overlays)
+    changed = f"; changed by {overlays} overlay{'s' if overlays > 1 else ''}" if overlays else ""
+    return f"{_splits(manifest)}{changed}"
+
+
+def _splits(manifest: Manifest) -> str:
     if manifest.source.startswith(SOURCE_PREFIX):
         is_cut = manifest.split_by == "source" and manifest.val_fraction > 0
         of_train = f"; val is {manifest.val_fraction:g} of train, seed {manifest.seed}" if is_cut else ""

@@ -74,10 +74,10 @@ class ShardSet:
         """Apply overlays to the shards as they are in the folder."""
         if not locations:
             return
-        found = {location: read_overlay(location) for location in locations}
+        found = {location: read_overlay(location) for location in map(_absolute, locations)}
         changes = changes_of(found, self.stored, lambda name: self.split(name).labels)
         self.manifest = changed_manifest(self.stored, found.values(), changes)
-        self.overlays, self.changes = tuple(map(_absolute, locations)), changes
+        self.overlays, self.changes = tuple(found), changes
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -104,6 +104,12 @@ def test_pretraining(run: Run, recipe: Recipe, said: str) -> None:
     assert any(said in sentence for sentence in comparable(replace(run, recipe=recipe)).sentences)
 
 
+def test_overlays_change_what_compares(run: Run) -> None:
+    box = comparable(replace(food101(run, given=OFFICIAL), overlays=("fixes.json",)))
+    assert any("Overlays (fixes.json) leave images out" in sentence for sentence in box.sentences)
+    assert box.published == ()
+
+
 def test_a_run_from_before_says_so(run: Run) -> None:
     box = comparable(replace(run, origin=None))
     assert "from a version that did not keep" in box.sentences[0]

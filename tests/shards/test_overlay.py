@@ -274,6 +274,7 @@ def test_show_counts_what_is_left(tiny_shards: ShardSet, tmp_path: Path, command
     assert code == 0
     assert "71 images of 3 classes" in out
     assert f"overlays: {path}; they leave out 2 images" in out
+    assert "stratified 0.8 / 0.1 / 0.1, seed 0; changed by 1 overlay\n" in out
     assert "read 73 = written 73 + dropped 0" in out
 
 
