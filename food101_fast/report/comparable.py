@@ -111,8 +111,8 @@ def comparable(run: Run) -> Comparable:
         sentences.append("The best epoch was chosen on val, which makes the accuracy on val a little too high.")
     if run.overlays:
         sentences.append(
-            f"Overlays ({', '.join(run.overlays)}) leave images out or give them another label. Where they concern test, "
-            "no other result has the same test images, so none are shown."
+            f"Overlays ({', '.join(run.overlays)}) leave images out or give them another label. If they concern test, "
+            "other results have other test images, so none are shown."
         )
     published = PUBLISHED if title == _OFFICIAL and not run.overlays else ()
     return Comparable(title=title, sentences=tuple(sentences), published=published)

@@ -62,7 +62,8 @@ def test_it_is_what_the_decisions_say(
     """Against a model of plain dicts: lengths, keys, labels, pixels, counts and the digest."""
     plain = ShardSet.open(tiny_path)
     folder = tmp_path_factory.mktemp("overlays")
-    paths, latest = [], {}
+    paths: list[Path] = []
+    latest: dict[tuple[str, int], Any] = {}
     for number, decisions in enumerate(chosen):
         made = [
             Decision(split=split, id=at, action=action, label=label if action == "relabel" else None)
