@@ -6,12 +6,9 @@ hashed without being read again.
 
 from __future__ import annotations
 
-import functools
-import tarfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 import simplejpeg
@@ -22,9 +19,9 @@ from food101_fast.errors import UserError
 from food101_fast.images import RejectedError, Rules, Scratch, clean
 from food101_fast.prepare.records import ShardResult, ShardTask, record_name
 from food101_fast.prepare.sources import Source
-from food101_fast.shards.layout import ENCODINGS, INDEX_DTYPE, index_name, npy_header
-from food101_fast.shards.manifest import ShardEntry
+from food101_fast.shards.layout import ENCODINGS, index_name, npy_header
 from food101_fast.shards.rejects import NotedImage, Reject
+from food101_fast.shards.tar import ShardTar, entry_of, index_content
 from food101_fast.storage import Content, Folder, writing
 
 ADVICE = "or give another folder for --out; then run the same command again: finished shards are kept"
@@ -73,7 +70,7 @@ class ShardWriter:
         Raises:
             UserError: an image of the source can't be read, or has changed since it was hashed.
         """
-        tar = _Tar(ENCODINGS["raw" if self.quality is None else "jpeg"], _workspace.tar)
+        tar = ShardTar(ENCODINGS["raw" if self.quality is None else "jpeg"], _workspace.tar)
         rejects: list[Reject] = []
         notes: list[NotedImage] = []
         header = npy_header(self.rules.size)
@@ -91,19 +88,13 @@ class ShardWriter:
                     notes.append(NotedImage(key=key, file=file, note=note.kind, detail=note.detail))
             count(1)
         content, index = tar.finish()
-        index_bytes = _npy_bytes(index)
+        index_bytes = index_content(index)
         return MadeShard(
             tar=content,
             index=index_bytes,
             result=ShardResult(
                 task=task.digest,
-                entry=ShardEntry(
-                    name=task.name,
-                    samples=len(index),
-                    bytes=len(content),
-                    xxh3_64=xxhash.xxh3_64_hexdigest(content),
-                    index_xxh3_64=xxhash.xxh3_64_hexdigest(index_bytes),
-                ),
+                entry=entry_of(task.name, content, index_bytes, len(index)),
                 class_counts=tuple(np.bincount(index["label"], minlength=self.classes).tolist()),
                 rejects=tuple(rejects),
                 notes=tuple(notes),
@@ -144,77 +135,3 @@ class ShardWriter:
         if self.quality is None:
             return header, pixels.reshape(-1).data
         return (simplejpeg.encode_jpeg(pixels, quality=self.quality, colorspace="RGB", colorsubsampling="420"),)
-
-
-class _Tar:
-    """A WebDataset tar that is built in memory, and its index.
-
-    The headers are tarfile's. webdataset's own writer makes the same bytes, but makes several small writes for each
-    member, and importing it imports torch.
-
-    Args:
-        suffix: of the images' members.
-        memory: where to build it; grows as needed, and its content is overwritten. Reused memory costs a tenth of
-            what fresh memory from the system does.
-    """
-
-    def __init__(self, suffix: str, memory: bytearray) -> None:
-        self._suffix = suffix
-        self._memory = memory
-        self._size = 0
-        self._rows: list[tuple[int, int, int, int]] = []
-
-    def add(self, key: str, label: int, image: Sequence[Content]) -> None:
-        """Append the sample's members, in the order of their names; `image` has the buffers of the image's file."""
-        self._member(f"{key}.cls", [str(label).encode()])
-        start = self._member(f"{key}.{self._suffix}", image)
-        digest = xxhash.xxh3_64()
-        for buffer in image:
-            digest.update(buffer)
-        self._rows.append((start, sum(map(len, image)), label, digest.intdigest()))
-
-    def _member(self, name: str, content: Sequence[Content]) -> int:
-        size = sum(map(len, content))
-        self._append(_header(name, size))
-        start = self._size
-        for buffer in content:
-            self._append(buffer)
-        self._append(bytes(-size % tarfile.BLOCKSIZE))
-        return start
-
-    def _append(self, buffer: Content) -> None:
-        end = self._size + len(buffer)
-        if end > len(self._memory):
-            self._memory.extend(bytes(max(end - len(self._memory), len(self._memory) // 2)))
-        self._memory[self._size : end] = buffer
-        self._size = end
-
-    def finish(self) -> tuple[memoryview, NDArray[np.void]]:
-        """The whole tar, valid until its memory is reused, and its index."""
-        self._append(bytes(2 * tarfile.BLOCKSIZE))
-        self._append(bytes(-self._size % tarfile.RECORDSIZE))
-        return memoryview(self._memory)[: self._size], np.array(self._rows, INDEX_DTYPE)
-
-
-def _header(name: str, size: int) -> bytes:
-    """A USTAR header: tarfile's for a file without a name, with the name filled in."""
-    nameless, byte_sum = _nameless_header(size)
-    field = name.encode("ascii")
-    # Offsets of name and checksum: POSIX.1-1988, as in tar(5).
-    checksum = b"%06o\0 " % (byte_sum + sum(field))
-    return field.ljust(100, b"\0") + nameless[100:148] + checksum + nameless[156:]
-
-
-@functools.lru_cache(maxsize=64)
-def _nameless_header(size: int) -> tuple[bytes, int]:
-    """The header of a file of `size` bytes without name, and the sum of its bytes with blanks as checksum."""
-    info = tarfile.TarInfo()
-    info.size, info.mode = size, 0o444
-    header = info.tobuf(tarfile.USTAR_FORMAT)
-    return header, sum(header) - sum(header[148:156]) + 8 * ord(" ")
-
-
-def _npy_bytes(array: NDArray[np.void]) -> bytes:
-    stream = BytesIO()
-    np.save(stream, array, allow_pickle=False)
-    return stream.getvalue()

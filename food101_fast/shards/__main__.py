@@ -74,10 +74,23 @@ class Index(IndexOptions):
         super().__post_init__()
 
 
+@dataclass(frozen=True, kw_only=True)
+class ApplyOverlay:
+    """Write shards with overlays applied as new shards: rows are copied, and nothing is decoded."""
+
+    folder: tyro.conf.Positional[str]
+    """Folder of shards, a path or a URL."""
+    overlay: tuple[str, ...]
+    """Overlays, in the order in which they apply."""
+    out: str
+    """Folder for the new shards, a path or a URL."""
+
+
 Command = Annotated[
     Annotated[Verify, tyro.conf.subcommand("verify")]
     | Annotated[Show, tyro.conf.subcommand("show")]
-    | Annotated[Index, tyro.conf.subcommand("index")],
+    | Annotated[Index, tyro.conf.subcommand("index")]
+    | Annotated[ApplyOverlay, tyro.conf.subcommand("apply-overlay")],
     tyro.conf.arg(name=""),
 ]
 
@@ -94,6 +107,9 @@ def main(argv: Sequence[str]) -> None:
     command = parse(Settings, "shards", argv).command
     if isinstance(command, Index):
         _index(command)
+        return
+    if isinstance(command, ApplyOverlay):
+        _apply(command)
         return
     if isinstance(command, Show):
         print(_shown(command))
@@ -112,6 +128,19 @@ def main(argv: Sequence[str]) -> None:
     )
     if problems:
         sys.exit(_DAMAGED_CODE)
+
+
+def _apply(command: ApplyOverlay) -> None:
+    """Write new shards, and say what is in them."""
+    from food101_fast.shards.apply import apply_overlays, checked_target  # these import torch
+    from food101_fast.shards.reader import ShardSet
+
+    shards = ShardSet.open(command.folder, overlay=command.overlay)
+    checked_target(shards, command.out)
+    samples = sum(split.samples for split in shards.manifest.splits.values())
+    with tqdm(total=samples, desc="write", unit="images") as bar:
+        manifest = apply_overlays(shards, command.out, bar.update)
+    print(describe(manifest, printable(command.out)))
 
 
 def _shown(command: Show) -> str:

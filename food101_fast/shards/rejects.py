@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import orjson
+
+from food101_fast.documents import parse
+from food101_fast.shards.layout import NOTES_NAME, REJECTS_NAME
+from food101_fast.storage.folder import Folder
+
+_Line = TypeVar("_Line", "Reject", "NotedImage")
 
 NO_LABEL = "no-label"
 """Reason of an image without a label."""
@@ -45,6 +52,29 @@ class NotedImage:
     """The kind of note, which the manifest counts."""
     detail: str
     """What the decoder said."""
+
+
+def read_rejects(folder: Folder) -> list[Reject]:
+    """The lines of `rejects.jsonl` in a folder of shards.
+
+    Raises:
+        UserError: they are damaged.
+    """
+    return _read(folder, REJECTS_NAME, Reject)
+
+
+def read_notes(folder: Folder) -> list[NotedImage]:
+    """The lines of `notes.jsonl` in a folder of shards.
+
+    Raises:
+        UserError: they are damaged.
+    """
+    return _read(folder, NOTES_NAME, NotedImage)
+
+
+def _read(folder: Folder, name: str, kind: type[_Line]) -> list[_Line]:
+    where = f"{folder.url}/{name}"
+    return [parse(line, kind, where=where, advice="restore it from a copy") for line in folder.read(name).splitlines()]
 
 
 def to_lines(images: Iterable[Reject | NotedImage]) -> bytes:

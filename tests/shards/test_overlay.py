@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,10 @@ from food101_fast.errors import UserError
 from food101_fast.loader import ShardLoader
 from food101_fast.prepare import PrepareSettings, prepare
 from food101_fast.shards import ShardSet
-from food101_fast.shards.overlay import Decision, Overlay, read_overlay, view, write_overlay
+from food101_fast.shards.apply import apply_overlays
+from food101_fast.shards.overlay import Changes, Decision, Overlay, read_overlay, view, write_overlay
+from food101_fast.shards.verify import verify
+from food101_fast.storage import LocalFolder
 from food101_fast.train import Recipe, train
 from tests.conftest import encoded, picture, write_folder
 
@@ -93,8 +97,6 @@ def test_it_is_what_the_decisions_say(
 @given(sizes=st.lists(st.integers(0, 5), min_size=1, max_size=8), data=st.data())
 def test_rows_are_found_through_any_shards(sizes: list[int], data: st.DataObject) -> None:
     """Shards without rows, and those whose samples are all left out, are not opened."""
-    from food101_fast.shards.overlay import Changes
-
     total = sum(sizes)
     kept = sorted(data.draw(st.sets(st.integers(0, max(total - 1, 0)), max_size=total))) if total else []
     of_shard = [shard for shard, size in enumerate(sizes) for _ in range(size)]
@@ -139,8 +141,6 @@ def test_every_kept_sample_comes_once_over_all_ranks(tiny_shards: ShardSet, tmp_
 
 def test_damage_is_found_in_kept_rows_only(tiny_path: Path, tmp_path: Path) -> None:
     """A sample that is left out is not read."""
-    import shutil
-
     copy = Path(shutil.copytree(tiny_path, tmp_path / "shards"))
     plain = ShardSet.open(copy)
     split = plain.split("train")
@@ -283,3 +283,40 @@ def test_webdataset_reads_tars_as_they_are(tiny_shards: ShardSet, tmp_path: Path
     shards = ShardSet.open(tiny_shards.location, overlay=write(tmp_path / "o.json", tiny_shards, *drop("train", 1)))
     with pytest.raises(UserError, match="without overlays; use ShardLoader"):
         shards.webdataset("train")
+
+
+def test_new_shards_are_those_that_the_overlay_shows(tiny_shards: ShardSet, tmp_path: Path, command: Command) -> None:
+    """Byte for byte in pixels; the folder verifies, and has the rejects of both."""
+    relabel = Decision(split="train", id=20, action="relabel", label="tacos")
+    path = write(tmp_path / "o.json", tiny_shards, *drop("train", *range(9), 12), *drop("test", 1), relabel)
+    shown = ShardSet.open(tiny_shards.location, overlay=path)
+    out = tmp_path / "out"
+    code, said, _ = command("shards", "apply-overlay", tiny_shards.location, "--overlay", str(path), "--out", str(out))
+    assert code == 0
+    assert "62 images of 3 classes" in said
+    assert "dropped: overlay 11" in said
+    assert list(verify(LocalFolder(out))) == []
+    applied = ShardSet.open(out)
+    for split in ("train", "val", "test"):
+        assert rows(applied, split) == rows(shown, split)
+        counts = applied.manifest.splits[split].class_counts
+        assert counts == shown.manifest.splits[split].class_counts
+    assert applied.manifest.digest not in (shown.manifest.digest, tiny_shards.manifest.digest)
+    assert sorted(path.name for path in out.glob("train-*.tar"))[0] == "train-000000.tar"
+    code, _, err = command("shards", "apply-overlay", tiny_shards.location, "--overlay", str(path), "--out", str(out))
+    assert (code, err.count("\n")) == (2, 1)
+    assert f"the folder {out} is not empty; give another one to --out" in err
+
+
+def test_a_failure_leaves_no_half_folder(tiny_path: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny_path, tmp_path / "shards"))
+    plain = ShardSet.open(copy)
+    shards = ShardSet.open(copy, overlay=write(tmp_path / "o.json", plain, *drop("train", 3)))
+    content = bytearray((copy / "val-000000.tar").read_bytes())
+    content[content.index(plain.split("val")[2].tobytes())] ^= 1
+    (copy / "val-000000.tar").write_bytes(content)
+    with pytest.raises(UserError, match="its bytes were changed"):
+        apply_overlays(shards, str(tmp_path / "out"))
+    assert not list((tmp_path / "out").rglob("*"))
+    with pytest.raises(UserError, match="there is no overlay to apply"):
+        apply_overlays(plain, str(tmp_path / "out"))
