@@ -18,13 +18,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 import torch
 from annotated_types import Ge, Gt
-from official import MEASURED, Outcome, Photographs, Trial, difference, line, summary, summed_up, tried
+from official import MEASURED, Outcome, Photographs, Trial, difference, each, line, summary, summed_up, tried
 from PIL import Image
 from published import Measurement
 from torch import Tensor, nn
@@ -33,13 +34,14 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from food101_fast.cli import exit_with, parse
-from food101_fast.compute.device import Device
+from food101_fast.compute.device import Device, choose_device
 from food101_fast.compute.precision import Precision
 from food101_fast.errors import UserError
 from food101_fast.images import Decode
 from food101_fast.models import build_model
 from food101_fast.predict import Classifier
 from food101_fast.runs.recipe import Amp
+from food101_fast.shards import ShardSet
 from food101_fast.storage import write_atomically
 from food101_fast.train import Recipe
 from food101_fast.transforms.normalize import MEAN, STD
@@ -72,6 +74,8 @@ class Settings(Photographs):
     """Of Adam in the first epoch."""
     seeds: Annotated[int, Ge(1)] = 5
     """Runs of each way, with the seeds 0, 1, ..."""
+    jobs: Annotated[int, Ge(1)] = 1
+    """Runs at the same time. With more than 1, their seconds can't be compared."""
     workers: Annotated[int, Ge(0)] = 2
     """Worker processes of the plain loop's DataLoader."""
     amp: Amp = "off"
@@ -221,11 +225,13 @@ def run_folder(settings: Settings, way: str, seed: int) -> Path:
     return settings.work / "runs" / f"baseline{'' if OURS[way] == 'scaled' else '-full'}-{seed}"
 
 
-def measured(settings: Settings, way: str, seed: int, device: torch.device) -> Outcome:
-    """One run of one way."""
+def measured(settings: Settings, task: tuple[str, int]) -> Outcome:
+    """One run of one way; the task is the way and the seed."""
+    way, seed = task
     recipe = replace(settings.recipe, seed=seed)
     if way == PLAIN:
-        return plain(settings, settings.shards(settings.size).classes, recipe, device)
+        classes = ShardSet.open(settings.work / f"shards-{settings.size}-scaled").classes
+        return plain(settings, classes, recipe, choose_device(settings.device))
     shards = settings.work / f"shards-{settings.size}-{OURS[way]}"
     folder = run_folder(settings, way, seed)
     return tried(Trial(name=way, shards=shards, folder=folder, recipe=recipe, device=settings.device))
@@ -255,10 +261,11 @@ def main(argv: Sequence[str]) -> None:
     (settings.work / "runs").mkdir(exist_ok=True)
     measurement = Measurement(settings.json, settings.device, settings=vars(settings))
     outcomes: dict[str, list[Outcome]] = {way: [] for way in settings.ways}
-    for seed in range(settings.seeds):
-        for way in settings.ways:
-            outcomes[way].append(measured(settings, way, seed, measurement.device))
-            print(line(way, outcomes[way][-1]), flush=True)
+    tasks = [(way, seed) for seed in range(settings.seeds) for way in settings.ways]
+    for (way, _), outcome in each(partial(measured, settings), tasks, settings.jobs):
+        outcomes[way].append(outcome)
+        print(line(way, outcome), flush=True)
+    outcomes = {way: sorted(of, key=lambda outcome: outcome.seed) for way, of in outcomes.items()}
     differences = {}
     for way in ours if PLAIN in settings.ways else ():
         differences[way] = {

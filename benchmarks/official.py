@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 from annotated_types import Gt, Lt
@@ -33,6 +33,9 @@ from food101_fast.runs.results import best_epoch, read_metrics
 from food101_fast.runs.run import read_run
 from food101_fast.shards import ShardSet
 from food101_fast.train import Recipe, train
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 MEASURED = ("val_top1", "val_top5", "test_top1", "test_top5")
 """Accuracies of an outcome."""
@@ -158,20 +161,21 @@ def all_tried(trials: Sequence[Trial], jobs: int, said: Callable[[Trial, Outcome
         said: called as each of them ends.
     """
     found: dict[str, list[Outcome]] = {trial.name: [] for trial in trials}
-    for trial, outcome in _outcomes(trials, jobs):
+    for trial, outcome in each(tried, trials, jobs):
         said(trial, outcome)
         found[trial.name].append(outcome)
     return {name: sorted(of, key=lambda outcome: outcome.seed) for name, of in found.items()}
 
 
-def _outcomes(trials: Sequence[Trial], jobs: int) -> Iterator[tuple[Trial, Outcome]]:
+def each(function: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -> Iterator[tuple[Task, Result]]:
+    """Each task and its result, as it is done: one after the other, or in so many processes that share the cores."""
     if jobs == 1:
-        yield from ((trial, tried(trial)) for trial in trials)
+        yield from ((task, function(task)) for task in tasks)
         return
     threads = max(1, usable_cores() // jobs)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
-        waiting = {pool.submit(tried, trial): trial for trial in trials}
+        waiting = {pool.submit(function, task): task for task in tasks}
         yield from ((waiting[done], done.result()) for done in as_completed(waiting))
 
 
