@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 
 from food101_fast.runs.recipe import Recipe
 from food101_fast.runs.run import Run
+from food101_fast.shards.layout import split_of_name
 from food101_fast.shards.protocol import SplitOrigin
 
 OFFICIAL_TEST = 250
@@ -105,21 +106,27 @@ def comparable(run: Run) -> Comparable:
     elif origin.given:
         title, first = _given(run, origin)
     else:
-        title, first = "A split of its own", _own(run)
+        title, first = "A split that prepare made", _own(run)
     sentences = [first, *([] if origin is None else [_duplicates(origin)]), _pretraining(run.recipe)]
     if run.recipe.method != "probe":
         sentences.append("The best epoch was chosen on val, which makes the accuracy on val a little too high.")
-    if run.overlays:
-        sentences.append(
-            f"Overlays ({', '.join(run.overlays)}) leave images out or give them another label. If they concern test, "
-            "other results have other test images, so none are shown."
-        )
-    published = PUBLISHED if title == _OFFICIAL and not run.overlays else ()
+    if overlaid := () if origin is None else origin.overlaid:
+        sentences.append(_overlaid(overlaid))
+    published = PUBLISHED if title == _OFFICIAL and "test" not in overlaid else ()
     return Comparable(title=title, sentences=tuple(sentences), published=published)
+
+
+def _overlaid(splits: Sequence[str]) -> str:
+    changed = f"An overlay changes {' and '.join(splits)}"
+    if "test" in splits:
+        return f"{changed}: images are left out or have another label. So other results have another test set."
+    return f"{changed}. The test images and their labels are as they were."
 
 
 def _is_food101(run: Run) -> bool:
     """Whether all classes are Food-101's; they may be a few of them."""
+    if run.source.startswith("demo:"):  # drawn pictures of some of its classes
+        return False
     return {name.lower().replace(" ", "_") for name in run.classes} <= food101_classes()
 
 
@@ -146,35 +153,31 @@ def _given(run: Run, origin: SplitOrigin) -> tuple[str, str]:
         )
     return "A part of Food-101, split by the source", (
         f"{kept}{nothing} Test has {tested:,} images of {len(run.classes)} classes, and the official test set has "
-        f"{whole:,} of {len(food101_classes())}, so published results on Food-101 do not compare."
+        f"{whole:,} of {len(food101_classes())}, so published results on Food-101 can't be compared."
     )
 
 
 def _mixed(origin: SplitOrigin) -> str:
-    tests = {name: counts for name, counts in origin.mixed.items() if name != _largest(origin.mixed)}
+    tests = {name: counts for name, counts in origin.mixed.items() if split_of_name(name) != "train"}
     trained = sum(counts.get("train", 0) for counts in tests.values())
     of_all = sum(sum(counts.values()) for counts in tests.values())
     return (
-        f"All images of the source were joined and split anew: {trained:,} of the {of_all:,} images of its "
-        f"{' and '.join(tests)} were trained on. So the accuracy does not compare with published results, which are "
-        "measured on these images; prepare with --splits source for that."
+        f"All images of the source were joined and split again: {trained:,} of the {of_all:,} images of its "
+        f"{' and '.join(tests)} were trained on. So the accuracy can't be compared with results that are measured on "
+        "these images; prepare with --splits source for that."
     )
-
-
-def _largest(mixed: Mapping[str, Mapping[str, int]]) -> str:
-    """The split of a source with the most images, which others train on."""
-    return max(mixed, key=lambda name: sum(mixed[name].values()))
 
 
 def _own(run: Run) -> str:
     text = (
-        "The source has no splits of its own, so prepare drew them. Compare with runs on the same shards, which have "
-        f"the identity {run.data}."
+        "The source has no splits, so prepare made them. Compare with runs on the same shards, whose manifest has the "
+        f"digest {run.data}."
     )
     if _is_food101(run):
         return (
-            f"{text} The classes are Food-101's: some images of its official test set are in train, so published "
-            "results do not compare. For the official split take the data from hub:ethz/food101 with --splits source."
+            f"{text} The classes are Food-101's. If these are its photographs, some of its official test images are in "
+            "train, so published results can't be compared. For the official split prepare hub:ethz/food101 with "
+            "--splits source."
         )
     return text
 
@@ -182,9 +185,10 @@ def _own(run: Run) -> str:
 def _duplicates(origin: SplitOrigin) -> str:
     if origin.duplicates == "keep":
         return "Identical files were kept, so a file of test may be in train, too."
+    left_out = "1 identical file was" if origin.dropped == 1 else f"{origin.dropped:,} identical files were"
     return (
-        f"No file of test is in train or val: {origin.dropped:,} identical files were left out. Photographs that were "
-        "only resized or compressed again are not found."
+        f"No file of test is in train or val: {left_out} left out. Photographs that were only resized or compressed "
+        "again are not found."
     )
 
 

@@ -20,10 +20,10 @@ def check_resumable(folder: Path, run: Run, recipe: Recipe, shards: ShardSet) ->
     if run.data != shards.manifest.digest:
         if (appended := run.appended_since(shards)) is not None:
             raise UserError(f"{folder} can't be resumed: {appended}")
-        if run.overlays != shards.overlays or run.overlays:
+        if run.overlay_digests != shards.manifest.overlays:
             raise UserError(
-                f"{folder} was trained with the overlays {', '.join(run.overlays) or '(none)'} as they were then; give "
-                "the same to --overlay, or train a new run"
+                f"{folder} can't be resumed: the overlays are not {run.named_overlays}; give those to --overlay, or "
+                "train a new run"
             )
         if run.shards == shards.location:
             raise UserError(

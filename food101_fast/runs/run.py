@@ -69,6 +69,8 @@ class Run:
     """Folder of the shards, an absolute path or a URL."""
     overlays: tuple[str, ...] = ()
     """Overlays of the shards that were applied, absolute paths or URLs, in their order."""
+    overlay_digests: tuple[str, ...] = ()
+    """Their digests."""
     data: str
     """Digest of the shards' manifest, with the overlays applied."""
     source: str
@@ -100,26 +102,30 @@ class Run:
         Raises:
             UserError: they can't be opened, or another data set is there.
         """
+        location = self.shards if override is None else override
         try:
-            shards = ShardSet.open(self.shards if override is None else override, overlay=overlays or self.overlays)
+            shards = ShardSet.open(location)
         except UserError as error:
-            if override is not None or overlays:
+            if override is not None:
                 raise
             moved = "the shards are not where the run was trained from"
-            raise UserError(f"{moved} ({error}); give their folder or URL to {self._flags}") from error
+            raise UserError(f"{moved} ({error}); give their folder or URL to --shards") from error
+        if overlays or self.overlays:
+            shards = ShardSet.open(location, overlay=overlays or self.overlays)
         if shards.manifest.digest == self.data:
             return shards
+        if shards.manifest.overlays != self.overlay_digests:
+            raise UserError(f"the overlays are not {self.named_overlays}; give those to --overlay")
         if (appended := self.appended_since(shards)) is not None:
             raise UserError(appended)
         if override is not None:
-            raise UserError(
-                f"the run was trained on other shards than {override}; give the right ones to {self._flags}"
-            )
-        raise UserError(f"{self.shards} now has other shards; give the folder or URL of the run's own to {self._flags}")
+            raise UserError(f"the run was trained on other shards than {override}; give the right ones to --shards")
+        raise UserError(f"{self.shards} now has other shards; give the folder or URL of the run's own to --shards")
 
     @property
-    def _flags(self) -> str:
-        return f"--shards, and its overlays ({', '.join(self.overlays)}) to --overlay" if self.overlays else "--shards"
+    def named_overlays(self) -> str:
+        """The run's overlays in a sentence."""
+        return f"those that the run was trained with ({', '.join(self.overlays) or 'none'}), or have changed since"
 
     def appended_since(self, shards: ShardSet) -> str | None:
         """What to do if images were appended to the run's shards after it was trained; None if these are others."""
@@ -181,6 +187,7 @@ def new_run(
         architecture="" if architecture == recipe.model else architecture,
         shards=shards.location,
         overlays=shards.overlays,
+        overlay_digests=shards.manifest.overlays,
         data=shards.manifest.digest,
         source=shards.manifest.source,
         protocol=protocol(shards.manifest),

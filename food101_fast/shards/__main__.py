@@ -151,7 +151,10 @@ def _shown(command: Show) -> str:
     from food101_fast.shards.reader import ShardSet  # here, since it imports torch
 
     shards = ShardSet.open(command.folder, overlay=command.overlay)
-    return describe(shards.manifest, location, stored=shards.stored, overlays=shards.overlays)
+    dropped = sum(of.dropped for of in shards.changes.values())
+    relabeled = sum(of.relabeled for of in shards.changes.values())
+    changed = f"{_counted(dropped, 'image')} left out, {_counted(relabeled, 'image')} with another label"
+    return describe(shards.manifest, location, stored=shards.stored, overlays=shards.overlays, changed=changed)
 
 
 def _counted(number: int, noun: str) -> str:

@@ -11,6 +11,7 @@ import xxhash
 from food101_fast.errors import UserError
 from food101_fast.shards.layout import ENCODINGS, NOTES_NAME, REJECTS_NAME, SOURCE_PREFIX, index_name, shard_name
 from food101_fast.shards.manifest import Manifest, ShardEntry, write_manifest
+from food101_fast.shards.overlay import read_overlay
 from food101_fast.shards.reader import ShardSet
 from food101_fast.shards.rejects import Reject, count, read_notes, read_rejects, to_lines
 from food101_fast.shards.split import Split
@@ -80,7 +81,6 @@ def _write(shards: ShardSet, target: Folder, progress: Callable[[int], None]) ->
     manifest = replace(
         shards.manifest,
         splits=splits,
-        overlays=(),
         lineage=(),
         rejects=count(reject.reason for reject in rejects),
         notes=count(note.note for note in notes),
@@ -113,9 +113,13 @@ def _copied(split: Split, shards: ShardSet, target: Folder, progress: Callable[[
 
 def _left_out(shards: ShardSet) -> Iterator[Reject]:
     """A reject for each sample that the overlays leave out."""
+    reasons = {
+        (one.split, one.id): one.reason for location in shards.overlays for one in read_overlay(location).decisions
+    }
     stored = ShardSet(shards.folder, shards.stored, shards.cache)
     for name, changes in shards.changes.items():
         split = stored.split(name)
         for sample in np.setdiff1d(np.arange(len(split)), changes.kept).tolist():
             key = split.key(sample)
-            yield Reject(key=key, file=f"{name} {sample}", reason=OVERLAY, detail="an overlay left it out")
+            detail = reasons.get((name, sample)) or "an overlay left it out"
+            yield Reject(key=key, file=key, reason=OVERLAY, detail=detail)

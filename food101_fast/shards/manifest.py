@@ -155,7 +155,9 @@ class Manifest(StoredSettings):
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Classes that were left out, and the images of each, which were not read."""
     overlays: tuple[str, ...] = ()
-    """Digests of the overlays that are applied; only in memory, since shards on a disk have none."""
+    """Digests of the overlays that are applied, or were applied when the shards were written (`apply-overlay`)."""
+    overlaid_splits: tuple[str, ...] = ()
+    """Splits that these overlays change."""
     lineage: tuple[Earlier, ...] = ()
     """What the folder was before images were appended, the oldest first. Its shards are the first of each split."""
 

@@ -17,7 +17,7 @@ import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import orjson
@@ -35,6 +35,7 @@ OVERLAY_VERSION = 1
 
 Action = Literal["drop", "relabel", "keep"]
 _ADVICE = "write it again, or leave --overlay out"
+_MOST_NAMED = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,8 @@ class Decision:
     """Who decided: `audit` or `person`."""
 
     def __post_init__(self) -> None:
+        if self.action not in get_args(Action):
+            raise ValueError(f"the action is {', '.join(get_args(Action))}, and not {self.action!r}")
         if self.id < 0:
             raise ValueError(f"the number of a sample is at least 0, and not {self.id}")
         if (self.action == "relabel") != (self.label is not None):
@@ -92,6 +95,10 @@ class Changes:
     """(N',) numbers in the shards of the samples that are kept, ascending."""
     labels: NDArray[np.int64]
     """(N',) their labels."""
+    dropped: int
+    """Samples that are left out."""
+    relabeled: int
+    """Samples that are kept with another label."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,14 +137,19 @@ def read_overlay(location: str) -> Overlay:
     try:
         content = open_folder(folder or ".").read(name)
     except FileNotFoundError as error:
-        raise UserError(f"there is no overlay {location}; correct --overlay") from error
+        raise UserError(f"there is no overlay {location}; give its path to --overlay") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{location} is a folder; give the file of the overlay to --overlay") from error
     except OSError as error:
         advice = machine_advice(error) or "make it readable"
         raise UserError(f"the overlay {location} can't be read ({error.strerror or error}); {advice}") from error
-    found = parse(content, _File, where=location, advice=_ADVICE)
+    if f'"{OVERLAY_FORMAT}"'.encode() not in content:
+        raise UserError(f"{location} is not an overlay; give a file that write_overlay wrote to --overlay")
+    found = parse(content, _File, where=location, advice=f"actions are {', '.join(get_args(Action))}; {_ADVICE}")
     if found.format != OVERLAY_FORMAT or found.version != OVERLAY_VERSION:
         raise UserError(
-            f"{location} is no overlay that this version reads ({found.format!r}, version {found.version}); {_ADVICE}"
+            f"{location} has version {found.version} of the format {found.format!r}, which this program does not read; "
+            f"{_ADVICE}"
         )
     try:
         return Overlay(data=found.data, decisions=found.decisions)
@@ -178,21 +190,27 @@ def changes_of(
                 labels[one.split] = stored[one.split].copy()
                 kept[one.split] = np.ones(len(stored[one.split]), np.bool_)
             if one.id >= len(stored[one.split]):
-                raise _unknown(location, one, f"the split has {len(stored[one.split]):,} samples")
+                raise _unknown(location, one, f"its samples are 0 to {len(stored[one.split]) - 1:,}")
             if one.label is not None and one.label not in number:
-                raise _unknown(location, one, f"{one.label!r} is none of the classes")
+                names = ", ".join(manifest.classes[:_MOST_NAMED]) + (", ..." if len(number) > _MOST_NAMED else "")
+                raise _unknown(location, one, f"{one.label!r} is none of the classes ({names})")
             kept[one.split][one.id] = one.action != "drop"
             labels[one.split][one.id] = stored[one.split][one.id] if one.label is None else number[one.label]
     found = {}
     for split in labels:
         left = np.flatnonzero(kept[split])
-        found[split] = Changes(kept=left, labels=labels[split][left])
+        found[split] = Changes(
+            kept=left,
+            labels=labels[split][left],
+            dropped=len(stored[split]) - len(left),
+            relabeled=int(np.count_nonzero(labels[split][left] != stored[split][left])),
+        )
         _refuse_empty(split, manifest, found[split], stored[split], list(overlays))
     return found
 
 
 def _unknown(location: str, one: Decision, why: str) -> UserError:
-    return UserError(f"the overlay {location} decides about sample {one.id} of {one.split}: {why}; {_ADVICE}")
+    return UserError(f"the overlay {location} has a decision on sample {one.id} of {one.split}: {why}; {_ADVICE}")
 
 
 def _refuse_empty(
@@ -205,8 +223,8 @@ def _refuse_empty(
     if not len(changes.kept) or (split == "train" and gone):
         what = f"class {gone[0]!r} without an image in train" if len(changes.kept) else f"{split} without an image"
         raise UserError(
-            f"the overlay {' and '.join(locations)} leaves {what}; take decisions back, or make shards without the "
-            "class (prepare --exclude-classes)"
+            f"the overlay {' and '.join(locations)} leaves {what}; undo a decision, or prepare without the class "
+            "(--exclude-classes)"
         )
 
 
@@ -216,7 +234,13 @@ def changed_manifest(manifest: Manifest, overlays: Iterable[Overlay], changes: M
         name: entry if name not in changes else _changed(entry, changes[name], len(manifest.classes))
         for name, entry in manifest.splits.items()
     }
-    return replace(manifest, splits=splits, overlays=tuple(overlay.digest for overlay in overlays))
+    changed = [name for name, of in changes.items() if of.dropped or of.relabeled]
+    return replace(
+        manifest,
+        splits=splits,
+        overlays=(*manifest.overlays, *(overlay.digest for overlay in overlays)),
+        overlaid_splits=tuple(name for name in manifest.splits if name in {*manifest.overlaid_splits, *changed}),
+    )
 
 
 def _changed(entry: SplitEntry, changes: Changes, classes: int) -> SplitEntry:

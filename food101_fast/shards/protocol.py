@@ -26,6 +26,8 @@ class SplitOrigin:
     """What became of identical files."""
     dropped: int
     """Identical files that were dropped."""
+    overlaid: tuple[str, ...] = ()
+    """Splits that overlays change."""
 
 
 def split_origin(manifest: Manifest) -> SplitOrigin:
@@ -37,6 +39,7 @@ def split_origin(manifest: Manifest) -> SplitOrigin:
         mixed=manifest.mixed_splits,
         duplicates=manifest.duplicates,
         dropped=sum(copies),
+        overlaid=manifest.overlaid_splits,
     )
 
 

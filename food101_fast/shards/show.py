@@ -10,7 +10,14 @@ from food101_fast.shards.protocol import protocol, remarks
 _CLASS_WIDTH = 32
 
 
-def describe(manifest: Manifest, location: str, *, stored: Manifest | None = None, overlays: Sequence[str] = ()) -> str:
+def describe(
+    manifest: Manifest,
+    location: str,
+    *,
+    stored: Manifest | None = None,
+    overlays: Sequence[str] = (),
+    changed: str = "",
+) -> str:
     """Splits, classes, counts, sizes and rejects, as lines of text.
 
     Args:
@@ -18,16 +25,18 @@ def describe(manifest: Manifest, location: str, *, stored: Manifest | None = Non
         location: path or URL of the folder, as the user gave it.
         stored: the manifest of the folder, if overlays are applied.
         overlays: their locations.
+        changed: what they change.
     """
     folder = manifest if stored is None else stored
     shown, written = (sum(split.samples for split in of.splits.values()) for of in (manifest, folder))
     encoding = manifest.encoding + (f" (quality {manifest.quality})" if manifest.quality is not None else "")
+    before = ", before overlays" if overlays else ""
     full = ", JPEGs decoded in full" if manifest.decode == "full" else ""
     lines = [
         f"{location}: {shown:,} images of {len(manifest.classes)} classes",
         f"{manifest.image_size} px, {encoding}, {manifest.fit}{full}, from {manifest.source}",
         protocol(manifest),
-        *([f"overlays: {', '.join(overlays)}; they leave out {written - shown:,} images"] if overlays else []),
+        *([f"overlays {', '.join(overlays)}: {changed}"] if overlays else []),
         *remarks(manifest),
         "",
         *_table(
@@ -46,7 +55,7 @@ def describe(manifest: Manifest, location: str, *, stored: Manifest | None = Non
             ],
         ),
         "",
-        f"read {manifest.read:,} = written {written:,} + dropped {manifest.read - written:,}",
+        f"read {manifest.read:,} = written {written:,} + dropped {manifest.read - written:,}{before}",
         *_kinds("dropped", manifest.rejects, "rejects.jsonl"),
         *_kinds("kept with a note", manifest.notes, "notes.jsonl"),
     ]

@@ -75,14 +75,19 @@ def test_mixed_splits_say_how_many_test_images_were_trained_on(run: Run) -> None
     assert "20,200 of the 25,250 images of its validation were trained on" in box.sentences[0]
     assert "prepare with --splits source" in box.sentences[0]
     assert box.published == ()
+    small = {"train": {"train": 28, "val": 4, "test": 3}, "test": {"train": 28, "val": 4, "test": 4}}
+    assert (
+        "28 of the 36 images of its test were trained on"
+        in comparable(replace(run, origin=replace(ORIGIN, mixed=small))).sentences[0]
+    )
 
 
 def test_a_folder_without_splits_compares_with_the_same_shards(run: Run) -> None:
     box = comparable(replace(run, origin=ORIGIN))
-    assert box.title == "A split of its own"
+    assert box.title == "A split that prepare made"
     assert run.data in box.sentences[0]
     assert "Food-101" not in box.sentences[0]
-    assert "hub:ethz/food101 with --splits source" in comparable(food101(run)).sentences[0]
+    assert "prepare hub:ethz/food101 with --splits source" in comparable(food101(run)).sentences[0]
 
 
 def test_identical_files(run: Run) -> None:
@@ -104,10 +109,18 @@ def test_pretraining(run: Run, recipe: Recipe, said: str) -> None:
     assert any(said in sentence for sentence in comparable(replace(run, recipe=recipe)).sentences)
 
 
-def test_overlays_change_what_compares(run: Run) -> None:
-    box = comparable(replace(food101(run, given=OFFICIAL), overlays=("fixes.json",)))
-    assert any("Overlays (fixes.json) leave images out" in sentence for sentence in box.sentences)
+def test_overlays_of_test_change_what_compares(run: Run) -> None:
+    box = comparable(food101(run, given=OFFICIAL, overlaid=("train", "test")))
+    assert any("An overlay changes train and test: images are left out" in sentence for sentence in box.sentences)
     assert box.published == ()
+    of_train = comparable(food101(run, given=OFFICIAL, overlaid=("train",)))
+    assert any("An overlay changes train. The test images" in sentence for sentence in of_train.sentences)
+    assert of_train.published == PUBLISHED
+
+
+def test_drawn_pictures_are_not_food101(run: Run) -> None:
+    sentence = comparable(replace(food101(run), source="demo:")).sentences[0]
+    assert "Food-101" not in sentence
 
 
 def test_a_run_from_before_says_so(run: Run) -> None:

@@ -100,7 +100,7 @@ def test_rows_are_found_through_any_shards(sizes: list[int], data: st.DataObject
     total = sum(sizes)
     kept = sorted(data.draw(st.sets(st.integers(0, max(total - 1, 0)), max_size=total))) if total else []
     of_shard = [shard for shard, size in enumerate(sizes) for _ in range(size)]
-    shown = view(np.array(sizes), Changes(np.array(kept, np.int64), np.zeros(len(kept), np.int64)))
+    shown = view(np.array(sizes), Changes(np.array(kept, np.int64), np.zeros(len(kept), np.int64), 0, 0))
     assert shown.rows is not None
     assert shown.used.tolist() == sorted({of_shard[row] for row in kept})
     assert shown.samples.tolist() == [sum(of_shard[row] == shard for row in kept) for shard in shown.used]
@@ -177,13 +177,13 @@ def test_an_overlay_is_read_as_it_was_written(tiny_shards: ShardSet, tmp_path: P
 @pytest.mark.parametrize(
     ("decisions", "message"),
     [
-        (drop("train", 58), r"decides about sample 58 of train: the split has 58 samples"),
+        (drop("train", 58), r"has a decision on sample 58 of train: its samples are 0 to 57"),
         (drop("extra", 0), r"sample 0 of extra: the shards have only train, val, test"),
         (
             [Decision(split="val", id=0, action="relabel", label="pho")],
-            r"sample 0 of val: 'pho' is none of the classes",
+            r"sample 0 of val: 'pho' is none of the classes \(apple pie, ramen, tacos\)",
         ),
-        (drop("val", *range(7)), r"o\.json leaves val without an image; take decisions back"),
+        (drop("val", *range(7)), r"o\.json leaves val without an image; undo a decision"),
     ],
 )
 def test_what_the_shards_do_not_have_is_one_sentence(
@@ -198,7 +198,7 @@ def test_a_class_that_would_be_empty_is_refused(tiny_shards: ShardSet, tmp_path:
     labels = tiny_shards.split("train").labels
     gone = np.flatnonzero(labels == 0).tolist()
     path = write(tmp_path / "o.json", tiny_shards, *drop("train", *gone))
-    with pytest.raises(UserError, match="leaves class 'apple pie' without an image in train; take decisions back"):
+    with pytest.raises(UserError, match="leaves class 'apple pie' without an image in train; undo a decision"):
         ShardSet.open(tiny_shards.location, overlay=path)
     back = write(tmp_path / "back.json", tiny_shards, Decision(split="train", id=gone[0], action="keep"))
     shards = ShardSet.open(tiny_shards.location, overlay=[path, back])
@@ -208,9 +208,15 @@ def test_a_class_that_would_be_empty_is_refused(tiny_shards: ShardSet, tmp_path:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"{", "is damaged"),
-        (b'{"format": "x", "version": 1, "data": ""}', "is no overlay that this version reads"),
-        (b'{"format": "food101_fast overlay", "version": 2, "data": ""}', "'food101_fast overlay', version 2"),
+        (b"{", "o.json is not an overlay; give a file that write_overlay wrote"),
+        (b'{"format": "x", "version": 1, "data": ""}', "o.json is not an overlay"),
+        (b'{"format": "food101_fast overlay", "version": 1', "o.json is damaged"),
+        (b'{"format": "food101_fast overlay", "version": 2, "data": ""}', "has version 2 of the format"),
+        (
+            b'{"format": "food101_fast overlay", "version": 1, "data": "", "decisions": '
+            b'[{"split": "train", "id": 1, "action": "remove"}]}',
+            "'remove' .*; actions are drop, relabel, keep",
+        ),
         (
             b'{"format": "food101_fast overlay", "version": 1, "data": "", "decisions": '
             b'[{"split": "train", "id": 1, "action": "drop"}, {"split": "train", "id": 1, "action": "keep"}]}',
@@ -228,7 +234,7 @@ def test_another_file_is_one_sentence(tiny_shards: ShardSet, tmp_path: Path, con
     (tmp_path / "o.json").write_bytes(content)
     with pytest.raises(UserError, match=message):
         ShardSet.open(tiny_shards.location, overlay=tmp_path / "o.json")
-    with pytest.raises(UserError, match=r"there is no overlay .*gone\.json; correct --overlay"):
+    with pytest.raises(UserError, match=r"there is no overlay .*gone\.json; give its path to --overlay"):
         ShardSet.open(tiny_shards.location, overlay=tmp_path / "gone.json")
 
 
@@ -259,24 +265,25 @@ def test_a_run_keeps_its_overlay(tiny_shards: ShardSet, tmp_path: Path, command:
     again = ["train", "--shards", shards, "--run", str(run), "--resume", "--device", "cpu", "--epochs", "2"]
     code, _, err = command(*again)
     assert (code, err.count("\n")) == (2, 1)
-    assert f"was trained with the overlays {path} as they were then; give the same to --overlay" in err
+    assert f"the overlays are not those that the run was trained with ({path}), or have changed since" in err
     assert command(*again, "--overlay", str(path))[0] == 0
     path.rename(tmp_path / "moved.json")
     code, _, err = command("evaluate", "--run", str(run), "--device", "cpu")
     assert (code, err.count("\n")) == (2, 1)
-    assert f"there is no overlay {path}" in err
-    assert "to --overlay" in err
+    assert f"there is no overlay {path}; give its path to --overlay" in err
     assert command("evaluate", "--run", str(run), "--device", "cpu", "--overlay", str(tmp_path / "moved.json"))[0] == 0
 
 
 def test_show_counts_what_is_left(tiny_shards: ShardSet, tmp_path: Path, command: Command) -> None:
-    path = write(tmp_path / "o.json", tiny_shards, *drop("train", 1, 2))
+    tacos = np.flatnonzero(tiny_shards.split("train").labels == 2).tolist()
+    relabel = Decision(split="train", id=tacos[-1], action="relabel", label="ramen")
+    path = write(tmp_path / "o.json", tiny_shards, *drop("train", 1, 2), relabel)
     code, out, _ = command("shards", "show", tiny_shards.location, "--overlay", str(path))
     assert code == 0
     assert "71 images of 3 classes" in out
-    assert f"overlays: {path}; they leave out 2 images" in out
+    assert f"overlays {path}: 2 images left out, 1 image with another label" in out
     assert "stratified 0.8 / 0.1 / 0.1, seed 0; changed by 1 overlay\n" in out
-    assert "read 73 = written 73 + dropped 0" in out
+    assert "read 73 = written 73 + dropped 0, before overlays" in out
 
 
 def test_webdataset_reads_tars_as_they_are(tiny_shards: ShardSet, tmp_path: Path) -> None:
@@ -301,6 +308,8 @@ def test_new_shards_are_those_that_the_overlay_shows(tiny_shards: ShardSet, tmp_
         assert rows(applied, split) == rows(shown, split)
         counts = applied.manifest.splits[split].class_counts
         assert counts == shown.manifest.splits[split].class_counts
+    assert applied.manifest.overlaid_splits == ("train", "test")
+    assert "changed by 1 overlay" in said
     assert applied.manifest.digest not in (shown.manifest.digest, tiny_shards.manifest.digest)
     assert sorted(path.name for path in out.glob("train-*.tar"))[0] == "train-000000.tar"
     code, _, err = command("shards", "apply-overlay", tiny_shards.location, "--overlay", str(path), "--out", str(out))
