@@ -27,7 +27,7 @@ from food101_fast.terminal import show
 
 # Titles in the help, and their fields. The others are the commonest, and come first.
 GROUPS_OF_FLAGS = {
-    "data": ("preset", "mixup_alpha", "cutmix_alpha", "erasing", "window"),
+    "data": ("overlay", "preset", "mixup_alpha", "cutmix_alpha", "erasing", "window"),
     "speed": ("amp", "compile", "residence", "threads", "prefetch", "decode", "verify"),
     "measurement": ("seconds", "repetitions", "plot", "quiet"),
 }
