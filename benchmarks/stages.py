@@ -32,7 +32,7 @@ class Settings(BenchSettings):
 def main(argv: Sequence[str]) -> None:
     """Run the command on `argv`."""
     settings = parse(Settings, "benchmarks/stages", argv)
-    _, recipe = settings.chosen()
+    recipe = settings.chosen()
     chosen = {name: getattr(recipe, name) for name in ("model", "image_size", "batch_size")}
     chosen |= {"budget": settings.budget, "device": settings.device}
     measurement = Measurement(settings.json, settings.device, rows=settings.rows, part=settings.part, settings=chosen)
