@@ -113,7 +113,7 @@ def test_too_many_classes_have_no_matrix() -> None:
         (["--run", "nowhere"], "nowhere has no run"),
         (["--run", "{run}", "--shards", "nowhere"], "there is no shards folder nowhere"),
         (["--run", "{run}", "--out", "a.html"], "--out needs --compare"),
-        (["--compare", "{run}", "a", "--shards", "b"], "--shards needs --run"),
+        (["--compare", "{run}", "a", "--shards", "b"], "--shards and --overlay need --run"),
     ],
 )
 def test_a_mistake_is_one_sentence(tiny_run: Path, command: Command, arguments: list[str], message: str) -> None:
