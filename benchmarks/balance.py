@@ -12,10 +12,8 @@ A run that DIR/runs has with its evaluation is not trained again, so the script 
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -26,6 +24,7 @@ from typing import Any, Literal
 import numpy as np
 import orjson
 import pyarrow.parquet as parquet
+from estimates import mean_and_error
 from published import Measurement
 
 from food101_fast.cli import exit_with, parse
@@ -193,8 +192,7 @@ def measured(settings: Settings, data: Path, shards: Path, choice: str, seed: in
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
     """Mean, standard error and the values."""
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-    return {"mean": statistics.mean(values), "standard_error": error, "n": len(values), "values": list(values)}
+    return {**mean_and_error(values), "n": len(values), "values": list(values)}
 
 
 def thirds(metrics: SplitMetrics, counts: Sequence[int]) -> list[float]:

@@ -11,7 +11,6 @@ is seed against seed.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Annotated
 
 from annotated_types import Ge
+from estimates import Estimate, mean_and_error
 from published import Measurement
 from scipy.stats import ttest_rel
 
@@ -83,12 +83,7 @@ def trained(shards: ShardSet, folder: Path, recipe: Recipe, device: Device) -> d
     return {"val": best_epoch(metrics).val_top1, "test": test, "seconds": seconds}
 
 
-def mean_and_error(values: Sequence[float]) -> dict[str, float]:
-    """Mean over seeds, and its standard error."""
-    return {"mean": statistics.fmean(values), "standard_error": statistics.stdev(values) / len(values) ** 0.5}
-
-
-def table(results: Mapping[str, Sequence[Mapping[str, float]]], summary: Mapping[str, Mapping[str, float]]) -> str:
+def table(results: Mapping[str, Sequence[Mapping[str, float]]], summary: Mapping[str, Estimate]) -> str:
     """All runs and the means of each kind, as text."""
     lines = [f"{'':<32}{'val top-1':>18}{'test top-1':>18}{'seconds':>10}"]
     for kind, runs in results.items():
@@ -100,9 +95,9 @@ def table(results: Mapping[str, Sequence[Mapping[str, float]]], summary: Mapping
     return "\n".join(lines)
 
 
-def summarized(results: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, dict[str, float]]:
+def summarized(results: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Estimate]:
     """Means of each kind of run on each split, and the difference that the teachers make."""
-    summary = {}
+    summary: dict[str, Estimate] = {}
     for split in SPLITS:
         for kind, runs in results.items():
             summary[f"{kind}, {split}"] = mean_and_error([run[split] for run in runs])

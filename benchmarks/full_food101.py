@@ -4,7 +4,7 @@
 
 HUB is a folder with a copy of the hub's `ethz/food101`, of images of at least 64 px. Its validation split is the
 official test set; val is cut from train. The epoch that is best on val is measured on test, with the classes and pairs
-of classes that are hardest. On two cores this takes about an hour.
+of classes that are hardest.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ from typing import Annotated, Any
 import orjson
 import torch
 from annotated_types import Ge, Gt
-from official import MEASURED, Outcome, Photographs, Trial, difference, each, line, summary, summed_up, tried
+from estimates import difference, mean_and_error
+from official import MEASURED, Outcome, Photographs, Trial, each, line, summed_up, tried
 from PIL import Image
 from published import Measurement
 from torch import Tensor, nn
@@ -244,7 +245,7 @@ def cells(settings: Settings) -> list[dict[str, Any]]:
         for decode in OURS.values():
             runs = [run_folder(settings, way, seed) for seed in range(settings.seeds)]
             values = [tested(run, settings.listing, decode) for run in runs]
-            found.append({"trained": OURS[way], "tested": decode, **summary(values), "values": values})
+            found.append({"trained": OURS[way], "tested": decode, **mean_and_error(values), "values": values})
             print(f"trained on {OURS[way]}, tested on {decode}: top-1 {found[-1]['mean']:.4f}", flush=True)
     return found
 

@@ -6,10 +6,8 @@ the same recipe, is not trained again, so that a long measurement can be interru
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import shutil
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -18,6 +16,7 @@ from typing import Annotated, Any, TypeVar
 
 import torch
 from annotated_types import Gt, Lt
+from estimates import mean_and_error
 from official_split import Settings as SplitSettings
 from official_split import write_table
 
@@ -179,23 +178,9 @@ def each(function: Callable[[Task], Result], tasks: Sequence[Task], jobs: int) -
         yield from ((waiting[done], done.result()) for done in as_completed(waiting))
 
 
-def summary(values: Sequence[float]) -> dict[str, float | None]:
-    """Mean, and its standard error over the seeds (None for one value)."""
-    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-    return {"mean": statistics.mean(values), "standard_error": error}
-
-
-def difference(values: Sequence[float], others: Sequence[float]) -> dict[str, float | None]:
-    """Difference of two means, and its standard error: the seeds of both are independent."""
-    errors = [summary(of)["standard_error"] for of in (values, others)]
-    known = [error for error in errors if error is not None]
-    error = math.hypot(*known) if len(known) == len(errors) else None
-    return {"mean": statistics.mean(values) - statistics.mean(others), "standard_error": error}
-
-
 def summed_up(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """All outcomes of one name, and the means of what they measured."""
-    of_all = {name: summary([getattr(outcome, name) for outcome in outcomes]) for name in MEASURED}
+    of_all = {name: mean_and_error([getattr(outcome, name) for outcome in outcomes]) for name in MEASURED}
     return {**of_all, "runs": [asdict(outcome) for outcome in outcomes]}
 
 

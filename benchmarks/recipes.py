@@ -19,7 +19,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from annotated_types import Ge, Gt
-from official import MEASURED, Photographs, Trial, all_tried, difference, line, summed_up
+from estimates import difference
+from official import MEASURED, Photographs, Trial, all_tried, line, summed_up
 from published import Measurement
 from torchvision.transforms import v2
 
@@ -32,7 +33,6 @@ from food101_fast.runs.recipes import RECIPES
 from food101_fast.train import Recipe
 from food101_fast.transforms import PRESETS
 from food101_fast.transforms.color import ColorJitter
-from food101_fast.transforms.geometry import RandomHorizontalFlip
 from food101_fast.transforms.presets import TrainSpec
 from food101_fast.transforms.warp import RandomAffine, RandomRotation
 
@@ -49,7 +49,8 @@ _LARGE_STORED = 256
 
 
 def _with(transform: v2.Transform, spec: TrainSpec) -> list[v2.Transform]:
-    return [spec.crop(0.35), RandomHorizontalFlip(), transform, *spec.normalized()]
+    crop, flip, *end = PRESETS[BASELINE](spec)
+    return [crop, flip, transform, *end]
 
 
 # Single parts of the preset `strong`, each on top of the preset `baseline`. A worker process has them, too, since it

@@ -71,9 +71,8 @@ def evaluate(
     the curves and the class counts. For a split other than test, predictions and confusion matrix have the prefix
     `{split}_`.
 
-    Evaluating test also fits a temperature on val, and so predicts that split, too, unless it is known for these
-    weights. Evaluating val fits it on the same images. It goes into `calibration.json`; the other metrics are those
-    without it.
+    Evaluating test also fits a temperature on val, unless it is known for these weights; evaluating val fits it on the
+    same images. It goes into `calibration.json`; the other metrics are those without it.
 
     Args:
         folder: of the run.
@@ -112,8 +111,7 @@ def evaluate(
         protocol=run.protocol,
         calibrated=_calibrated(found, fitted),
     )
-    files = RunFolder(folder)
-    plots = _write_plots(folder, split, run, shard_set, found)
+    files, plots = RunFolder(folder), _write_plots(folder, split, run, shard_set, found)
     calibrations = () if fitted is None else (files.calibration(tta),)
     return Evaluation(metrics=metrics, files=(files.evaluation(split), files.predictions(split), *calibrations, *plots))
 

@@ -14,7 +14,6 @@ from food101_fast.shards.protocol import SplitOrigin
 
 OFFICIAL_TEST = 250
 """Test images of each class in Food-101's official split (Bossard et al., "Food-101", ECCV 2014)."""
-_OFFICIAL = "Food-101's official split"
 _ALMOST = 0.99  # share of the official test images that a test split has, where some were damaged or copies
 
 
@@ -112,7 +111,7 @@ def comparable(run: Run) -> Comparable:
         sentences.append("The best epoch was chosen on val, which makes the accuracy on val a little too high.")
     if overlaid := () if origin is None else origin.overlaid:
         sentences.append(_overlaid(overlaid))
-    published = PUBLISHED if title == _OFFICIAL and "test" not in overlaid else ()
+    published = PUBLISHED if _is_official(run) and "test" not in overlaid else ()
     return Comparable(title=title, sentences=tuple(sentences), published=published)
 
 
@@ -128,6 +127,16 @@ def _is_food101(run: Run) -> bool:
     if run.source.startswith("demo:"):  # drawn pictures of some of its classes
         return False
     return {name.lower().replace(" ", "_") for name in run.classes} <= food101_classes()
+
+
+def _is_official(run: Run) -> bool:
+    """Whether test has nearly all official test images: a kept split of all classes, with no more than these have."""
+    counts = run.class_counts.get("test", ())
+    is_kept = run.origin is not None and "test" in run.origin.given.values()
+    is_whole = _is_food101(run) and len(counts) == len(food101_classes())
+    return (
+        is_kept and is_whole and max(counts) <= OFFICIAL_TEST and sum(counts) >= _ALMOST * OFFICIAL_TEST * len(counts)
+    )
 
 
 def _tested(run: Run) -> int:
@@ -146,8 +155,8 @@ def _given(run: Run, origin: SplitOrigin) -> tuple[str, str]:
         kept = f"The source has no test split{', so prepare cut one from its train' if tested else ''}."
     if not _is_food101(run):
         return "The source's own split", f"{kept}{nothing} Compare with results on the same test images."
-    if named and len(run.classes) == len(food101_classes()) and _ALMOST * whole <= tested <= whole:
-        return _OFFICIAL, (
+    if _is_official(run):
+        return "Food-101's official split", (
             f"{kept} These are {tested:,} of the {whole:,} official test images.{nothing} Published results on "
             "Food-101 have the same test images."
         )

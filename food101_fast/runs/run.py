@@ -110,8 +110,7 @@ class Run:
                 raise
             moved = "the shards are not where the run was trained from"
             raise UserError(f"{moved} ({error}); give their folder or URL to --shards") from error
-        if overlays or self.overlays:
-            shards = ShardSet.open(location, overlay=overlays or self.overlays)
+        shards = shards.overlaid(overlays or self.overlays)
         if shards.manifest.digest == self.data:
             return shards
         if shards.manifest.overlays != self.overlay_digests:

@@ -13,13 +13,11 @@ from food101_fast.shards.layout import ENCODINGS, NOTES_NAME, REJECTS_NAME, SOUR
 from food101_fast.shards.manifest import Manifest, ShardEntry, write_manifest
 from food101_fast.shards.overlay import read_overlay
 from food101_fast.shards.reader import ShardSet
-from food101_fast.shards.rejects import Reject, count, read_notes, read_rejects, to_lines
+from food101_fast.shards.rejects import OVERLAY, Reject, count, read_notes, read_rejects, to_lines
 from food101_fast.shards.split import Split
 from food101_fast.shards.tar import ShardTar, entry_of, index_content
 from food101_fast.storage import Folder, open_folder, writing
 
-OVERLAY = "overlay"
-"""Reason of a sample that an overlay left out."""
 _ADVICE = "or give another --out"
 
 
@@ -116,7 +114,7 @@ def _left_out(shards: ShardSet) -> Iterator[Reject]:
     reasons = {
         (one.split, one.id): one.reason for location in shards.overlays for one in read_overlay(location).decisions
     }
-    stored = ShardSet(shards.folder, shards.stored, shards.cache)
+    stored = shards.overlaid(())
     for name, changes in shards.changes.items():
         split = stored.split(name)
         for sample in np.setdiff1d(np.arange(len(split)), changes.kept).tolist():

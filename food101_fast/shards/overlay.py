@@ -17,7 +17,7 @@ import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import orjson
@@ -280,7 +280,7 @@ def view(sizes: NDArray[np.int64], changes: Changes | None) -> View:
     return View(used, changes.kept + moved[shard], samples[used])
 
 
-def as_locations(given: Any) -> tuple[str, ...]:
+def as_locations(given: str | Path | Sequence[str | Path] | None) -> tuple[str, ...]:
     """Locations of overlays: None, one, or several."""
     if given is None:
         return ()

@@ -66,18 +66,26 @@ class ShardSet:
                 overlay of these shards.
         """
         folder = open_folder(location)
-        opened = cls(folder, read_manifest(folder), cache_settings(cache_dir, cache_gb))
-        opened._apply(as_locations(overlay))
-        return opened
+        plain = cls(folder, read_manifest(folder), cache_settings(cache_dir, cache_gb))
+        return plain.overlaid(as_locations(overlay))
 
-    def _apply(self, locations: tuple[str, ...]) -> None:
-        """Apply overlays to the shards as they are in the folder."""
+    def overlaid(self, locations: Sequence[str]) -> ShardSet:
+        """The shards as they are in the folder, with these overlays applied, and no others.
+
+        Args:
+            locations: paths or URLs, in the order in which the overlays apply.
+
+        Raises:
+            UserError: one is no overlay of these shards.
+        """
+        shown = ShardSet(self.folder, self.stored, self.cache)
         if not locations:
-            return
+            return shown
         found = {location: read_overlay(location) for location in map(_absolute, locations)}
-        changes = changes_of(found, self.stored, lambda name: self.split(name).labels)
-        self.manifest = changed_manifest(self.stored, found.values(), changes)
-        self.overlays, self.changes = tuple(found), changes
+        changes = changes_of(found, self.stored, lambda name: shown.split(name).labels)
+        shown.manifest = changed_manifest(self.stored, found.values(), changes)
+        shown.overlays, shown.changes = tuple(found), changes
+        return shown
 
     @property
     def classes(self) -> tuple[str, ...]:

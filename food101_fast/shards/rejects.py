@@ -24,6 +24,8 @@ DUPLICATE = "duplicate"
 """Reason of a copy of another file."""
 LABEL_CONFLICT = "label-conflict"
 """Reason of identical files whose labels differ."""
+OVERLAY = "overlay"
+"""Reason of a sample that an overlay left out when its shards were written from others."""
 
 
 @dataclass(frozen=True, kw_only=True)
